@@ -1,0 +1,280 @@
+"""Typed, frozen, strict configuration; importing it never loads torch.
+
+A `Config` holds everything a run's result depends on and is part of the run's identity. How a run is executed (pack
+size, devices, logging) is in `Execution` and never changes an identity.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SPEC_VERSION = 1  # raise it when a default below changes: ids hash only what differs from the defaults
+
+
+class UserError(Exception):
+    """Bad input, told in one line: what, where, the nearest valid choice. The command line exits with 2."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The choice closest to `name` as "; did you mean 'x'?", or the list of choices when none is close."""
+    known = sorted(choices)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; choose from {', '.join(known)}" if known else ""
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"the range {pair[0]}..{pair[1]} runs backwards")
+    return pair
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+
+
+class Strict(BaseModel):
+    """Base of every configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class GuidanceConfig(Strict):
+    """The diffusion prior and how its noise prediction is used."""
+
+    prior: str = Field("toy-sd", description="a folder of harness/weights, a path, or a Hub id")
+    revision: str | None = Field(None, description="revision of a Hub id")
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    cfg_scale: float = Field(20.0, ge=0, description="s in eps_u + s (eps_c - eps_u)")
+    view_prompt: str = Field("{prompt}, {view} view", description="how the view's name joins the prompt")
+    weighting: Literal["one", "sds", "fantasia"] = Field(
+        "one", description="w(t): one = 1, sds = 1 - abar, fantasia = sqrt(abar) (1 - abar)"
+    )
+    t_range: Range = Field((0.02, 0.98), description="timesteps used, as fractions of T")
+    microbatch: int = Field(8, ge=1, description="samples per denoiser call; fixed shape, so packs do not change bits")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "{prompt}" not in self.view_prompt:
+            raise ValueError("view_prompt must contain {prompt}")
+        if not 0 <= self.t_range[0] < self.t_range[1] <= 1:
+            raise ValueError("t_range must lie in 0..1 and not be empty")
+        return self
+
+
+class SceneConfig(Strict):
+    """The generator g(θ): a hash-grid field in latent space and its volume renderer."""
+
+    levels: int = Field(8, ge=1, le=32)
+    features: int = Field(2, ge=1, le=8, description="features per level")
+    log2_hashmap: int = Field(13, ge=4, le=24, description="log2 of the entries per level")
+    base_resolution: int = Field(4, ge=1)
+    growth: float = Field(1.45, ge=1, description="resolution ratio of neighbouring levels")
+    hidden: int = Field(32, ge=1, description="width of the hidden layer")
+    density_bias: float = Field(5.0, description="λ of DreamFusion's initial blob λ(1 - |x| / σ)")
+    density_radius: float = Field(0.5, gt=0, description="σ of the blob, in world units")
+    bound: float = Field(1.0, gt=0, description="the field lives in the cube of this half side")
+    samples: int = Field(32, ge=2, description="samples along a ray")
+    resolution: int = Field(16, ge=1, description="height and width of the rendered latent")
+    background: Literal["constant", "learned"] = "constant"
+    background_rgb: tuple[float, float, float] = (0.62, 0.68, 0.75)
+    entropy: float = Field(1e-3, ge=0, description="weight of the opacity entropy")
+    sparsity: float = Field(0.0, ge=0, description="weight of the mean opacity")
+    orientation: float = Field(0.0, ge=0, description="weight of the orientation loss")
+
+
+class CameraConfig(Strict):
+    """Where training cameras are drawn: degrees and world units, z up, azimuth 0 = front."""
+
+    elevation: Range = (-5.0, 75.0)
+    azimuth: Range = (0.0, 360.0)
+    distance: Range = (2.5, 3.1)
+    fov: Range = (38.0, 42.0)
+    front_sector: float = Field(90.0, gt=0, le=180, description="width of the front and of the back sector")
+    overhead: float = Field(30.0, ge=0, le=90, description="degrees from the pole that count as overhead")
+
+
+class OptimConfig(Strict):
+    """Adam's settings."""
+
+    lr: float = Field(1e-2, gt=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = Field(1e-15, gt=0)
+
+
+class ViewsConfig(Strict):
+    """The fixed evaluation cameras: `azimuths` at `elevation`, then one held-out view from azimuth 0."""
+
+    azimuths: int = Field(8, ge=1)
+    elevation: float = 30.0
+    heldout_elevation: float = 45.0
+    distance: float = Field(2.8, gt=0)
+    fov: float = Field(40.0, gt=0, lt=180)
+    count: int = Field(10, ge=1, description="evaluation points, evenly spaced, the last at the last step")
+
+    def steps(self, total: int) -> list[int]:
+        """The steps (1..total) after which views are stored, for a run of `total` steps."""
+        return sorted({max(1, round(total * k / self.count)) for k in range(1, self.count + 1)})
+
+
+class Config(Strict):
+    """Everything a run's result depends on beside its method, prompt and seed."""
+
+    preset: Literal["toy", "paper"] = "toy"
+    guidance: GuidanceConfig = GuidanceConfig()
+    scene: SceneConfig = SceneConfig()
+    camera: CameraConfig = CameraConfig()
+    optim: OptimConfig = OptimConfig()
+    views: ViewsConfig = ViewsConfig()
+    steps: int = Field(400, ge=1, description="N: the run's own number of steps, which schedules are tied to")
+
+
+def _paper() -> Config:
+    # Version 1 of DreamTime (arXiv 2306.12422v1) on Stable Diffusion v1.4. "v1" below: stated there or in the
+    # same group's code for it. Where v1 is silent the source is named.
+    return Config(
+        preset="paper",
+        guidance=GuidanceConfig(
+            prior="CompVis/stable-diffusion-v1-4",  # v1
+            dtype="float16",  # v1
+            cfg_scale=50.0,  # v1
+            view_prompt="{view} view of {prompt}",  # v1
+            weighting="one",  # v1: w = 1
+        ),
+        scene=SceneConfig(
+            levels=16,  # Instant-NGP's table 1, which v1 names as its field
+            log2_hashmap=19,  # Instant-NGP
+            base_resolution=16,  # Instant-NGP
+            growth=1.3819,  # Instant-NGP: 16 to 2048 over 16 levels
+            hidden=64,  # Instant-NGP
+            density_bias=5.0,  # DreamFusion: λ = 5
+            density_radius=0.2,  # DreamFusion: σ = .2
+            samples=64,  # Latent-NeRF
+            resolution=64,  # v1: 64 × 64 × 4 latents
+            background="learned",  # Latent-NeRF
+            entropy=0.0,
+            sparsity=5e-4,  # Latent-NeRF
+        ),
+        camera=CameraConfig(
+            elevation=(-30.0, 30.0),  # v1: polar angle 60..120°
+            distance=(1.0, 2.0),  # v1
+            fov=(40.0, 70.0),  # v1
+            front_sector=90.0,  # v1
+            overhead=30.0,  # v1
+        ),
+        optim=OptimConfig(lr=1e-3, betas=(0.9, 0.999)),  # v1
+        views=ViewsConfig(distance=1.5, fov=55.0),  # the middle of the training ranges; elevations as in DreamFusion
+        steps=10_000,  # v1
+    )
+
+
+PRESETS = ("toy", "paper")
+
+
+def preset(name: str) -> Config:
+    """The configuration named `toy` (the embedded prior, two CPU cores) or `paper` (DreamTime v1's settings)."""
+    if name not in PRESETS:
+        raise UserError(f"unknown preset '{name}'{nearest(name, PRESETS)}")
+    return _paper() if name == "paper" else Config()
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How runs are advanced; nothing here changes a result or an identity.
+
+    `pack`: most runs advanced in lockstep, None = chosen for the device; `threads`: CPU threads of a worker, None =
+    torch's own choice; `checkpoint_every`, `log_every`: steps.
+    """
+
+    pack: int | None = None
+    jobs: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+    checkpoint_every: int = 50
+    log_every: int = 10
+    wandb: Literal["online", "offline", "disabled"] = "offline"
+    study: str = "dreamtime"
+    sweep: str = "sweep"
+    encoder: str = "auto"
+    methods_dirs: tuple[str, ...] = ()
+
+
+def override_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted key that `--set` takes for `model`, in the order of its fields."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += override_keys(kind, f"{prefix}{name}.")
+        elif prefix or name != "preset":
+            keys.append(prefix + name)
+    return keys
+
+
+def _takes_a_sequence(annotation: Any) -> bool:
+    return "tuple" in str(annotation) or "list" in str(annotation) or any(map(_takes_a_sequence, get_args(annotation)))
+
+
+def parse_value(text: str, annotation: Any) -> Any:
+    """The value written on a command line, for a field of that annotation: JSON, `a,b` for a pair, else text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    if text in ("None", "none"):
+        return None
+    if text in ("True", "False"):
+        return text == "True"
+    if _takes_a_sequence(annotation):
+        return [part.strip() for part in text.strip("()[] ").split(",")]
+    return text
+
+
+def split_override(item: str) -> tuple[str, str]:
+    """`key=value` as (key, value); anything else is a UserError."""
+    key, equals, value = item.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set takes key=value, not '{item}'")
+    return key.strip(), value.strip()
+
+
+def first_problem(error: ValidationError) -> str:
+    """A pydantic error as one line: where and what."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(problem["input"], (dict, BaseModel)) else f" (got {problem['input']!r})"
+    return f"{where}: {message}{got}" if where else f"{message}{got}"
+
+
+def apply_overrides(config: Config, items: Sequence[str]) -> Config:
+    """`config` with each `dotted.key=value` applied.
+
+    Raises UserError for an unknown key, naming the nearest, and for a value that does not fit.
+    """
+    data = config.model_dump(mode="json")
+    keys = override_keys(Config)
+    for item in items:
+        key, text = split_override(item)
+        if key not in keys:
+            leaf = [k for k in keys if k.split(".")[-1] == key]
+            raise UserError(f"unknown setting '{key}'{nearest(key, leaf or keys)}")
+        *sections, name = key.split(".")
+        target, model = data, Config
+        for section in sections:
+            target = target[section]
+            kind = model.model_fields[section].annotation
+            assert isinstance(kind, type) and issubclass(kind, BaseModel)
+            model = kind
+        target[name] = parse_value(text, model.model_fields[name].annotation)
+        try:
+            Config.model_validate(data)
+        except ValidationError as error:
+            raise UserError(f"--set {item}: {first_problem(error)}") from None
+    return Config.model_validate(data)
