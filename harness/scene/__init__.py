@@ -1,0 +1,1 @@
+"""Generators g(θ): cameras, the hash-grid field and its backends, the volume renderer, regularisers."""

@@ -1,0 +1,102 @@
+"""Cameras on a sphere round the origin, and their rays.
+
+World: right-handed, z up. A camera stands at distance·(cos el cos az, cos el sin az, sin el) and looks at the
+origin; azimuth 0 is the front: it sees the +x face of an object, with +y to the right of the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from harness.config import CameraConfig, ViewsConfig
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """R cameras; float64 tensors of shape [R].
+
+    Azimuth, elevation and the vertical field of view are in degrees, the distance in world units.
+    """
+
+    azimuth_R: Tensor
+    elevation_R: Tensor
+    distance_R: Tensor
+    fov_R: Tensor
+
+    def __len__(self) -> int:
+        return self.azimuth_R.shape[0]
+
+    def __getitem__(self, index: slice | Tensor | list[int]) -> Cameras:
+        """The cameras of a slice or of a list of indices, as Cameras."""
+        return Cameras(*(values[index] for values in self._values()))
+
+    def expand(self, runs: int) -> Cameras:
+        """One camera repeated for `runs` runs (an evaluation view of a whole pack)."""
+        return Cameras(*(values.expand(runs) for values in self._values()))
+
+    def _values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.azimuth_R, self.elevation_R, self.distance_R, self.fov_R
+
+
+def make(azimuth: list[float], elevation: list[float], distance: list[float], fov: list[float]) -> Cameras:
+    """Cameras from lists of one length, in degrees and world units."""
+    return Cameras(*(torch.tensor(values, dtype=torch.float64) for values in (azimuth, elevation, distance, fov)))
+
+
+def sample(cfg: CameraConfig, u_R4: Tensor) -> Cameras:
+    """One camera per run, uniform in each range of the config.
+
+    u_R4 in [0, 1): draws for azimuth, elevation, distance, field of view, in this order.
+    """
+    ranges = (cfg.azimuth, cfg.elevation, cfg.distance, cfg.fov)
+    u_4R = u_R4.detach().to("cpu", torch.float64).unbind(1)
+    return Cameras(*(low + (high - low) * u for (low, high), u in zip(ranges, u_4R, strict=True)))
+
+
+def evaluation(cfg: ViewsConfig) -> Cameras:
+    """The V = azimuths + 1 fixed cameras.
+
+    Evenly spaced azimuths (DreamFusion's protocol), then the front at the held-out elevation (DreamFields' view).
+    """
+    n = cfg.azimuths
+    return make(
+        [360.0 * i / n for i in range(n)] + [0.0],
+        [cfg.elevation] * n + [cfg.heldout_elevation],
+        [cfg.distance] * (n + 1),
+        [cfg.fov] * (n + 1),
+    )
+
+
+def rays(cameras: Cameras, H: int, W: int) -> tuple[Tensor, Tensor]:
+    """Rays through the pixel centres: origins_RP3 and unit directions_RP3, float32, P = H·W.
+
+    Row-major from the top left: pixel p is in row p // W from the top and column p % W from the left.
+    """
+    # Trigonometry goes through libm one run at a time: a vectorised sine may round the same angle differently
+    # at different places of a pack.
+    frames = []
+    for azimuth, elevation, distance, fov in zip(*(v.tolist() for v in cameras._values()), strict=True):
+        ca, sa = math.cos(math.radians(azimuth)), math.sin(math.radians(azimuth))
+        ce, se = math.cos(math.radians(elevation)), math.sin(math.radians(elevation))
+        tangent = math.tan(math.radians(fov) / 2)
+        backward = (ce * ca, ce * sa, se)
+        right = (-sa * tangent, ca * tangent, 0.0)
+        up = (-se * ca * tangent, -se * sa * tangent, ce * tangent)
+        frames.append([[distance * b for b in backward], [-b for b in backward], right, up])
+    origin_R3, forward_R3, right_R3, up_R3 = torch.tensor(frames, dtype=torch.float64).unbind(1)
+
+    column_W = (torch.arange(W, dtype=torch.float64) + 0.5) * (2 / H) - W / H
+    row_H = 1 - (torch.arange(H, dtype=torch.float64) + 0.5) * (2 / H)
+    horizontal_RW3 = column_W[None, :, None] * right_R3[:, None] + forward_R3[:, None]
+    vertical_RH3 = row_H[None, :, None] * up_R3[:, None]
+    directions_RP3 = (vertical_RH3[:, :, None] + horizontal_RW3[:, None, :]).reshape(-1, H * W, 3)
+    x, y, z = directions_RP3.unbind(-1)
+    directions_RP3 = directions_RP3 / (x * x + y * y + z * z).sqrt()[..., None]
+    origins_RP3 = origin_R3[:, None].expand_as(directions_RP3)
+    return origins_RP3.float().contiguous(), directions_RP3.float()
