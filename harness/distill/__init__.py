@@ -1,0 +1,1 @@
+"""How a run advances: the step, the pack, the methods and their timestep schedules."""

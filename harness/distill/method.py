@@ -1,0 +1,286 @@
+"""What a method is, and how method folders are found. No torch at import: a method only combines tensors it is given.
+
+A method is a folder `NAME/` with a `method.py` that holds exactly one subclass of `Method`, and a README.md. Listing
+reads the docstring without importing; a method is imported when it is used.
+"""
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ValidationError
+
+import harness
+from harness.config import Strict, UserError, first_problem, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.guidance.prior import Guidance
+
+
+class MethodParams(Strict):
+    """Base of a method's own settings: frozen, and an unknown key is an error."""
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """What a method knows of the diffusion model: ᾱ as float32 [T] on the CPU, and the inclusive timestep range."""
+
+    alphas_cumprod_T: "Tensor"
+    t_min: int
+    t_max: int
+
+
+@dataclass(frozen=True)
+class GradientContext:
+    """One step of a pack, after the denoiser's call; everything `Method.gradient` may look at, on one device.
+
+    x_RCHW is the render without its graph; eps_* are the predicted noise without prompt, with it, and guided.
+    step_R counts from 1 to total_R; all integers are int64 [R]. `cond_RLD` are the view-dependent prompts' embeddings;
+    `guidance` answers further calls of the denoiser; `seeds` feed `harness.rng` (stream "method").
+    """
+
+    x_RCHW: "Tensor"
+    x_t_RCHW: "Tensor"
+    noise_RCHW: "Tensor"
+    t_R: "Tensor"
+    eps_uncond_RCHW: "Tensor"
+    eps_cond_RCHW: "Tensor"
+    eps_RCHW: "Tensor"
+    cond_RLD: "Tensor"
+    step_R: "Tensor"
+    total_R: "Tensor"
+    seeds: tuple[int, ...]
+    guidance: "Guidance"
+
+
+class Method:
+    """A distillation method: it owns the timestep, the weight and the gradient at the rendered latent.
+
+    Override one function or more. Whatever is computed for a run may depend on that run alone: no mixing over R.
+    """
+
+    Params: ClassVar[type[MethodParams]] = MethodParams
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, params: MethodParams, noise: NoiseSchedule, weighting: str = "one"):
+        self.params: Any = params
+        self.noise = noise
+        self.weighting = weighting
+
+    def timesteps(self, step_R: "Tensor", total_R: "Tensor", draws_R: "Tensor") -> "Tensor":
+        """t of this step for each run, int64 [R] on the CPU; here t ~ U{t_min, …, t_max}.
+
+        step_R counts from 1 to total_R (a pack may mix steps); draws_R in [0, 1) is each run's own draw of this step.
+        """
+        choices = self.noise.t_max - self.noise.t_min + 1
+        return self.noise.t_min + (draws_R.double() * choices).long().clamp(max=choices - 1)
+
+    def weight(self, t_R: "Tensor") -> "Tensor":
+        """w(t), float32 [R] on t's device; by default what config.guidance.weighting names.
+
+        "one": 1 · "sds": 1−ᾱ_t (DreamFusion) · "fantasia": √ᾱ_t·(1−ᾱ_t) (Latent-NeRF, Fantasia3D).
+        """
+        alpha_R = self.noise.alphas_cumprod_T.to(t_R.device)[t_R]
+        if self.weighting == "one":
+            return alpha_R.new_ones(alpha_R.shape)
+        if self.weighting == "sds":
+            return 1.0 - alpha_R
+        if self.weighting == "fantasia":
+            return alpha_R.sqrt() * (1.0 - alpha_R)
+        raise UserError(f"guidance.weighting: unknown '{self.weighting}'; choose from one, sds, fantasia")
+
+    def gradient(self, ctx: GradientContext) -> "Tensor":
+        """Gradient at x, [R,C,H,W]; here SDS, w(t)·(ε̂ − ε) (DreamFusion, eq. 3)."""
+        return self.weight(ctx.t_R)[:, None, None, None] * (ctx.eps_RCHW - ctx.noise_RCHW)
+
+    # A method that learns keeps what it learns in tensors with a leading R; it travels with the run's checkpoint.
+
+    def initial_state(self, seeds: Sequence[int]) -> "dict[str, Tensor]":
+        """State of fresh runs, each tensor [R, …]; depends on each run's own seed only."""
+        return {}
+
+    def state(self) -> "dict[str, Tensor]":
+        """State now, the keys and shapes of `initial_state`."""
+        return {}
+
+    def load_state(self, tensors: "dict[str, Tensor]") -> None:
+        """Take over a state; R may differ from before (a pack was formed anew, or a run left it)."""
+
+    @classmethod
+    def resolve(cls, params: Mapping[str, Any], name: str = "") -> MethodParams:
+        """The full settings behind `params`; "preset" in it names the base. Idempotent on a full dict.
+
+        Raises UserError for an unknown preset, key or value.
+        """
+        given = dict(params)
+        preset = given.pop("preset", None)
+        if preset is not None and preset not in cls.presets:
+            raise UserError(f"method {name}: no preset '{preset}'{nearest(preset, cls.presets)}")
+        base = dict(cls.presets[preset]) if preset is not None else {}
+        for key in given:
+            if key not in cls.Params.model_fields:
+                raise UserError(f"method {name}: no setting '{key}'{nearest(key, cls.Params.model_fields)}")
+        try:
+            return cls.Params(**{**base, **given})
+        except ValidationError as error:
+            raise UserError(f"method {name}, {first_problem(error)}") from None
+
+
+@dataclass(frozen=True)
+class MethodFolder:
+    """A folder that holds a method: its name, where it is, and the first line of its docstring."""
+
+    name: str
+    path: Path
+    summary: str
+
+
+BUILT_IN = Path(harness.__file__).resolve().parent.parent / "methods"
+
+
+def discover(dirs: Sequence[Path] = ()) -> dict[str, MethodFolder]:
+    """All method folders of the built-in directory and of `dirs`, by name; nothing is imported.
+
+    Raises UserError for a directory that does not exist and for two folders of one name.
+    """
+    found: dict[str, MethodFolder] = {}
+    for root in dict.fromkeys([BUILT_IN, *(Path(d).expanduser().resolve() for d in dirs)]):
+        if not root.is_dir():
+            raise UserError(f"methods directory {root} does not exist")
+        for source in sorted(root.glob("*/method.py")):
+            name = source.parent.name
+            if name.startswith((".", "_")):
+                continue
+            if name in found:
+                raise UserError(
+                    f"two methods are named '{name}': {found[name].path} and {source.parent}; rename one"
+                )
+            found[name] = MethodFolder(name, source.parent, _summary(source))
+    return found
+
+
+def _summary(source: Path) -> str:
+    try:
+        doc = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
+    except (SyntaxError, ValueError, OSError) as error:
+        return f"(cannot be read: {error})"
+    return doc.splitlines()[0] if doc else "(no docstring)"
+
+
+def find(name: str, dirs: Sequence[Path] = ()) -> MethodFolder:
+    """The folder of a method; raises UserError with the nearest name."""
+    folders = discover(dirs)
+    if name not in folders:
+        raise UserError(f"no method '{name}'{nearest(name, folders)}")
+    return folders[name]
+
+
+def load_method(name: str, dirs: Sequence[Path] = ()) -> type[Method]:
+    """Import a method's folder and return its class.
+
+    Raises UserError where it cannot be imported or does not define exactly one subclass of Method.
+    """
+    folder = find(name, dirs)
+    source = folder.path / "method.py"
+    module_name = f"harness_method_{name}"
+    spec = importlib.util.spec_from_file_location(module_name, source)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Registered while it runs: pydantic and dataclasses look their module up by name.
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"method {name}: {source} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module_name
+    ]
+    if len(classes) != 1:
+        raise UserError(
+            f"method {name}: {source} defines {len(classes)} subclasses of Method, it must be exactly one"
+        )
+    return classes[0]
+
+
+def parse_method(text: str, dirs: Sequence[Path] = ()) -> tuple[str, dict[str, Any]]:
+    """ "tp_sds" or "tp_sds:iclr" (a preset) → the name and its full settings as plain JSON values.
+
+    Imports the method. Raises UserError.
+    """
+    name, _, preset = text.partition(":")
+    method = load_method(name, dirs)
+    return name, method.resolve({"preset": preset} if preset else {}, name).model_dump(mode="json")
+
+
+_SCAFFOLD_METHOD = '''"""{title}: say in one line what the method does.
+
+The functions below are the defaults, written out so that they can be changed; delete what you do not change.
+"""
+
+from harness.distill.method import GradientContext, Method, MethodParams
+
+
+class Params(MethodParams):
+    scale: float = 1.0  # an example of a setting: it becomes part of a run's identity
+
+
+class {class_name}(Method):
+    Params = Params
+
+    def timesteps(self, step_R, total_R, draws_R):
+        return super().timesteps(step_R, total_R, draws_R)
+
+    def gradient(self, ctx: GradientContext):
+        w_R = self.params.scale * self.weight(ctx.t_R)
+        return w_R[:, None, None, None] * (ctx.eps_RCHW - ctx.noise_RCHW)
+'''
+
+_SCAFFOLD_README = """# {name}
+
+What it does, in a sentence or two.
+
+- **Timestep**: t ~ U{{t_min, …, t_max}}
+- **Gradient at x**: scale · w(t)·(ε̂ − ε)
+- **Source**: …
+- **Defaults**: `scale` 1.0
+"""
+
+
+def new_method(name: str, directory: Path) -> Path:
+    """Write the folder of a new method that passes the contract test as it stands; returns its path.
+
+    Raises UserError for a name that is no lower-case Python identifier, or that is taken.
+    """
+    if not name.isidentifier() or name != name.lower() or name.startswith("_"):
+        raise UserError(
+            f'"{name}" is no name for a method: use lower-case letters, digits and _, e.g. "my_method"'
+        )
+    directory = Path(directory).expanduser()
+    path = directory / name
+    if path.exists():
+        raise UserError(f"{path} exists already; choose another name")
+    taken = discover()
+    if name in taken:
+        raise UserError(f'"{name}" is the method in {taken[name].path}; choose another name')
+    words = name.split("_")
+    path.mkdir(parents=True)
+    (path / "method.py").write_text(
+        _SCAFFOLD_METHOD.format(
+            title=" ".join(words).capitalize(), class_name="".join(w.capitalize() for w in words)
+        ),
+        encoding="utf-8",
+    )
+    (path / "README.md").write_text(_SCAFFOLD_README.format(name=name), encoding="utf-8")
+    return path

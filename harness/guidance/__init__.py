@@ -1,0 +1,1 @@
+"""Text-to-image diffusion models as denoisers, and view-dependent prompts."""
