@@ -1,0 +1,36 @@
+# `make demo` and `make test` set up everything they need: a virtual environment in .venv and the package in it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test lint types ci-sweep clean
+
+demo: $(STAMP)
+	$(BIN)/harness sweep prompts/coco.txt --limit 6 --seeds 0 --out demo
+	$(BIN)/harness eval demo
+
+test: lint types
+	$(BIN)/pytest -m "not long"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/pyright
+
+# A short real sweep: killed by SIGKILL on its way, continued by the same command, checked, evaluated.
+ci-sweep: $(STAMP)
+	$(BIN)/python -m tests.sweep.check_sweep
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (about two minutes; PyTorch is the most of it) …"
+	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv"; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build demo
