@@ -1,0 +1,13 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import tinyprior
+
+
+@pytest.fixture(scope="session")
+def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder with small random weights: latents 4×8×8, images 32×32."""
+    return tinyprior.build(tmp_path_factory.mktemp("prior") / "tiny-sd")
