@@ -196,7 +196,7 @@ class Execution:
     jobs: int | None = None
     device: str = "auto"
     threads: int | None = None
-    checkpoint_every: int = 50
+    checkpoint_every: int = 100
     log_every: int = 10
     wandb: Literal["online", "offline", "disabled"] = "offline"
     study: str = "dreamtime"

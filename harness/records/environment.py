@@ -1,0 +1,86 @@
+"""Where a run was made: enough to explain a number that another machine does not reproduce."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "dreamtime-harness", "torch", "torchvision", "diffusers", "transformers", "open-clip-torch", "numpy", "numba",
+    "safetensors", "wandb", "pydantic",
+)  # fmt: skip
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@cache
+def code_version() -> dict[str, Any]:
+    """{commit, dirty} of the checkout this package is imported from; {} outside a git checkout."""
+    commit = _git("rev-parse", "HEAD")
+    return {} if commit is None else {"commit": commit, "dirty": bool(_git("status", "--porcelain", "-uno"))}
+
+
+@cache
+def packages() -> dict[str, str]:
+    """Versions of the packages a result depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def snapshot(device: str = "cpu", **more: Any) -> dict[str, Any]:
+    """What env.json holds: code, packages, machine, device and determinism flags; `more` is added as it is."""
+    import torch
+
+    env: dict[str, Any] = {
+        "git": code_version(),
+        "python": sys.version.split()[0],
+        "packages": packages(),
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }
+    if torch.device(device).type == "cuda":
+        properties = torch.cuda.get_device_properties(torch.device(device))
+        env["gpu"] = {
+            "name": properties.name,
+            "memory": properties.total_memory,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "tf32": torch.backends.cuda.matmul.allow_tf32,
+        }
+    return env | more

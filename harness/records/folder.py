@@ -1,0 +1,267 @@
+"""The run folder: what was asked, what happened, where to resume. Its files are the only truth about a run.
+
+    spec.json env.json state.json metrics.jsonl views/ checkpoint.safetensors result.json|failure.json log.txt
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from harness.config import UserError, first_problem
+from harness.records.files import disk_errors, read_json, sync, write_bytes, write_json
+from harness.records.identity import RunSpec, run_id
+from harness.records.lease import Lease, holder, locked
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+Status = Literal["new", "resume", "running", "done", "failed"]
+
+
+class RecordError(Exception):
+    """A run folder holds something that cannot be used; the run fails with this as its reason."""
+
+
+class RunFolder:
+    """One run's folder. Reading is free; writing is for the holder of its lease, who is fenced against a taker.
+
+    Without a lease (a tool that fills a folder nobody else uses) the same writes are allowed and not fenced.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.id = self.path.name
+        self._lease: Lease | None = None
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, root: Path | str, spec: RunSpec) -> RunFolder:
+        """The folder of `spec` under `root`, made where it does not exist yet."""
+        folder = cls(Path(root) / run_id(spec))
+        with disk_errors(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+        if read_json(folder.path / "spec.json") is None:
+            write_json(folder.path / "spec.json", spec.model_dump(mode="json"), durable=False)
+        return folder
+
+    # ---- reading
+
+    def spec(self) -> RunSpec:
+        """What was asked; raises UserError where this is no run folder of this version."""
+        data = read_json(self.path / "spec.json")
+        if data is None:
+            raise UserError(f"{self.path} is no run folder: it has no readable spec.json")
+        try:
+            return RunSpec.model_validate(data)
+        except ValidationError as error:
+            raise UserError(f"{self.path / 'spec.json'}: {first_problem(error)}") from None
+
+    def status(self) -> Status:
+        """Where the run stands, from its files alone."""
+        if (self.path / "result.json").exists():
+            return "done"
+        if (self.path / "failure.json").exists():
+            return "failed"
+        if holder(self.path):
+            return "running"
+        return "resume" if (self.path / "checkpoint.safetensors").exists() else "new"
+
+    def state(self) -> dict[str, Any]:
+        """Progress: {step, total, rate [steps/s], time [s spent]}; {} before the first step."""
+        return read_json(self.path / "state.json") or {}
+
+    def result(self) -> dict[str, Any] | None:
+        """What `finish` wrote, or None."""
+        return read_json(self.path / "result.json")
+
+    def failure(self) -> dict[str, Any] | None:
+        """What `fail` wrote, {reason, step, detail}, or None."""
+        return read_json(self.path / "failure.json")
+
+    def env(self) -> dict[str, Any] | None:
+        """Where the run was made (see records.environment), or None."""
+        return read_json(self.path / "env.json")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl in order; a line that a crash cut off is left out."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        rows = []
+        for line in lines[:-1]:  # what follows the last newline is no whole row
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def view_steps(self) -> list[int]:
+        """The steps at which evaluation views are stored, in order."""
+        return sorted(int(path.stem.removeprefix("step_")) for path in (self.path / "views").glob("step_*.png"))
+
+    def views_path(self, step: int) -> Path:
+        """Where the views of `step` are, a strip of square tiles."""
+        return self.path / "views" / f"step_{step:06d}.png"
+
+    def views(self, step: int) -> np.ndarray:
+        """The stored evaluation views, uint8 [V, H, W, 3]; V as in the spec's `config.views`."""
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(self.views_path(step)) as image:
+            strip = np.asarray(image.convert("RGB"))
+        height = strip.shape[0]
+        return strip.reshape(height, -1, height, 3).swapaxes(0, 1)
+
+    # ---- the lease
+
+    def acquire(self, owner: str) -> Lease | None:
+        """Take the run for writing; None where it is done, failed, or held by a live process."""
+        with locked(self.path) as now:
+            if self.status() in ("done", "failed") or holder(self.path, now):
+                return None
+            for left_over in self.path.glob(".*.tmp"):
+                if not left_over.name.startswith(".spec.json."):
+                    left_over.unlink(missing_ok=True)
+            self._lease = Lease.take(self.path, owner)
+        return self._lease
+
+    def forget_failure(self) -> bool:
+        """Make a failed run resumable again, from its last checkpoint; False where it was not failed."""
+        with locked(self.path):
+            if not (self.path / "failure.json").exists():
+                return False
+            os.replace(self.path / "failure.json", self.path / "failure.previous.json")
+        return True
+
+    @contextmanager
+    def _write(self) -> Iterator[None]:
+        with self._lease.fence() if self._lease else nullcontext():
+            yield
+
+    # ---- writing
+
+    def save_env(self, env: Mapping[str, Any]) -> None:
+        """Write env.json."""
+        with self._write():
+            write_json(self.path / "env.json", dict(env), durable=False)
+
+    def save_state(self, **fields: Any) -> None:
+        """Write state.json; cheap enough for every few steps, and not waiting for the disk."""
+        with self._write():
+            write_json(self.path / "state.json", fields, durable=False)
+
+    def append_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows to metrics.jsonl. A value that JSON cannot say (NaN, infinity) is written as null."""
+        text = "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
+        path = self.path / "metrics.jsonl"
+        with self._write(), disk_errors(path), open(path, "ab") as file:
+            file.write(text.encode())
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop what was recorded past `step`, rows and views: a resumed run writes it again."""
+        rows = self.metrics()
+        kept = [row for row in rows if row["step"] <= step]
+        path = self.path / "metrics.jsonl"
+        with self._write():
+            if path.exists():
+                write_bytes(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+            for later in self.view_steps():
+                if later > step:
+                    self.views_path(later).unlink()
+
+    def save_checkpoint(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Replace checkpoint.safetensors by these tensors, as of the end of `step`; metrics reach the disk first."""
+        from safetensors.torch import save
+
+        data = save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            metadata={"step": str(step), "run": self.id},
+        )
+        metrics = self.path / "metrics.jsonl"
+        with self._write():
+            if metrics.exists():
+                sync(metrics)
+            write_bytes(self.path / "checkpoint.safetensors", data)
+
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], int] | None:
+        """The tensors and the step they belong to, or None where there is no checkpoint.
+
+        Raises RecordError for a file that is not whole or belongs to another run.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        except (SafetensorError, OSError, ValueError) as error:
+            raise RecordError(f"checkpoint.safetensors cannot be read ({error}); delete it to start anew") from error
+        if metadata.get("run") != self.id or not metadata.get("step", "").isdigit():
+            raise RecordError(f"checkpoint.safetensors belongs to {metadata.get('run') or 'no run of this harness'}")
+        return tensors, int(metadata["step"])
+
+    def save_views(self, step: int, images_VHWC: np.ndarray) -> None:
+        """Store evaluation views, uint8 [V, H, W, 3] with H = W, as one PNG strip of V tiles."""
+        import numpy as np
+        from PIL import Image
+
+        images = np.asarray(images_VHWC)
+        views, height, width, channels = images.shape
+        if images.dtype != np.uint8 or height != width or channels != 3:
+            raise ValueError(f"views must be uint8 [V, H, H, 3], not {images.dtype} {images.shape}")
+        buffer = io.BytesIO()
+        Image.fromarray(images.swapaxes(0, 1).reshape(height, views * width, 3)).save(buffer, "PNG")
+        with self._write():
+            self.views_path(step).parent.mkdir(exist_ok=True)
+            write_bytes(self.views_path(step), buffer.getvalue(), durable=False)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Mark the run done: result.json, the last file to be written, after all others are on disk."""
+        with self._write():
+            for path in [*self.path.glob("views/*.png"), self.path / "metrics.jsonl", self.path]:
+                if path.exists():
+                    sync(path)
+            write_json(self.path / "result.json", dict(result))
+
+    def fail(self, reason: str, step: int, detail: str = "") -> None:
+        """Mark the run failed, with the step it happened at; it is retried only when asked."""
+        with self._write():
+            failure = {"reason": reason, "step": step, "detail": detail, "time": time.time()}
+            write_json(self.path / "failure.json", failure)
+
+    def log(self, line: str) -> None:
+        """Append a line with the time to log.txt."""
+        path = self.path / "log.txt"
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        with disk_errors(path), open(path, "a", encoding="utf-8") as file:
+            file.write(f"{stamp}  {line}\n")
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    bad = (float("inf"), float("-inf"))
+    return {k: None if isinstance(v, float) and (v != v or v in bad) else v for k, v in row.items()}
+
+
+def run_folders(root: Path | str) -> list[RunFolder]:
+    """Every run folder right under `root`, by name; raises UserError where `root` is no folder."""
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"no folder {root}: name the folder that `harness sweep --out` wrote")
+    return [RunFolder(path.parent) for path in sorted(root.glob("*/spec.json"))]

@@ -1,0 +1,92 @@
+"""What was asked of a run, and the name that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.config import SPEC_VERSION, Config
+
+# Labels, not causes: two runs that differ only here are one run.
+NOT_HASHED = ("preset",)
+
+
+class SuiteRef(BaseModel):
+    """Which suite a prompt came from; its text lies in `suites/<sha256[:12]>.json` of the runs' root."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    sha256: str
+    size: int
+
+
+class RunSpec(BaseModel):
+    """What a run is: method × prompt × seed under a config; written to spec.json.
+
+    `params` are the method's full settings; `params_set` names those that differ from the method's defaults, which
+    alone enter the identity. `variant` (a preset's name, changed settings) and `suite` are for readers, not hashed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec_version: int = SPEC_VERSION
+    method: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    params_set: tuple[str, ...] = ()
+    variant: str = ""
+    prompt: str
+    seed: int = Field(ge=0)
+    config: Config = Config()
+    suite: SuiteRef | None = None
+
+    @property
+    def label(self) -> str:
+        """The method as tables name it: `tp_sds`, or `tp_sds:iclr`."""
+        return f"{self.method}:{self.variant}" if self.variant else self.method
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling per value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def slug(prompt: str, length: int = 40) -> str:
+    """A file-name-safe hint of the prompt: [a-z0-9-], at most `length` characters, cut at a word."""
+    ascii_text = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    words = re.findall(r"[a-z0-9]+", ascii_text)
+    text = ""
+    for word in words:
+        longer = f"{text}-{word}" if text else word[:length]
+        if len(longer) > length:
+            break
+        text = longer
+    return text or "prompt"
+
+
+def hashed(spec: RunSpec) -> dict[str, Any]:
+    """The part of a spec that its identity covers: everything that can change the result, less what is at its default.
+
+    A field added later with a default that keeps the old behaviour therefore leaves ids alone; a default that is
+    changed needs a new SPEC_VERSION.
+    """
+    config = spec.config.model_dump(mode="json", exclude_defaults=True, exclude=set(NOT_HASHED))
+    return {
+        "spec_version": spec.spec_version,
+        "method": spec.method,
+        "params": {key: spec.params[key] for key in spec.params_set},
+        "prompt": spec.prompt,
+        "seed": spec.seed,
+        "config": {key: value for key, value in config.items() if value != {}},
+    }
+
+
+def run_id(spec: RunSpec) -> str:
+    """`<method>-<slug>-s<seed>-<8 hex>`; the prompt itself is never part of a file name."""
+    digest = hashlib.sha256(canonical_json(hashed(spec)).encode()).hexdigest()[:8]
+    return f"{spec.method}-{slug(spec.prompt)}-s{spec.seed}-{digest}"

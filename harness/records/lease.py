@@ -1,0 +1,159 @@
+"""Who may write to a run: a lease with a token, kept alive by a heartbeat, fenced by a file lock.
+
+The holder's writes take the same lock as a taker, and check the token under it. A process that was stopped for long
+enough to lose its lease therefore cannot write another byte once somebody else has taken the run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness.records.files import read_json, write_json
+
+BEAT_SECONDS = 20.0
+STALE_SECONDS = 120.0
+
+
+class LeaseLost(Exception):
+    """Another process took the run over; the loser must not touch it again."""
+
+
+@cache
+def machine() -> str:
+    """Names the process table that a pid belongs to: host, boot and pid namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+        namespace = str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        boot, namespace = "", ""
+    return "/".join((socket.gethostname(), boot, namespace))
+
+
+def process_start(pid: int) -> str | None:
+    """A mark that tells two processes of one pid apart; None where no such process lives."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return None if os.path.isdir("/proc/self") else _alive_without_proc(pid)
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]  # a zombie holds nothing any more
+
+
+def _alive_without_proc(pid: int) -> str | None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return ""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[float]:
+    """Hold the folder's file lock; yields the file server's time, which all machines share."""
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.utime(descriptor)
+        yield os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
+
+
+def holder(folder: Path, now: float | None = None) -> dict[str, Any] | None:
+    """The live lease on a run folder as {token, owner, host, pid, …, age}, or None where it is free.
+
+    A lease is dead when its process is gone (same machine) or its heartbeat is older than STALE_SECONDS.
+    """
+    path = folder / "lease.json"
+    try:
+        beat = path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    age = (time.time() if now is None else now) - beat
+    lease = read_json(path) or {}
+    if age > STALE_SECONDS:
+        return None
+    if lease.get("machine") == machine() and process_start(lease["pid"]) != lease["start"]:
+        return None
+    return lease | {"age": age}
+
+
+class Lease:
+    """The right to write to one run folder, held from `take` until `release`, a death, or a missed heartbeat."""
+
+    def __init__(self, folder: Path, token: str):
+        self.folder = folder
+        self.token = token
+        self._over = threading.Event()
+        threading.Thread(target=self._keep_beating, name=f"lease {folder.name}", daemon=True).start()
+
+    @classmethod
+    def take(cls, folder: Path, owner: str) -> Lease | None:
+        """The lease, or None where a live one exists. The caller holds the folder's lock."""
+        token = secrets.token_hex(8)
+        pid = os.getpid()
+        body = {
+            "token": token,
+            "owner": owner,
+            "machine": machine(),
+            "host": socket.gethostname(),
+            "pid": pid,
+            "start": process_start(pid),
+            "taken": time.time(),
+        }
+        write_json(folder / "lease.json", body, durable=False)
+        return cls(folder, token)
+
+    def held(self) -> bool:
+        """Whether the lease is still ours, by the file."""
+        lease = None if self._over.is_set() else read_json(self.folder / "lease.json")
+        return lease is not None and lease.get("token") == self.token
+
+    def beat(self) -> bool:
+        """Say that the holder lives; False when the lease is lost."""
+        if self._over.is_set():
+            return False
+        with locked(self.folder):
+            if not self.held():
+                return False
+            os.utime(self.folder / "lease.json")
+        return True
+
+    @contextmanager
+    def fence(self) -> Iterator[None]:
+        """Write inside: nobody can take the run meanwhile. Raises LeaseLost where somebody already has."""
+        with locked(self.folder):
+            if not self.held():
+                raise LeaseLost(self.folder.name)
+            yield
+
+    def release(self) -> None:
+        """Give the run free; a lease that was lost is left to its new holder."""
+        if self._over.is_set():
+            return
+        with locked(self.folder):
+            if self.held():
+                (self.folder / "lease.json").unlink()
+        self._over.set()
+
+    def _keep_beating(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            try:
+                if not self.beat():
+                    return
+            except OSError:
+                continue  # a file server that hiccups gets its next beat in time
