@@ -1,0 +1,74 @@
+"""Configuration: strict keys, one-line errors, presets, and random streams."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from harness.config import PRESETS, Config, UserError, apply_overrides, override_keys, preset
+
+
+def test_presets_round_trip_through_json():
+    for name in PRESETS:
+        config = preset(name)
+        assert config.preset == name
+        assert Config.model_validate(json.loads(config.model_dump_json())) == config
+
+
+def test_paper_holds_the_settings_of_v1():
+    paper = preset("paper")
+    assert paper.steps == 10_000 and paper.scene.resolution == 64
+    assert (paper.optim.lr, paper.optim.betas) == (1e-3, (0.9, 0.999))
+    assert paper.guidance.cfg_scale == 50 and paper.guidance.view_prompt == "{view} view of {prompt}"
+    assert paper.camera.elevation == (-30, 30) and paper.camera.fov == (40, 70)
+
+
+def test_overrides_take_every_kind_of_value():
+    config = apply_overrides(
+        Config(),
+        ["scene.samples=24", "guidance.t_range=0.1,0.9", "guidance.revision=none", "optim.betas=[0.8, 0.9]", "steps=7"],
+    )
+    assert config.scene.samples == 24 and config.steps == 7
+    assert config.guidance.t_range == (0.1, 0.9) and config.optim.betas == (0.8, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ("scene.sampels=3", "did you mean 'scene.samples'"),
+        ("samples=3", "did you mean 'scene.samples'"),
+        ("steps", "takes key=value"),
+        ("scene.samples=many", "scene.samples"),
+        ("scene.levels=0", "greater than or equal to 1"),
+        ("guidance.t_range=0.9,0.1", "backwards"),
+        ("guidance.dtype=fp16", "'float16'"),
+        ("guidance.view_prompt=a view", "{prompt}"),
+    ],
+)
+def test_bad_overrides_are_one_line_with_the_nearest_choice(item: str, says: str):
+    with pytest.raises(UserError) as caught:
+        apply_overrides(Config(), [item])
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_config_is_frozen_and_strict():
+    with pytest.raises(ValidationError):
+        Config().steps = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        Config.model_validate({"stepz": 3})
+
+
+def test_every_key_can_be_set_to_its_own_value():
+    data = Config().model_dump(mode="json")
+    for key in override_keys(Config):
+        value = data
+        for part in key.split("."):
+            value = value[part]
+        assert apply_overrides(Config(), [f"{key}={json.dumps(value)}"]) == Config()
+
+
+@pytest.mark.parametrize(("total", "count"), [(400, 10), (7, 10), (1, 10), (10_000, 10), (401, 7)])
+def test_evaluation_points_are_even_and_end_at_the_last_step(total: int, count: int):
+    steps = Config(views=Config().views.model_copy(update={"count": count})).views.steps(total)
+    assert steps[-1] == total and steps == sorted(set(steps)) and len(steps) == min(total, count)
+    assert steps[0] >= 1
