@@ -73,8 +73,8 @@ def _tokenizer(folder: Path):
     """CLIP's tokenizer with the byte alphabet as its vocabulary and no merges."""
     from transformers import CLIPTokenizer
 
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    letters = [chr(code) for code in printable]
+    ranges = ("!~", "¡¬", "®ÿ")
+    letters = [chr(code) for first, last in ranges for code in range(ord(first), ord(last) + 1)]
     letters += [chr(256 + extra) for extra in range(256 - len(letters))]
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     source = folder.parent / f"{folder.name}-tokenizer"

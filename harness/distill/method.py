@@ -1,7 +1,7 @@
-"""What a method is, and how method folders are found. No torch at import: a method only combines tensors it is given.
+"""What a method is, and how method folders are found. No torch at import.
 
-A method is a folder `NAME/` with a `method.py` that holds exactly one subclass of `Method`, and a README.md. Listing
-reads the docstring without importing; a method is imported when it is used.
+A method is a folder `NAME/` with a `method.py` that holds exactly one subclass of `Method`, and a README.md.
+Listing reads the docstring without importing; a method is imported when it is used.
 """
 
 import ast
@@ -29,7 +29,7 @@ class MethodParams(Strict):
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """What a method knows of the diffusion model: ᾱ as float32 [T] on the CPU, and the inclusive timestep range."""
+    """What a method knows of the prior: ᾱ, float32 [T] on the CPU, and the inclusive timestep range."""
 
     alphas_cumprod_T: "Tensor"
     t_min: int
@@ -41,8 +41,9 @@ class GradientContext:
     """One step of a pack, after the denoiser's call; everything `Method.gradient` may look at, on one device.
 
     x_RCHW is the render without its graph; eps_* are the predicted noise without prompt, with it, and guided.
-    step_R counts from 1 to total_R; all integers are int64 [R]. `cond_RLD` are the view-dependent prompts' embeddings;
-    `guidance` answers further calls of the denoiser; `seeds` feed `harness.rng` (stream "method").
+    step_R counts from 1 to total_R; all integers are int64 [R]. `cond_RLD` are the view-dependent prompts'
+    embeddings; `guidance` answers further calls of the denoiser; `seeds` feed `harness.rng` (stream
+    "method").
     """
 
     x_RCHW: "Tensor"
@@ -62,7 +63,8 @@ class GradientContext:
 class Method:
     """A distillation method: it owns the timestep, the weight and the gradient at the rendered latent.
 
-    Override one function or more. Whatever is computed for a run may depend on that run alone: no mixing over R.
+    Override one function or more. Whatever is computed for a run may depend on that run alone: no mixing over
+    R.
     """
 
     Params: ClassVar[type[MethodParams]] = MethodParams
@@ -76,7 +78,8 @@ class Method:
     def timesteps(self, step_R: "Tensor", total_R: "Tensor", draws_R: "Tensor") -> "Tensor":
         """t of this step for each run, int64 [R] on the CPU; here t ~ U{t_min, …, t_max}.
 
-        step_R counts from 1 to total_R (a pack may mix steps); draws_R in [0, 1) is each run's own draw of this step.
+        step_R counts from 1 to total_R (a pack may mix steps); draws_R in [0, 1) is each run's own draw of
+        this step.
         """
         choices = self.noise.t_max - self.noise.t_min + 1
         return self.noise.t_min + (draws_R.double() * choices).long().clamp(max=choices - 1)
@@ -99,7 +102,8 @@ class Method:
         """Gradient at x, [R,C,H,W]; here SDS, w(t)·(ε̂ − ε) (DreamFusion, eq. 3)."""
         return self.weight(ctx.t_R)[:, None, None, None] * (ctx.eps_RCHW - ctx.noise_RCHW)
 
-    # A method that learns keeps what it learns in tensors with a leading R; it travels with the run's checkpoint.
+    # A method that learns keeps what it learns in tensors with a leading R; it travels with the run's
+    # checkpoint.
 
     def initial_state(self, seeds: Sequence[int]) -> "dict[str, Tensor]":
         """State of fresh runs, each tensor [R, …]; depends on each run's own seed only."""

@@ -1,7 +1,8 @@
 """Timestep schedules: prior × W_d × range × order. No torch.
 
-A schedule is a weight W(t) over the timesteps of a range. The optimisation spends steps in proportion to W: in order,
-step i of N stands where a share i/N of the weight has been spent (DreamTime, eq. 4); at random, t ~ W.
+A schedule is a weight W(t) over the timesteps of a range. The optimisation spends steps in proportion to W:
+in order, step i of N stands where a share i/N of the weight has been spent (DreamTime, eq. 4); at random, t ~
+W.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ Order = Literal["descending", "ascending", "random"]
 def signal_to_noise_weight(alphas_cumprod_T: ArrayLike) -> NDArray[np.float64]:
     """W_d(t) = √((1−ᾱ_t)/ᾱ_t) = 1/√SNR, [T] (DreamTime v2, eq. 5).
 
-    A cosine noise schedule has W_d(T−1) of 10⁴ and more, or infinite: only a range that leaves the end out is usable.
+    A cosine noise schedule has W_d(T−1) of 10⁴ and more, or infinite: only a range that leaves the end out is
+    usable.
     """
     alphas = np.asarray(alphas_cumprod_T, dtype=np.float64)
     with np.errstate(divide="ignore"):
@@ -37,8 +39,8 @@ def piecewise(t: NDArray[np.float64], m1: float, m2: float, s1: float, s2: float
 class Schedule:
     """t(i) for i = 1…N, or t ~ W, over the inclusive range [t_min, t_max].
 
-    `weights` is W over the whole noise schedule, [T]; it is cut to the range and normalised there. `floor` clips the
-    timesteps from below afterwards (truncated linear). Timesteps are indices 0…T−1 into ᾱ.
+    `weights` is W over the whole noise schedule, [T]; it is cut to the range and normalised there. `floor`
+    clips the timesteps from below afterwards (truncated linear). Timesteps are indices 0…T−1 into ᾱ.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Weighting:
     s2: float = 100.0
 
     def over(self, alphas_cumprod_T: ArrayLike, t_min: int, t_max: int) -> NDArray[np.float64]:
-        """W(t), not normalised, [T]. The ramp t_max − t gives t = t_max − (t_max−t_min)·√(i/N) (HiFA, eq. 6)."""
+        """W(t), not normalised, [T]. The ramp W = t_max − t is HiFA's t = t_max − (t_max−t_min)·√(i/N)."""
         t = np.arange(len(np.asarray(alphas_cumprod_T)), dtype=np.float64)
         if self.prior == "gaussian":
             weights = gaussian(t, self.m, self.s)
@@ -121,4 +123,5 @@ def sd_alphas_cumprod(
     timesteps: int = 1000, start: float = 0.00085, end: float = 0.012
 ) -> NDArray[np.float64]:
     """ᾱ of Stable Diffusion's "scaled_linear" noise schedule, [T]."""
-    return np.cumprod(1.0 - np.linspace(start**0.5, end**0.5, timesteps, dtype=np.float64) ** 2)
+    betas_T = np.linspace(start**0.5, end**0.5, timesteps, dtype=np.float64) ** 2
+    return np.cumprod(1.0 - betas_T, dtype=np.float64)

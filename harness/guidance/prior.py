@@ -1,4 +1,4 @@
-"""A latent text-to-image diffusion model as a denoiser, from any folder or Hub id laid out like Stable Diffusion."""
+"""A latent diffusion model as a denoiser, from any folder or Hub id laid out like Stable Diffusion."""
 
 import hashlib
 import json
@@ -26,11 +26,11 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 class Guidance:
-    """A frozen diffusion model: noise prediction with and without a prompt, its noise schedule, its autoencoder.
+    """A frozen diffusion model: noise prediction with and without a prompt, noise schedule, autoencoder.
 
-    Latents x are in the denoiser's scale (the autoencoder's code times its scaling factor). The denoiser and the
-    autoencoder are called in micro-batches of one fixed shape, padded: on a CPU a sample's bits then depend neither
-    on how many others there are nor on where it stands among them.
+    Latents x are in the denoiser's scale (the autoencoder's code times its scaling factor). The denoiser and
+    the autoencoder are called in micro-batches of one fixed shape, padded: on a CPU a sample's bits then
+    depend neither on how many others there are nor on where it stands among them.
     """
 
     def __init__(self, cfg: GuidanceConfig, folder: Path, tag: str, device: torch.device):
@@ -39,7 +39,7 @@ class Guidance:
 
         self.cfg, self.folder, self.tag, self.device = cfg, folder, tag, device
         self.dtype = _DTYPES[cfg.dtype]
-        _, self.weights_hash = _check_complete(folder, cfg)
+        self.weights_hash = _hash_complete(folder, cfg)
         # A prior that carries this project's card was trained by this project: a toy.
         self.is_toy = (folder / "card.json").is_file()
 
@@ -50,15 +50,17 @@ class Guidance:
                 folder, subfolder=part, use_safetensors=True, local_files_only=True, **variant
             )
             # Cast afterwards: the loaders' keyword for it differs between versions (torch_dtype, dtype).
-            return loaded.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+            return torch.nn.Module.to(loaded, device, torch.float32).eval().requires_grad_(False)
 
         try:
-            self.unet = model(UNet2DConditionModel, "unet").to(self.dtype)
-            # Both are called rarely; in float32 neither colours nor embeddings depend on the denoiser's dtype.
+            self.unet: Any = torch.nn.Module.to(model(UNet2DConditionModel, "unet"), self.dtype)
+            # Called rarely: in float32 neither colours nor embeddings depend on the denoiser's dtype.
             self.vae = model(AutoencoderKL, "vae")
             self.text_encoder = model(CLIPTextModel, "text_encoder")
             self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-            scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+            scheduler: Any = DDPMScheduler.from_pretrained(
+                folder, subfolder="scheduler", local_files_only=True
+            )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(
                 f"prior {cfg.prior}: {folder} cannot be loaded: {_first_line(error)}; fetch it again: "
@@ -91,7 +93,8 @@ class Guidance:
     ) -> "Guidance":
         """The prior that `cfg` names; a Hub id is fetched unless `local_files_only`.
 
-        Raises UserError, with the command that fetches it, where it is missing or incomplete; never takes another.
+        Raises UserError, with the command that fetches it, where it is missing or incomplete; never takes
+        another.
         """
         folder, tag = _locate(cfg, local_files_only)
         return cls(cfg, folder, tag, torch.device(device))
@@ -116,7 +119,7 @@ class Guidance:
             prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).input_ids
         if len(self.tokenizer(prompt).input_ids) > length:
-            warnings.warn(f"prompt is longer than the prior's {length} tokens and was cut: {prompt}", stacklevel=3)
+            warnings.warn(f"prompt cut: longer than the prior's {length} tokens: {prompt}", stacklevel=3)
         return self.text_encoder(tokens.to(self.device))[0][0]
 
     @torch.no_grad()
@@ -138,13 +141,14 @@ class Guidance:
         return self.unet(x_t, t, encoder_hidden_states=context).sample.contiguous()
 
     def cfg_noise(self, eps_uncond_RCHW: Tensor, eps_cond_RCHW: Tensor) -> Tensor:
-        """ε̂ = ε_∅ + s·(ε_y − ε_∅), classifier-free guidance in its usual formula (threestudio's s is s − 1 here)."""
+        """ε̂ = ε_∅ + s·(ε_y − ε_∅), classifier-free guidance as usual (threestudio's s is s−1 here)."""
         return eps_uncond_RCHW + self.cfg.cfg_scale * (eps_cond_RCHW - eps_uncond_RCHW)
 
     def add_noise(self, x_RCHW: Tensor, eps_RCHW: Tensor, t_R: Tensor) -> Tensor:
         """x_t = √ᾱ_t·x + √(1−ᾱ_t)·ε (DreamTime, eq. 1)."""
         t_R = t_R.to(self.device)
-        return self._signal_T[t_R][:, None, None, None] * x_RCHW + self._noise_T[t_R][:, None, None, None] * eps_RCHW
+        signal_R, noise_R = self._signal_T[t_R], self._noise_T[t_R]
+        return signal_R[:, None, None, None] * x_RCHW + noise_R[:, None, None, None] * eps_RCHW
 
     @torch.no_grad()
     def decode(self, z_NCHW: Tensor) -> Tensor:
@@ -162,7 +166,7 @@ class Guidance:
 
 
 def _in_microbatches(call: Callable[..., Tensor], size: int, *tensors: Tensor) -> Tensor:
-    """`call` over slices of exactly `size` samples; the last one is padded with zeros, and the padding cut off."""
+    """`call` over slices of exactly `size` samples; the last is padded with zeros, later cut off."""
     count = len(tensors[0])
     parts = []
     for start in range(0, count, size):
@@ -178,8 +182,11 @@ def fetch_command(cfg: GuidanceConfig) -> str:
     """The shell command that brings the prior here."""
     if _is_hub_id(cfg.prior):
         revision = f" --revision {cfg.revision}" if cfg.revision else ""
-        return f"hf download {cfg.prior}{revision} " + " ".join(f'--include "{pattern}"' for pattern in _PATTERNS)
-    return "harness toyworld train all" if cfg.prior == "toy-sd" else f"copy a diffusers pipeline folder to {cfg.prior}"
+        includes = " ".join(f'--include "{pattern}"' for pattern in _PATTERNS)
+        return f"hf download {cfg.prior}{revision} {includes}"
+    if cfg.prior == "toy-sd":
+        return "harness toyworld train all"
+    return f"copy a whole diffusers pipeline folder to {cfg.prior}"
 
 
 def _is_hub_id(prior: str) -> bool:
@@ -187,25 +194,26 @@ def _is_hub_id(prior: str) -> bool:
     return bool(slash and owner and name) and "/" not in name and owner not in (".", "..", "~")
 
 
-def _locate(cfg: GuidanceConfig, local_files_only: bool) -> tuple[Path, str]:
+def _locate(cfg: GuidanceConfig, local_only: bool) -> tuple[Path, str]:
     """The prior's folder on disk, and its tag."""
-    if (WEIGHTS / cfg.prior / "model_index.json").is_file():
+    known = [index.parent.name for index in WEIGHTS.glob("*/model_index.json")]
+    if cfg.prior in known:
         return WEIGHTS / cfg.prior, cfg.prior
     path = Path(cfg.prior).expanduser()
     if path.is_dir():
         return path.resolve(), path.resolve().name
     if not _is_hub_id(cfg.prior):
-        known = [index.parent.name for index in WEIGHTS.glob("*/model_index.json")]
         if cfg.prior == "toy-sd":
             raise UserError(f"prior toy-sd is not in {WEIGHTS}; make it: {fetch_command(cfg)}")
         raise UserError(
-            f"prior '{cfg.prior}' is no embedded prior, no folder and no Hub id (owner/name)" + nearest(cfg.prior, known)
+            f"prior '{cfg.prior}' is no embedded prior, no folder, no Hub id (owner/name)"
+            + nearest(cfg.prior, known)
         )
     from huggingface_hub import snapshot_download
 
     try:
         folder = snapshot_download(
-            cfg.prior, revision=cfg.revision, allow_patterns=list(_PATTERNS), local_files_only=local_files_only
+            cfg.prior, revision=cfg.revision, allow_patterns=list(_PATTERNS), local_files_only=local_only
         )
     except Exception as error:  # the client raises its own, requests', httpx's and OSError's, by version
         raise UserError(
@@ -214,14 +222,11 @@ def _locate(cfg: GuidanceConfig, local_files_only: bool) -> tuple[Path, str]:
     return Path(folder), f"{cfg.prior}@{Path(folder).name[:12]}"
 
 
-def _check_complete(folder: Path, cfg: GuidanceConfig) -> tuple[list[Path], str]:
-    """The weight files of a complete prior and one sha256 over them; raises UserError where something is missing."""
-    missing = [
-        name
-        for name in ("model_index.json", "scheduler/scheduler_config.json", "tokenizer")
-        + tuple(f"{part}/config.json" for part in _MODELS)
-        if not (folder / name).exists()
-    ]
+def _hash_complete(folder: Path, cfg: GuidanceConfig) -> str:
+    """One sha256 over the weight files of a complete prior; UserError where something is missing."""
+    needed = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer"]
+    needed += [f"{part}/config.json" for part in _MODELS]
+    missing = [name for name in needed if not (folder / name).exists()]
     files: list[Path] = []
     for part, stem in _MODELS.items():
         candidates = [folder / part / f"{stem}{variant}.safetensors" for variant in ("", ".fp16")]
@@ -232,13 +237,13 @@ def _check_complete(folder: Path, cfg: GuidanceConfig) -> tuple[list[Path], str]
             files.append(weights)
     if missing:
         raise UserError(
-            f"prior {cfg.prior}: {folder} is incomplete ({', '.join(missing)} missing or cut short); fetch it: "
-            f"{fetch_command(cfg)}"
+            f"prior {cfg.prior}: {folder} is incomplete ({', '.join(missing)} missing or cut short); "
+            f"fetch it: {fetch_command(cfg)}"
         )
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.parent.name}:{_sha256(path)}\n".encode())
-    return files, digest.hexdigest()
+    return digest.hexdigest()
 
 
 def _is_whole(path: Path) -> bool:

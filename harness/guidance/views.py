@@ -11,8 +11,8 @@ def view_name(
     """Name of the view from a camera at this azimuth and elevation.
 
     Degrees. Azimuth 0 is the front; `front_sector` is the full width of the front and of the back sector;
-    `overhead` is the angle from the pole within which a camera looks from above. Source: DreamFusion §3.2 with
-    Latent-NeRF's sectors.
+    `overhead` is the angle from the pole within which a camera looks from above. Source: DreamFusion §3.2
+    with Latent-NeRF's sectors.
     """
     if elevation_deg > 90.0 - overhead:
         return "overhead"
@@ -33,5 +33,5 @@ def view_prompt(template: str, prompt: str, view: str) -> str:
         return template.format(prompt=prompt, view=view)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise UserError(
-            f'guidance.view_prompt: "{template}" cannot be filled in ({error}); use {{prompt}} and {{view}} only'
+            f'guidance.view_prompt: "{template}" does not fit ({error}); use {{prompt}} and {{view}} only'
         ) from None

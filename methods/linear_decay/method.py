@@ -1,4 +1,4 @@
-"""Linear decay: SDS with t falling from t_max to t_min in equal strides; a floor makes it truncated linear."""
+"""Linear decay: SDS with t falling in equal strides from t_max to t_min, or to a floor (truncated linear)."""
 
 from typing import ClassVar, Literal
 

@@ -9,7 +9,7 @@ from harness.distill.schedules import Schedule, Weighting
 
 
 class Params(MethodParams):
-    """W(t) ∝ W_d(t)^[snr_weight]·W_p(t); m, s belong to the Gaussian prior and m1, m2, s1, s2 to the piecewise one."""
+    """`prior` is W_p, `snr_weight` adds W_d; m, s: Gaussian prior; m1, m2, s1, s2: piecewise prior."""
 
     prior: Literal["piecewise", "gaussian", "constant"] = "piecewise"
     snr_weight: bool = False

@@ -100,7 +100,7 @@ def test_noise_schedule_and_latents(tiny_prior: Path) -> None:
     assert_close(g.add_noise(x, eps, t), alpha.sqrt() * x + (1 - alpha).sqrt() * eps)
     assert_close(g.alphas_cumprod_T[0], torch.tensor(1 - 0.00085))
     images = g.decode(x)
-    assert images.shape == (2, 3, 32, 32) and 0 <= images.min() and images.max() <= 1
+    assert images.shape == (2, 3, 32, 32) and images.min() >= 0 and images.max() <= 1
     assert g.encode(images).shape == x.shape
 
 
@@ -117,9 +117,9 @@ def test_incomplete_and_missing_priors_are_one_clear_error(tiny_prior: Path, tmp
     shutil.copytree(tiny_prior, part)
     weights = part / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"incomplete \(unet/diffusion_pytorch_model.safetensors missing or cut"):
+    with pytest.raises(UserError, match=r"incomplete \(unet/diffusion_pytorch_model.safetensors missing"):
         guidance(part)
-    with pytest.raises(UserError, match="no embedded prior, no folder and no Hub id"):
+    with pytest.raises(UserError, match="no embedded prior, no folder, no Hub id"):
         guidance("toy-sdd")
     with pytest.raises(UserError, match="hf download nobody/no-such-model") as caught:
         guidance("nobody/no-such-model")

@@ -1,0 +1,49 @@
+"""Adam over a pack: every run has its own step count, and its own bits whatever the pack."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from harness.config import OptimConfig
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015, algorithm 1) on parameters with a leading R; moments are kept per run.
+
+    torch's fused kernel is given one tensor per run, so that how it splits and vectorises the work depends on
+    that run's size alone.
+    """
+
+    def __init__(self, cfg: OptimConfig, params: Mapping[str, Tensor]):
+        self.cfg = cfg
+        self.first = {name: torch.zeros_like(value) for name, value in params.items()}
+        self.second = {name: torch.zeros_like(value) for name, value in params.items()}
+
+    @torch.no_grad()
+    def update(self, params: Mapping[str, Tensor], grads: Mapping[str, Tensor], step_R: Tensor) -> None:
+        """One update in place; step_R counts from 1, this update included."""
+
+        def per_run(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+            return [run for name in params for run in tensors[name].unbind(0)]
+
+        device = next(iter(params.values())).device
+        # The kernel adds one to the counts it is given.
+        counts = [count for _ in params for count in (step_R - 1).to(device, torch.float32).unbind(0)]
+        adam(
+            per_run(params),
+            per_run(grads),
+            per_run(self.first),
+            per_run(self.second),
+            [],
+            [count.clone() for count in counts],
+            fused=True,
+            amsgrad=False,
+            beta1=self.cfg.betas[0],
+            beta2=self.cfg.betas[1],
+            lr=self.cfg.lr,
+            weight_decay=0.0,
+            eps=self.cfg.eps,
+            maximize=False,
+        )

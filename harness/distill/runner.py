@@ -1,0 +1,406 @@
+"""Advances one pack of runs from their checkpoints to their results.
+
+What a run folder gets at one step is written in this order: metrics, views, checkpoint, state; the result
+last. A resumed run drops what lies past its checkpoint and writes the same again, so a kill at any moment
+leaves no trace.
+"""
+
+import gc
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.config import Execution, GuidanceConfig, UserError
+from harness.distill.method import Method, NoiseSchedule, load_method
+from harness.distill.optim import Adam
+from harness.distill.step import Pack, StepReport, evaluation_latents, step
+from harness.guidance.prior import Guidance
+from harness.records.environment import snapshot
+from harness.records.folder import RecordError, RunFolder
+from harness.records.identity import RunSpec
+from harness.records.lease import Lease, LeaseLost
+from harness.records.tracking import Tracker
+from harness.scene.cameras import evaluation
+from harness.scene.field import HashField, choose_backend
+
+Emit = Callable[[dict[str, Any]], None]
+Checkpoint = tuple[dict[str, Tensor], int]
+
+
+class PackTooLarge(Exception):
+    """`runs` runs did not fit into memory together; they are as their last checkpoints say."""
+
+    def __init__(self, runs: int):
+        super().__init__(f"a pack of {runs} runs does not fit into memory")
+        self.runs = runs
+
+
+@dataclass
+class Member:
+    """A run of the pack: its folder, the lease on it, and where it stands."""
+
+    folder: RunFolder
+    lease: Lease
+    spec: RunSpec
+    tracker: Tracker | None = None
+    started_at: int = 0  # steps done when this stretch began
+    checkpoint_at: int = 0  # steps done at the last checkpoint
+
+
+def advance(
+    root: Path | str,
+    run_ids: Sequence[str],
+    execution: Execution,
+    emit: Emit = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Advance these runs (one method, one config) until each is done, failed, or taken by somebody else.
+
+    Runs that are done, failed or held by another process are passed over. `emit` is told of every step; where
+    `should_stop` turns true, the runs are checkpointed and given free. Raises UserError, and PackTooLarge
+    where more than one run did not fit into memory.
+    """
+    members = _acquire(Path(root), run_ids)
+    try:
+        if members:
+            _Crew(members, execution, emit).work(should_stop)
+    finally:
+        for member in members:
+            if member.tracker:
+                member.tracker.finish()
+            member.lease.release()
+
+
+def _acquire(root: Path, run_ids: Sequence[str]) -> list[Member]:
+    members: list[Member] = []
+    for run_id in run_ids:
+        folder = RunFolder(root / run_id)
+        spec = folder.spec()
+        lease = folder.acquire("distill")
+        if lease is not None:
+            members.append(Member(folder, lease, spec))
+    return members
+
+
+class _Crew:
+    """The members of a pack and the pack itself, kept in the same order."""
+
+    pack: Pack
+
+    def __init__(self, members: list[Member], execution: Execution, emit: Emit):
+        self.members = list(members)
+        self.execution = execution
+        self.emit = emit
+        if execution.threads:
+            torch.set_num_threads(execution.threads)
+        self.device = torch.device(pick_device(execution.device))
+        self.started = time.monotonic()
+
+    def work(self, should_stop: Callable[[], bool]) -> None:
+        """Step until nobody is left. What goes wrong with a step fails every run that took it."""
+        size, too_large = len(self.members), False
+        try:
+            self.pack = self._assemble()
+            self._retire([r for r in range(len(self.members)) if self._remaining(r) == 0])
+            while self.members:
+                if should_stop():
+                    self._each(range(len(self.members)), self._checkpoint)
+                    self.emit({"event": "stopped", "runs": self._ids()})
+                    return
+                try:
+                    report = step(self.pack)
+                except Exception as error:
+                    if _out_of_memory(error):
+                        raise
+                    self._fail_all(f"{type(error).__name__}: {error}".splitlines()[0], traceback.format_exc())
+                    return
+                self._record(report)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            too_large = size > 1
+            if not too_large and self.members:
+                self._fail_all(f"out of memory (peak {peak_memory_mb(self.device):.0f} MB)")
+        finally:
+            self.__dict__.pop("pack", None)  # the next, smaller pack needs the memory
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        if too_large:  # raised here, where no traceback holds on to the pack's tensors
+            raise PackTooLarge(size)
+
+    # ---- the beginning
+
+    def _assemble(self) -> Pack:
+        """The pack of all members, from their checkpoints or from their seeds."""
+        first = self.members[0].spec
+        for member in self.members:
+            alike = (member.spec.method, member.spec.params, member.spec.config)
+            if alike != (first.method, first.params, first.config):
+                raise UserError(f"{member.folder.id} and {self.members[0].folder.id} cannot be in one pack")
+        config = first.config
+        guidance = load_guidance(config.guidance, self.device)
+        checkpoints = self._load_checkpoints()
+        for member, checkpoint in zip(self.members, checkpoints, strict=True):
+            member.started_at = member.checkpoint_at = checkpoint[1] if checkpoint else 0
+            member.folder.truncate_metrics(member.started_at)
+            member.folder.save_env(self._environment(guidance))
+            member.tracker = Tracker(
+                member.folder,
+                member.spec,
+                self.execution.wandb,
+                study=self.execution.study,
+                sweep=self.execution.sweep,
+            )
+            start = {"event": "start", "run": member.folder.id, "step": member.started_at}
+            self.emit(start | {"total": config.steps})
+
+        seeds = [member.spec.seed for member in self.members]
+        background_C = background_code(guidance, config.scene.background_rgb)
+        backend = choose_backend(str(self.device), self.execution.encoder)
+        field = HashField(config.scene, guidance.latent_shape[0], backend)
+        fresh = field.init(seeds, background_C.cpu().expand(len(seeds), -1))
+        params = {name: value.to(self.device) for name, value in fresh.items()}
+        adam = Adam(config.optim, params)
+        method = self._make_method(first, guidance)
+        state = {name: value.to(self.device) for name, value in method.initial_state(seeds).items()}
+        groups = {"params": params, "adam.first": adam.first, "adam.second": adam.second, "method": state}
+        for r, checkpoint in enumerate(checkpoints):
+            if checkpoint:
+                _restore(groups, r, checkpoint[0])
+        method.load_state(state)
+        return Pack(
+            config=config,
+            method=method,
+            guidance=guidance,
+            field=field,
+            background_C=background_C,
+            prompts=[member.spec.prompt for member in self.members],
+            seeds=seeds,
+            step_R=torch.tensor([member.started_at for member in self.members]),
+            total_R=torch.full((len(seeds),), config.steps),
+            params=params,
+            adam=adam,
+        )
+
+    def _make_method(self, spec: RunSpec, guidance: Guidance) -> Method:
+        method_class = load_method(spec.method, [Path(d) for d in self.execution.methods_dirs])
+        params = method_class.resolve(spec.params, spec.method)
+        noise = NoiseSchedule(guidance.alphas_cumprod_T, *guidance.t_range)
+        try:
+            return method_class(params, noise, spec.config.guidance.weighting)
+        except ValueError as error:
+            raise UserError(f"method {spec.method}: {error}") from error
+
+    def _load_checkpoints(self) -> list[Checkpoint | None]:
+        """The members' checkpoints; a member whose checkpoint is unusable fails and leaves."""
+        usable: list[tuple[Member, Checkpoint | None]] = []
+        for member in self.members:
+            try:
+                usable.append((member, member.folder.load_checkpoint()))
+            except RecordError as error:
+                member.folder.fail(str(error), 0)
+                self.emit({"event": "failed", "run": member.folder.id, "step": 0, "reason": str(error)})
+        self.members = [member for member, _ in usable]
+        return [checkpoint for _, checkpoint in usable]
+
+    def _environment(self, guidance: Guidance) -> dict[str, Any]:
+        prior = {"tag": guidance.tag, "weights_hash": guidance.weights_hash, "is_toy": guidance.is_toy}
+        return snapshot(str(self.device), prior=prior, encoder=self.execution.encoder)
+
+    # ---- after each step
+
+    def _record(self, report: StepReport) -> None:
+        """Write what is due after a step, and let runs go that diverged or are done."""
+        ids = self._ids()
+        due: dict[str, list[int]] = {"log": [], "views": [], "checkpoint": [], "done": []}
+        diverged = []
+        view_steps = set(self.pack.config.views.steps(self.pack.config.steps))
+        for r in range(len(self.members)):
+            i = self._step(r)
+            last = self._remaining(r) == 0
+            if not report.finite_R[r]:
+                diverged.append(r)
+                continue
+            if i == 1 or i % self.execution.log_every == 0 or i in view_steps or last:
+                due["log"].append(r)
+            if i in view_steps:
+                due["views"].append(r)
+            if last:
+                due["done"].append(r)
+            elif i - self.members[r].checkpoint_at >= self.execution.checkpoint_every:
+                due["checkpoint"].append(r)
+
+        gone = set(diverged)
+        gone |= self._each(diverged, lambda r: self._fail(r, "diverged: non-finite render or gradient"))
+        gone |= self._each(due["log"], lambda r: self._log(r, report))
+        gone |= self._save_views([r for r in due["views"] if r not in gone])
+        gone |= self._each([r for r in due["checkpoint"] if r not in gone], self._checkpoint)
+        gone |= self._each([r for r in due["log"] if r not in gone], self._save_state)
+        self.emit({"event": "step", "runs": ids, "steps_done": len(ids)})
+        self._retire(due["done"], gone)
+
+    def _each(self, runs: Sequence[int], action: Callable[[int], None]) -> set[int]:
+        """`action` on each run; returns those whose lease was lost meanwhile, which are not touched again."""
+        lost = set()
+        for r in runs:
+            try:
+                action(r)
+            except LeaseLost:
+                self.emit({"event": "lost", "run": self.members[r].folder.id})
+                lost.add(r)
+        return lost
+
+    def _retire(self, done: Sequence[int], gone: set[int] | None = None) -> None:
+        """Finish the runs that are done, and go on with the pack without them and without the `gone`."""
+        gone = set(gone or ())
+        self._each([r for r in done if r not in gone], self._finish)
+        gone |= set(done)
+        if not gone:
+            return
+        stay = [r for r in range(len(self.members)) if r not in gone]
+        for r in gone:
+            member = self.members[r]
+            if member.tracker:
+                member.tracker.finish()
+            member.lease.release()
+        self.members = [self.members[r] for r in stay]
+        if stay:
+            self.pack.keep(stay)
+
+    def _log(self, r: int, report: StepReport) -> None:
+        tracker = self.members[r].tracker
+        assert tracker is not None
+        tracker.log(self._step(r), report.scalars(r))
+
+    def _save_views(self, runs: Sequence[int]) -> set[int]:
+        if not runs:
+            return set()
+        latents = evaluation_latents(self.pack, evaluation(self.pack.config.views), runs)
+        images = self.pack.guidance.decode(latents.flatten(0, 1)).mul(255).round().to(torch.uint8).cpu()
+        images = images.permute(0, 2, 3, 1).unflatten(0, latents.shape[:2]).numpy()
+        by_run = dict(zip(runs, images, strict=True))
+        return self._each(runs, lambda r: self.members[r].folder.save_views(self._step(r), by_run[r]))
+
+    def _checkpoint(self, r: int) -> None:
+        """Everything that the run needs to go on: parameters, Adam's moments, the method's state."""
+        pack, i = self.pack, self._step(r)
+        if i == self.members[r].checkpoint_at:
+            return
+        groups = {
+            "params": pack.params,
+            "adam.first": pack.adam.first,
+            "adam.second": pack.adam.second,
+            "method": pack.method.state(),
+        }
+        self.members[r].folder.save_checkpoint(_row(groups, r), i)
+        self.members[r].checkpoint_at = i
+
+    def _save_state(self, r: int) -> None:
+        member, i = self.members[r], self._step(r)
+        assert member.tracker is not None
+        member.folder.save_state(
+            step=i,
+            total=int(self.pack.total_R[r]),
+            rate=(i - member.started_at) / max(time.monotonic() - self.started, 1e-9),
+            time=round(member.tracker.seconds(), 3),
+            peak_memory_mb=peak_memory_mb(self.device),
+        )
+
+    def _finish(self, r: int) -> None:
+        """The last checkpoint has parameters alone: nothing goes on from it, but anything can be rendered."""
+        member, pack = self.members[r], self.pack
+        assert member.tracker is not None
+        member.folder.save_checkpoint(_row({"params": pack.params}, r), pack.config.steps)
+        member.folder.finish(
+            {
+                "steps": pack.config.steps,
+                "views": member.folder.view_steps(),
+                "prior": {
+                    "tag": pack.guidance.tag,
+                    "weights_hash": pack.guidance.weights_hash,
+                    "is_toy": pack.guidance.is_toy,
+                },
+                "device": str(self.device),
+                "time": round(member.tracker.seconds(), 3),
+                "peak_memory_mb": peak_memory_mb(self.device),
+            }
+        )
+        self.emit({"event": "done", "run": member.folder.id, "step": pack.config.steps})
+
+    def _fail(self, r: int, reason: str, detail: str = "") -> None:
+        i = self._step(r) if "pack" in self.__dict__ else self.members[r].started_at
+        self.members[r].folder.fail(reason, i, detail)
+        self.emit({"event": "failed", "run": self.members[r].folder.id, "step": i, "reason": reason})
+
+    def _fail_all(self, reason: str, detail: str = "") -> None:
+        self._each(range(len(self.members)), lambda r: self._fail(r, reason, detail))
+
+    def _step(self, r: int) -> int:
+        return int(self.pack.step_R[r])
+
+    def _remaining(self, r: int) -> int:
+        return int(self.pack.total_R[r] - self.pack.step_R[r])
+
+    def _ids(self) -> list[str]:
+        return [member.folder.id for member in self.members]
+
+
+def _row(groups: dict[str, dict[str, Tensor]], r: int) -> dict[str, Tensor]:
+    """Run r's part of grouped tensors, flat: "params.table", "adam.first.table", …"""
+    return {f"{group}.{name}": value[r] for group, named in groups.items() for name, value in named.items()}
+
+
+def _restore(groups: dict[str, dict[str, Tensor]], r: int, saved: dict[str, Tensor]) -> None:
+    """Write a checkpoint's tensors into row r; the last checkpoint of a run has parameters only."""
+    for group, tensors in groups.items():
+        for name, value in tensors.items():
+            key = f"{group}.{name}"
+            if key in saved:
+                value[r] = saved[key].to(value.device)
+
+
+_priors: dict[tuple[GuidanceConfig, torch.device], Guidance] = {}
+
+
+def load_guidance(cfg: GuidanceConfig, device: torch.device) -> Guidance:
+    """The prior, kept for the next pack of this process; only one is held at a time."""
+    if (cfg, device) not in _priors:
+        _priors.clear()
+        _priors[cfg, device] = Guidance.load(cfg, device)
+    return _priors[cfg, device]
+
+
+def background_code(guidance: Guidance, rgb: Sequence[float]) -> Tensor:
+    """Latent code [C] of a flat colour: the middle of the encoded flat image, away from its padded edges."""
+    side = guidance.image_size
+    colour_3 = torch.tensor(rgb, dtype=torch.float32, device=guidance.device)
+    code_CHW = guidance.encode(colour_3[None, :, None, None].expand(1, 3, side, side))[0]
+    return code_CHW[:, code_CHW.shape[1] // 2, code_CHW.shape[2] // 2]
+
+
+def pick_device(requested: str) -> str:
+    """The device for "auto": the GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if requested == "auto" else requested
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory held so far: the GPU's tensors, or this whole process on a CPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,180 @@
+"""One step of a pack: the algorithm of score distillation, for R runs at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness import rng
+from harness.config import Config
+from harness.distill.method import GradientContext, Method
+from harness.distill.optim import Adam
+from harness.guidance.prior import Guidance
+from harness.guidance.views import view_name, view_prompt
+from harness.scene.cameras import Cameras, sample
+from harness.scene.field import HashField
+from harness.scene.regularisers import penalties
+from harness.scene.renderer import Render, render
+
+
+@dataclass
+class Pack:
+    """R runs of one method and one config in lockstep; any prompts, seeds and steps already done.
+
+    `step_R` counts the steps done, `total_R` is each run's N (int64 on the CPU). Parameters have a leading R.
+    """
+
+    config: Config
+    method: Method
+    guidance: Guidance
+    field: HashField
+    background_C: Tensor  # latent code of the background colour
+    prompts: list[str]
+    seeds: list[int]
+    step_R: Tensor
+    total_R: Tensor
+    params: dict[str, Tensor]
+    adam: Adam
+
+    def keep(self, runs: Sequence[int]) -> None:
+        """Drop every run whose index is not in `runs`; the others' numbers are copied, not touched."""
+        index = torch.tensor(runs, dtype=torch.int64)
+        self.prompts = [self.prompts[r] for r in runs]
+        self.seeds = [self.seeds[r] for r in runs]
+        self.step_R, self.total_R = self.step_R[index], self.total_R[index]
+        for tensors in (self.params, self.adam.first, self.adam.second):
+            tensors.update(take(tensors, index))
+        self.method.load_state(take(self.method.state(), index))
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did, per run; `finite_R` is on the CPU, the rest stays on the device until it is logged."""
+
+    t_R: Tensor
+    finite_R: Tensor
+    grad_norm_R: Tensor
+    render: Render
+    penalties_R: Mapping[str, Tensor]
+
+    def scalars(self, r: int) -> dict[str, float | int]:
+        """The logged values of run r."""
+        return {
+            "t": int(self.t_R[r]),
+            "grad_norm": float(self.grad_norm_R[r]),
+            "opacity": float(self.render.opacity_RHW[r].detach().mean()),
+            **{f"loss_{name}": float(value_R[r].detach()) for name, value_R in self.penalties_R.items()},
+        }
+
+
+def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    """Rows `index` of every tensor."""
+    return {name: value[index.to(value.device)] for name, value in tensors.items()}
+
+
+def step(pack: Pack) -> StepReport:
+    """Advance every run of the pack by one step.
+
+    Randomness is drawn per run from (seed, step, stream) on the CPU, so that neither the pack nor the method
+    nor the device changes what a run sees. A run with a non-finite value is reported, and its neighbours do
+    not notice.
+    """
+    config, guidance = pack.config, pack.guidance
+    device, seeds = guidance.device, pack.seeds
+    pack.step_R = pack.step_R + 1  # i = 1…N
+    i = pack.step_R.tolist()
+    side, samples = config.scene.resolution, config.scene.samples
+
+    # x = g(θ, c): a camera for each run, and its render
+    cameras = sample(config.camera, rng.uniform(seeds, i, "camera", (4,)))
+    jitter_RPS = rng.uniform(seeds, i, "render", (side * side, samples)).to(device)
+    params = {name: value.requires_grad_() for name, value in pack.params.items()}
+    out = render(pack.field, params, cameras, background(pack), jitter_RPS, side, side)
+    penalties_R = penalties(pack.field, params, out)
+    x_RCHW = out.x_RCHW.detach()
+
+    # t from the method, x_t = √ᾱ_t·x + √(1−ᾱ_t)·ε
+    t_R = pack.method.timesteps(pack.step_R, pack.total_R, rng.uniform(seeds, i, "timestep", ()))
+    noise_RCHW = rng.normal(seeds, i, "noise", x_RCHW.shape[1:]).to(device)
+    x_t_RCHW = guidance.add_noise(x_RCHW, noise_RCHW, t_R)
+
+    # ε̂(x_t; y, t) with classifier-free guidance
+    cond_RLD = guidance.embed(camera_prompts(pack, cameras))
+    eps_uncond_RCHW, eps_cond_RCHW = guidance.predict_noise(x_t_RCHW, t_R, cond_RLD)
+
+    # the method's gradient at x, carried on to θ together with the regularisers'
+    g_RCHW = pack.method.gradient(
+        GradientContext(
+            x_RCHW=x_RCHW,
+            x_t_RCHW=x_t_RCHW,
+            noise_RCHW=noise_RCHW,
+            t_R=t_R.to(device),
+            eps_uncond_RCHW=eps_uncond_RCHW,
+            eps_cond_RCHW=eps_cond_RCHW,
+            eps_RCHW=guidance.cfg_noise(eps_uncond_RCHW, eps_cond_RCHW),
+            cond_RLD=cond_RLD,
+            step_R=pack.step_R,
+            total_R=pack.total_R,
+            seeds=tuple(seeds),
+            guidance=guidance,
+        )
+    )
+    found = torch.autograd.grad(
+        [out.x_RCHW, *penalties_R.values()],
+        list(params.values()),
+        [g_RCHW, *(torch.ones_like(value_R) for value_R in penalties_R.values())],
+        allow_unused=True,
+    )
+    grads = {
+        name: torch.zeros_like(value) if grad is None else grad
+        for (name, value), grad in zip(params.items(), found, strict=True)
+    }
+
+    # θ ← Adam(θ, g)
+    pack.params = {name: value.detach() for name, value in params.items()}
+    pack.adam.update(pack.params, grads, pack.step_R)
+
+    grad_norm_R = per_run_norm(list(grads.values()))
+    finite_R = torch.isfinite(grad_norm_R) & torch.isfinite(per_run_norm([x_RCHW, g_RCHW]))
+    return StepReport(t_R, finite_R.cpu(), grad_norm_R, out, penalties_R)
+
+
+def camera_prompts(pack: Pack, cameras: Cameras) -> list[str]:
+    """Each run's prompt with the words of the view its camera has."""
+    sectors = pack.config.camera
+    return [
+        view_prompt(
+            pack.config.guidance.view_prompt,
+            prompt,
+            view_name(azimuth, elevation, sectors.front_sector, sectors.overhead),
+        )
+        for prompt, azimuth, elevation in zip(
+            pack.prompts, cameras.azimuth_R.tolist(), cameras.elevation_R.tolist(), strict=True
+        )
+    ]
+
+
+def background(pack: Pack) -> Tensor:
+    """The flat background of every run, [R, C]."""
+    return pack.background_C.expand(len(pack.seeds), -1)
+
+
+@torch.no_grad()
+def per_run_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm over all tensors, [R]; run by run: a reduction over a pack may split it by R."""
+    norms = torch._foreach_norm([run for tensor in tensors for run in tensor.detach().unbind(0)])
+    return torch.stack(norms).view(len(tensors), -1).square().sum(0).sqrt()
+
+
+@torch.no_grad()
+def evaluation_latents(pack: Pack, cameras: Cameras, runs: Sequence[int]) -> Tensor:
+    """Latents of the evaluation cameras for some runs of the pack, [n, V, C, H, W]."""
+    side = pack.config.scene.resolution
+    params = take(pack.params, torch.tensor(runs, dtype=torch.int64))
+    background_RC = background(pack)[: len(runs)]
+    views = [
+        render(pack.field, params, camera.expand(len(runs)), background_RC, None, side, side).x_RCHW
+        for camera in (cameras[v : v + 1] for v in range(len(cameras)))
+    ]
+    return torch.stack(views, dim=1)
