@@ -218,16 +218,6 @@ def load_method(name: str, dirs: Sequence[Path] = ()) -> type[Method]:
     return classes[0]
 
 
-def parse_method(text: str, dirs: Sequence[Path] = ()) -> tuple[str, dict[str, Any]]:
-    """ "tp_sds" or "tp_sds:iclr" (a preset) → the name and its full settings as plain JSON values.
-
-    Imports the method. Raises UserError.
-    """
-    name, _, preset = text.partition(":")
-    method = load_method(name, dirs)
-    return name, method.resolve({"preset": preset} if preset else {}, name).model_dump(mode="json")
-
-
 _SCAFFOLD_METHOD = '''"""{title}: say in one line what the method does.
 
 The functions below are the defaults, written out so that they can be changed; delete what you do not change.

@@ -38,8 +38,9 @@ Checkpoint = tuple[dict[str, Tensor], int]
 class PackTooLarge(Exception):
     """`runs` runs did not fit into memory together; they are as their last checkpoints say."""
 
-    def __init__(self, runs: int):
-        super().__init__(f"a pack of {runs} runs does not fit into memory")
+    def __init__(self, runs: int, peak_mb: float):
+        noun = "run does" if runs == 1 else "runs do"
+        super().__init__(f"{runs} {noun} not fit into memory (peak {peak_mb:.0f} MB)")
         self.runs = runs
 
 
@@ -65,8 +66,8 @@ def advance(
     """Advance these runs (one method, one config) until each is done, failed, or taken by somebody else.
 
     Runs that are done, failed or held by another process are passed over. `emit` is told of every step; where
-    `should_stop` turns true, the runs are checkpointed and given free. Raises UserError, and PackTooLarge
-    where more than one run did not fit into memory.
+    `should_stop` turns true, the runs are checkpointed and given free. Raises UserError, PackTooLarge where the
+    runs did not fit into memory, and what a method raises; the runs then are as their last checkpoints say.
     """
     members = _acquire(Path(root), run_ids)
     try:
@@ -105,7 +106,7 @@ class _Crew:
         self.started = time.monotonic()
 
     def work(self, should_stop: Callable[[], bool]) -> None:
-        """Step until nobody is left. What goes wrong with a step fails every run that took it."""
+        """Step until nobody is left. An error that may not be every run's own is raised and fails no run."""
         size, too_large = len(self.members), False
         try:
             self.pack = self._assemble()
@@ -118,24 +119,23 @@ class _Crew:
                 try:
                     report = step(self.pack)
                 except Exception as error:
-                    if _out_of_memory(error):
-                        raise
-                    self._fail_all(f"{type(error).__name__}: {error}".splitlines()[0], traceback.format_exc())
+                    if len(self.members) > 1 or _out_of_memory(error):
+                        raise  # which run is to blame shows in smaller packs
+                    reason, detail = _one_line(error), traceback.format_exc()
+                    self._each([0], lambda r: self._fail(r, reason, detail))  # noqa: B023 - called at once
                     return
                 self._record(report)
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            too_large = _out_of_memory(error)
+            if not too_large:
                 raise
-            too_large = size > 1
-            if not too_large and self.members:
-                self._fail_all(f"out of memory (peak {peak_memory_mb(self.device):.0f} MB)")
         finally:
             self.__dict__.pop("pack", None)  # the next, smaller pack needs the memory
             gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         if too_large:  # raised here, where no traceback holds on to the pack's tensors
-            raise PackTooLarge(size)
+            raise PackTooLarge(size, peak_memory_mb(self.device))
 
     # ---- the beginning
 
@@ -337,12 +337,9 @@ class _Crew:
         self.emit({"event": "done", "run": member.folder.id, "step": pack.config.steps})
 
     def _fail(self, r: int, reason: str, detail: str = "") -> None:
-        i = self._step(r) if "pack" in self.__dict__ else self.members[r].started_at
+        i = self._step(r)
         self.members[r].folder.fail(reason, i, detail)
         self.emit({"event": "failed", "run": self.members[r].folder.id, "step": i, "reason": reason})
-
-    def _fail_all(self, reason: str, detail: str = "") -> None:
-        self._each(range(len(self.members)), lambda r: self._fail(r, reason, detail))
 
     def _step(self, r: int) -> int:
         return int(self.pack.step_R[r])
@@ -398,6 +395,10 @@ def peak_memory_mb(device: torch.device) -> float:
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _out_of_memory(error: BaseException) -> bool:

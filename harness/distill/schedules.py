@@ -79,10 +79,9 @@ class Schedule:
         return t if self.floor is None else np.maximum(t, self.floor)
 
     def _nearest(self, share_R: NDArray[np.float64]) -> NDArray[np.int64]:
-        """argmin over k of |tail[k] − share| by bisection; the tail is sorted."""
-        right = np.clip(np.searchsorted(self._tail, share_R), 1, max(len(self._tail) - 1, 1))
-        left = right - 1
-        right = np.minimum(right, len(self._tail) - 1)
+        """argmin over k of |tail[k] − share| by bisection; of equals (W too small to add) the largest k."""
+        right = np.minimum(np.searchsorted(self._tail, share_R, side="right"), len(self._tail) - 1)
+        left = np.maximum(right - 1, 0)
         nearer_right = np.abs(self._tail[right] - share_R) <= np.abs(self._tail[left] - share_R)
         return np.where(nearer_right, right, left)
 

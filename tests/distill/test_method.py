@@ -1,0 +1,105 @@
+"""How methods are found, named and made."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.config import UserError
+from harness.distill.method import BUILT_IN, MethodParams, NoiseSchedule, discover, load_method, new_method
+from harness.distill.schedules import sd_alphas_cumprod
+
+NOISE = NoiseSchedule(torch.from_numpy(sd_alphas_cumprod()).float(), 20, 980)
+
+
+def write(folder: Path, source: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "method.py").write_text(source)
+    return folder
+
+
+def test_the_built_in_methods() -> None:
+    found = discover()
+    assert {"uniform_sds", "linear_decay", "tp_sds"} <= set(found)
+    for folder in found.values():
+        assert folder.summary.endswith(".") and (folder.path / "README.md").is_file()
+
+
+def test_listing_imports_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "boom", '"""Says boom."""\nraise RuntimeError("imported")\n')
+    write(tmp_path / "torn", "def broken(:\n")
+    write(tmp_path / "_private", '"""Not listed."""\n')
+    found = discover([tmp_path])
+    assert found["boom"].summary == "Says boom."
+    assert "cannot be read" in found["torn"].summary and "_private" not in found
+    code = (
+        "import sys; from harness.distill import method; method.discover(); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=BUILT_IN.parent)
+
+
+def test_typos_and_collisions(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no method 'tpsds'; did you mean 'tp_sds'"):
+        load_method("tpsds")
+    with pytest.raises(UserError, match=r"methods directory .* does not exist"):
+        discover([tmp_path / "nowhere"])
+    write(tmp_path / "a" / "mine", '"""Mine."""\n')
+    write(tmp_path / "b" / "mine", '"""Mine too."""\n')
+    with pytest.raises(UserError, match="two methods are named 'mine'"):
+        discover([tmp_path / "a", tmp_path / "b"])
+    assert list(discover([tmp_path / "a", tmp_path / "a"])).count("mine") == 1
+
+
+def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    write(tmp_path / "boom", 'raise RuntimeError("imported")\n')
+    write(tmp_path / "empty", "x = 1\n")
+    with pytest.raises(UserError, match="cannot be imported: RuntimeError: imported"):
+        load_method("boom", [tmp_path])
+    with pytest.raises(UserError, match="defines 0 subclasses of Method"):
+        load_method("empty", [tmp_path])
+
+
+def test_presets_and_settings() -> None:
+    tp_sds = load_method("tp_sds")
+    full = tp_sds.resolve({"preset": "iclr", "s": 75}).model_dump()
+    assert (full["prior"], full["snr_weight"], full["s"], full["m"]) == ("gaussian", True, 75.0, 500.0)
+    assert tp_sds.resolve(full).model_dump() == full
+    defaults = tp_sds.resolve({}).model_dump()
+    assert defaults == tp_sds.resolve({"preset": "v1"}).model_dump()
+    assert [defaults[key] for key in ("m1", "m2", "s1", "s2")] == [800, 500, 300, 100]
+    with pytest.raises(UserError, match="no preset 'icrl'; did you mean 'iclr'"):
+        tp_sds.resolve({"preset": "icrl"}, "tp_sds")
+    with pytest.raises(UserError, match="no setting 'mm1'; did you mean 'm1'"):
+        tp_sds.resolve({"mm1": 3}, "tp_sds")
+    with pytest.raises(UserError, match="method tp_sds, s: "):
+        tp_sds.resolve({"s": -1}, "tp_sds")
+
+
+def test_uniform_covers_the_whole_range_and_no_more() -> None:
+    method = load_method("uniform_sds")(MethodParams(), NOISE)
+    draws = torch.tensor([0.0, 0.5, 1 - 2**-24])
+    assert method.timesteps(torch.ones(3).long(), torch.ones(3).long(), draws).tolist() == [20, 500, 980]
+
+
+@pytest.mark.parametrize("weighting", ["one", "sds", "fantasia"])
+def test_weights(weighting: str) -> None:
+    t = torch.tensor([20, 500, 980])
+    alpha = NOISE.alphas_cumprod_T[t]
+    expected = {"one": torch.ones(3), "sds": 1 - alpha, "fantasia": alpha.sqrt() * (1 - alpha)}[weighting]
+    assert torch.equal(load_method("uniform_sds")(MethodParams(), NOISE, weighting).weight(t), expected)
+
+
+def test_a_new_method(tmp_path: Path) -> None:
+    path = new_method("my_sds", tmp_path)
+    assert discover([tmp_path])["my_sds"].summary.startswith("My sds")
+    assert load_method("my_sds", [tmp_path]).resolve({}).model_dump() == {"scale": 1.0}
+    assert (path / "README.md").read_text().startswith("# my_sds")
+    for name, reason in (
+        ("my_sds", "exists"),
+        ("tp_sds", "choose another"),
+        ("My-SDS", "no name for a method"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            new_method(name, tmp_path)

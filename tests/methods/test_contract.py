@@ -1,0 +1,56 @@
+"""The contract every method folder keeps, through the real runner: no folder is left out.
+
+Finite, timesteps in range, deterministic; resumed = unbroken and packed = solo, bit for bit on the CPU.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from harness.distill.method import discover, load_method, new_method
+from harness.distill.runner import advance
+from harness.records.folder import RunFolder
+from tests import tinyruns
+
+FOUND = [
+    name if preset is None else f"{name}:{preset}"
+    for name in discover()
+    for preset in (None, *load_method(name).presets)
+]
+SCAFFOLD = "made_by_new_method"
+
+
+@pytest.fixture(scope="module")
+def methods_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("methods")
+    new_method(SCAFFOLD, folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", [*FOUND, SCAFFOLD])
+def test_contract(method: str, methods_dir: Path, tiny_prior: Path, tmp_path: Path) -> None:
+    roots = {name: tmp_path / name for name in ("packed", "solo", "resumed")}
+    dirs = {"methods_dirs": (str(methods_dir),)}
+    ids: list[str] = []
+    for root in roots.values():
+        ids = tinyruns.create(root, tiny_prior, method, runs=2, methods_dirs=[methods_dir])
+
+    tinyruns.run(roots["packed"], ids, **dirs)
+    unbroken = {run: tinyruns.content(roots["packed"], run) for run in ids}
+    for run, content in unbroken.items():
+        assert content["status"] == "done", RunFolder(roots["packed"] / run).failure()
+        assert [row["step"] for row in content["rows"]] == [1, 2, 4, 5, 6, 7]
+        for row in content["rows"]:
+            assert 20 <= row["t"] <= 980
+            assert all(value is not None for value in row.values())  # what is not finite is stored as null
+        assert sorted(content["views"]) == [2, 5, 7]
+
+    for run in ids:
+        tinyruns.run(roots["solo"], [run], **dirs)
+    emit, should_stop = tinyruns.stop_after(4)
+    advance(roots["resumed"], ids, tinyruns.execution(**dirs), emit, should_stop)
+    assert {RunFolder(roots["resumed"] / run).status() for run in ids} == {"resume"}
+    tinyruns.run(roots["resumed"], list(reversed(ids)), **dirs)
+
+    for how in ("solo", "resumed"):
+        assert {run: tinyruns.content(roots[how], run) for run in ids} == unbroken, how

@@ -1,0 +1,93 @@
+"""Runs of a few steps on the tiny prior, and what of a run folder two equal runs have in common."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.config import Config, Execution
+from harness.distill.method import load_method
+from harness.distill.runner import advance
+from harness.records.folder import RunFolder
+from harness.records.identity import RunSpec
+from tests import tinyprior
+
+STEPS = 7
+
+
+def config(prior: Path, **changes: Any) -> Config:
+    """A small scene on the tiny prior, three evaluation points."""
+    return Config.model_validate(
+        {
+            "guidance": {"prior": str(prior), "dtype": "bfloat16", "microbatch": 4},
+            "scene": {
+                "resolution": tinyprior.LATENT,
+                "samples": 8,
+                "levels": 4,
+                "log2_hashmap": 8,
+                "hidden": 8,
+            },
+            "views": {"count": 3, "azimuths": 2},
+            "steps": STEPS,
+        }
+        | changes
+    )
+
+
+def execution(**changes: Any) -> Execution:
+    """One thread, no mirror, a checkpoint every third step."""
+    defaults: dict[str, Any] = {"wandb": "disabled", "checkpoint_every": 3, "log_every": 2, "device": "cpu"}
+    return Execution(**(defaults | changes))
+
+
+def create(
+    root: Path,
+    prior: Path,
+    method: str = "tp_sds",
+    runs: int = 3,
+    methods_dirs: Sequence[Path] = (),
+    **changes: Any,
+) -> list[str]:
+    """Run folders of one method (`name` or `name:preset`) with prompts and seeds of their own; their ids."""
+    name, _, preset = method.partition(":")
+    params = load_method(name, methods_dirs).resolve({"preset": preset} if preset else {}, name)
+    resolved = config(prior, **changes)
+    specs = [
+        RunSpec(
+            method=name,
+            params=params.model_dump(mode="json"),
+            prompt=f"a {colour} mug",
+            seed=seed,
+            config=resolved,
+        )
+        for seed, colour in zip(range(runs), ("red", "green", "blue", "white", "black"), strict=False)
+    ]
+    return [RunFolder.create(root, spec).id for spec in specs]
+
+
+def run(root: Path, ids: Sequence[str], **changes: Any) -> list[dict[str, Any]]:
+    """Advance the runs to their ends; the events."""
+    events: list[dict[str, Any]] = []
+    advance(root, ids, execution(**changes), events.append)
+    return events
+
+
+def stop_after(steps: int) -> tuple[Callable[[dict[str, Any]], None], Callable[[], bool]]:
+    """`emit` and `should_stop` that end a pack after so many of its steps."""
+    seen = []
+    return (lambda event: seen.append(1) if event["event"] == "step" else None), (lambda: len(seen) >= steps)
+
+
+def content(root: Path, run_id: str) -> dict[str, Any]:
+    """Everything that may not depend on how a run was executed: all but times, memory and the log."""
+    folder = RunFolder(root / run_id)
+    rows = [{key: value for key, value in row.items() if key != "time"} for row in folder.metrics()]
+    checkpoint = folder.load_checkpoint()
+    result = {k: v for k, v in (folder.result() or {}).items() if k not in ("time", "peak_memory_mb")}
+    return {
+        "status": folder.status(),
+        "rows": rows,
+        "views": {step: folder.views_path(step).read_bytes() for step in folder.view_steps()},
+        "checkpoint": checkpoint
+        and ({name: value.numpy().tobytes() for name, value in checkpoint[0].items()}, checkpoint[1]),
+        "result": result,
+    }
