@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.config import CameraConfig, ViewsConfig
@@ -28,6 +28,7 @@ def test_azimuth_90_stands_on_plus_y_and_overhead_keeps_a_frame() -> None:
     assert directions[1, 1, 0] < 0
 
 
+@settings(deadline=None)
 @given(*angles, st.integers(1, 9), st.integers(1, 9))
 def test_rays_are_unit_and_their_mean_meets_the_origin(
     az: float, el: float, d: float, fov: float, H: int, W: int
@@ -47,6 +48,7 @@ def test_the_field_of_view_is_vertical() -> None:
     assert slope == pytest.approx(torch.tan(torch.deg2rad(torch.tensor(30.0))).item() * (1 - 1 / 64), rel=1e-5)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 9))
 def test_a_run_has_the_same_rays_in_any_pack(runs: int) -> None:
     cfg = CameraConfig()
