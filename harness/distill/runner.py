@@ -66,8 +66,8 @@ def advance(
     """Advance these runs (one method, one config) until each is done, failed, or taken by somebody else.
 
     Runs that are done, failed or held by another process are passed over. `emit` is told of every step; where
-    `should_stop` turns true, the runs are checkpointed and given free. Raises UserError, PackTooLarge where the
-    runs did not fit into memory, and what a method raises; the runs then are as their last checkpoints say.
+    `should_stop` turns true, the runs are checkpointed and given free. Raises UserError, PackTooLarge where
+    the runs did not fit into memory, and what a method raises; the runs are as their last checkpoints say.
     """
     members = _acquire(Path(root), run_ids)
     try:

@@ -162,9 +162,17 @@ def background(pack: Pack) -> Tensor:
 
 @torch.no_grad()
 def per_run_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm over all tensors, [R]; run by run: a reduction over a pack may split it by R."""
+    """Euclidean norm over all tensors, [R].
+
+    Run by run and tensor by tensor: the order in which torch sums a larger tensor depends on its shape, so on
+    R.
+    """
     norms = torch._foreach_norm([run for tensor in tensors for run in tensor.detach().unbind(0)])
-    return torch.stack(norms).view(len(tensors), -1).square().sum(0).sqrt()
+    squares_TR = torch.stack(norms).view(len(tensors), -1).square()
+    total_R = squares_TR[0]
+    for square_R in squares_TR[1:]:
+        total_R = total_R + square_R
+    return total_R.sqrt()
 
 
 @torch.no_grad()

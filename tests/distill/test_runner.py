@@ -1,0 +1,201 @@
+"""What the runner does beside stepping: runs that leave, stop, come back, or do not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.config import UserError
+from harness.distill import runner
+from harness.distill.runner import PackTooLarge, advance
+from harness.records.folder import RunFolder
+from tests import tinyruns
+
+DIVERGES = '''"""Diverges: the run with seed 1 gets a gradient that is not finite at step 4."""
+
+from harness.distill.method import Method
+
+
+class Diverges(Method):
+    def gradient(self, ctx):
+        g_RCHW = super().gradient(ctx)
+        for r, seed in enumerate(ctx.seeds):
+            if seed == 1 and int(ctx.step_R[r]) == 4:
+                g_RCHW[r] = float("nan")
+        return g_RCHW
+'''
+LEARNS = '''"""Learns: keeps a running mean of the noise prediction, one per run."""
+
+import torch
+
+from harness import rng
+from harness.distill.method import Method
+
+
+class Learns(Method):
+    def initial_state(self, seeds):
+        mean = rng.normal(seeds, [0] * len(seeds), "method", (4, 1, 1))
+        return {"mean": mean, "count": torch.zeros(len(seeds))}
+
+    def state(self):
+        return self.kept
+
+    def load_state(self, tensors):
+        self.kept = dict(tensors)
+
+    def gradient(self, ctx):
+        assert torch.equal(self.kept["count"].long() + 1, ctx.step_R)
+        self.kept["mean"] = 0.9 * self.kept["mean"] + 0.1 * ctx.eps_RCHW.mean((2, 3), keepdim=True)
+        self.kept["count"] = self.kept["count"] + 1
+        return ctx.eps_RCHW - self.kept["mean"]
+'''
+RAISES = '''"""Raises: cannot take a gradient."""
+
+from harness.distill.method import Method
+
+
+class Raises(Method):
+    def gradient(self, ctx):
+        raise ZeroDivisionError("no gradient today")
+'''
+
+
+@pytest.fixture(scope="module")
+def methods_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("methods")
+    for name, source in (("diverges", DIVERGES), ("learns", LEARNS), ("raises", RAISES)):
+        (folder / name).mkdir()
+        (folder / name / "method.py").write_text(source)
+    return folder
+
+
+def test_a_diverged_run_fails_and_the_others_do_not_notice(
+    methods_dir: Path, tiny_prior: Path, tmp_path: Path
+) -> None:
+    dirs = {"methods_dirs": (str(methods_dir),)}
+    for root in ("packed", "solo"):
+        ids = tinyruns.create(tmp_path / root, tiny_prior, "diverges", 3, [methods_dir])
+    events = tinyruns.run(tmp_path / "packed", ids, **dirs)
+    failure = RunFolder(tmp_path / "packed" / ids[1]).failure()
+    assert failure and failure["step"] == 4 and failure["reason"].startswith("diverged")
+    assert [e["run"] for e in events if e["event"] == "failed"] == [ids[1]]
+    assert [e["steps_done"] for e in events if e["event"] == "step"] == [3, 3, 3, 3, 2, 2, 2]
+    for run in (ids[0], ids[2]):
+        tinyruns.run(tmp_path / "solo", [run], **dirs)
+        assert tinyruns.content(tmp_path / "packed", run) == tinyruns.content(tmp_path / "solo", run)
+
+
+def test_what_a_method_learns_travels_with_its_run(
+    methods_dir: Path, tiny_prior: Path, tmp_path: Path
+) -> None:
+    dirs = {"methods_dirs": (str(methods_dir),)}
+    for root in ("whole", "regrouped"):
+        ids = tinyruns.create(tmp_path / root, tiny_prior, "learns", 3, [methods_dir])
+    tinyruns.run(tmp_path / "whole", ids, **dirs)
+    emit, should_stop = tinyruns.stop_after(5)
+    advance(tmp_path / "regrouped", ids[:2], tinyruns.execution(**dirs), emit, should_stop)
+    # One run comes from step 5 and one from the start: a pack may mix steps.
+    tinyruns.run(tmp_path / "regrouped", [ids[2], ids[0]], **dirs)
+    tinyruns.run(tmp_path / "regrouped", ids, **dirs)
+    for run in ids:
+        assert tinyruns.content(tmp_path / "regrouped", run) == tinyruns.content(tmp_path / "whole", run)
+
+
+def test_an_error_in_a_method_fails_a_run_only_when_it_is_alone(
+    methods_dir: Path, tiny_prior: Path, tmp_path: Path
+) -> None:
+    ids = tinyruns.create(tmp_path, tiny_prior, "raises", 2, [methods_dir])
+    with pytest.raises(ZeroDivisionError):
+        tinyruns.run(tmp_path, ids, methods_dirs=(str(methods_dir),))
+    assert [RunFolder(tmp_path / run).status() for run in ids] == ["new", "new"]
+    tinyruns.run(tmp_path, ids[:1], methods_dirs=(str(methods_dir),))
+    failure = RunFolder(tmp_path / ids[0]).failure()
+    assert failure and failure["reason"] == "ZeroDivisionError: no gradient today" and failure["step"] == 1
+    assert "in gradient" in failure["detail"]
+
+
+def test_a_lost_lease_is_left_to_its_new_holder(tiny_prior: Path, tmp_path: Path) -> None:
+    ids = tinyruns.create(tmp_path, tiny_prior, runs=2)
+    events = []
+
+    def emit(event: dict) -> None:
+        events.append(event)
+        if event["event"] == "step" and len(events) == 5:
+            lease = tmp_path / ids[0] / "lease.json"
+            lease.write_text(json.dumps(json.loads(lease.read_text()) | {"token": "somebody else's"}))
+
+    advance(tmp_path, ids, tinyruns.execution(), emit)
+    taken, other = (RunFolder(tmp_path / run) for run in ids)
+    assert [e["run"] for e in events if e["event"] == "lost"] == [ids[0]]
+    assert not (taken.path / "result.json").exists() and not (taken.path / "failure.json").exists()
+    assert json.loads((taken.path / "lease.json").read_text())["token"] == "somebody else's"
+    assert max(row["step"] for row in taken.metrics()) <= 3 and other.status() == "done"
+
+
+def test_runs_that_are_done_or_held_are_passed_over(tiny_prior: Path, tmp_path: Path) -> None:
+    ids = tinyruns.create(tmp_path, tiny_prior, runs=2)
+    lease = RunFolder(tmp_path / ids[0]).acquire("somebody")
+    tinyruns.run(tmp_path, ids)
+    assert [RunFolder(tmp_path / run).status() for run in ids] == ["running", "done"]
+    assert lease is not None
+    lease.release()
+    before = tinyruns.content(tmp_path, ids[1])
+    events = tinyruns.run(tmp_path, ids)
+    assert {e.get("run") for e in events if e["event"] in ("start", "done")} == {ids[0]}
+    assert tinyruns.content(tmp_path, ids[1]) == before
+
+
+def test_a_pack_that_does_not_fit_says_so_and_costs_nothing(
+    tiny_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = tinyruns.create(tmp_path, tiny_prior, runs=3)
+    real_step = runner.step
+
+    def hungry(pack):
+        if len(pack.seeds) > 1 and int(pack.step_R.max()) == 4:
+            torch.empty(1 << 60)  # the allocator's own error
+        return real_step(pack)
+
+    monkeypatch.setattr(runner, "step", hungry)
+    with pytest.raises(PackTooLarge) as caught:
+        tinyruns.run(tmp_path, ids)
+    assert caught.value.runs == 3
+    assert [RunFolder(tmp_path / run).status() for run in ids] == ["resume"] * 3
+    tinyruns.run(tmp_path, ids[:1])
+    assert RunFolder(tmp_path / ids[0]).status() == "done"
+
+
+def test_a_torn_checkpoint_fails_its_run_alone(tiny_prior: Path, tmp_path: Path) -> None:
+    ids = tinyruns.create(tmp_path, tiny_prior, runs=2)
+    (tmp_path / ids[0] / "checkpoint.safetensors").write_bytes(b"torn")
+    tinyruns.run(tmp_path, ids)
+    assert [RunFolder(tmp_path / run).status() for run in ids] == ["failed", "done"]
+
+
+def test_only_runs_of_one_kind_make_a_pack(tiny_prior: Path, tmp_path: Path) -> None:
+    ids = tinyruns.create(tmp_path, tiny_prior, "tp_sds", 1) + tinyruns.create(
+        tmp_path, tiny_prior, "uniform_sds", 1
+    )
+    with pytest.raises(UserError, match="cannot be in one pack"):
+        tinyruns.run(tmp_path, ids)
+    assert [RunFolder(tmp_path / run).status() for run in ids] == ["new", "new"]
+
+
+@pytest.mark.parametrize("background", ["learned", "constant"])
+def test_backgrounds(background: str, tiny_prior: Path, tmp_path: Path) -> None:
+    scene = {
+        "resolution": 8,
+        "samples": 8,
+        "levels": 4,
+        "log2_hashmap": 8,
+        "hidden": 8,
+        "background": background,
+    }
+    scene |= {"sparsity": 0.1, "orientation": 0.1}
+    ids = tinyruns.create(tmp_path, tiny_prior, runs=1, scene=scene)
+    tinyruns.run(tmp_path, ids)
+    content = tinyruns.content(tmp_path, ids[0])
+    assert content["status"] == "done"
+    assert ("params.background" in content["checkpoint"][0]) == (background == "learned")
+    assert {"loss_entropy", "loss_sparsity", "loss_orientation"} <= set(content["rows"][0])

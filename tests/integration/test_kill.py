@@ -1,0 +1,74 @@
+"""Real SIGKILLs at random moments, regrouped packs: the same files as an undisturbed sweep, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from harness.records.folder import RunFolder
+from tests import tinyruns
+
+
+def worker(root: Path, ids: list[str]) -> subprocess.Popen:
+    """The engine's own worker process, given one pack."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.sweep.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdin
+    setup = {"root": str(root), "execution": asdict(tinyruns.execution(threads=1))}
+    for message in (setup, {"do": "advance", "runs": ids}):
+        process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.flush()
+    return process
+
+
+def first_step(process: subprocess.Popen) -> bool:
+    """Wait until the pack has taken a step; False where it returned before."""
+    assert process.stdout
+    for line in process.stdout:
+        event = json.loads(line)["event"]
+        if event in ("step", "returned", "refused"):
+            return event == "step"
+    return False
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.long)])
+def test_killed_and_regrouped_is_the_same_as_undisturbed(
+    kills: int, tiny_prior: Path, tmp_path: Path
+) -> None:
+    dice = random.Random(kills)
+    steps = 12 * kills
+    for root in ("undisturbed", "killed"):
+        ids = tinyruns.create(tmp_path / root, tiny_prior, runs=3, steps=steps)
+    tinyruns.run(tmp_path / "undisturbed", ids, threads=1)
+
+    killed = 0
+    for _ in range(kills):
+        left = [run for run in ids if RunFolder(tmp_path / "killed" / run).status() != "done"]
+        dice.shuffle(left)
+        process = worker(tmp_path / "killed", left[: dice.randint(1, len(left))])
+        if first_step(process):
+            time.sleep(dice.uniform(0.0, 0.6))
+            killed += process.poll() is None
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert killed >= min(kills, 2)
+    tinyruns.run(tmp_path / "killed", ids, threads=1)
+
+    for run in ids:
+        found = tinyruns.content(tmp_path / "killed", run)
+        assert found["status"] == "done"
+        assert found == tinyruns.content(tmp_path / "undisturbed", run)
+    leftovers = [path for path in (tmp_path / "killed").rglob("*") if path.name.endswith(".tmp")]
+    assert not leftovers
