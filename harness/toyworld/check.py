@@ -1,0 +1,146 @@
+"""What the toy weights must show, on scenes and cameras they were not trained on."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+from harness.config import GuidanceConfig, ViewsConfig
+from harness.guidance.prior import Guidance
+from harness.guidance.views import view_prompt
+from harness.toyworld import data
+from harness.toyworld.grammar import COLOURS, KINDS, Scene, Thing
+from harness.toyworld.objects import primitives
+from harness.toyworld.render import BACKGROUND, ground_truth, render
+from harness.toyworld.training import Say, generator
+
+# Cosines [N, P] of N uint8 images with P captions: the scorer lives above this package and is handed in.
+Similarity = Callable[[np.ndarray, Sequence[str]], np.ndarray]
+UNSEEN = 1  # a seed no training used
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measured figure and the bar it is held to."""
+
+    name: str
+    value: float
+    bar: float
+    at_least: bool = True
+
+    @property
+    def ok(self) -> bool:
+        """Whether the bar is met."""
+        return self.value >= self.bar if self.at_least else self.value <= self.bar
+
+
+def check(similarity: Similarity, say: Say, samples_per_prompt: int = 1) -> list[Finding]:
+    """Measure the shipped weights; each finding is said as it is made."""
+    prompts = suite_prompts()
+    guidance = Guidance.load(
+        GuidanceConfig(dtype="float32", microbatch=16, cfg_scale=5.0), local_files_only=True
+    )
+    views = ViewsConfig()
+    findings: list[Finding] = []
+
+    def found(*new: Finding) -> None:
+        for finding in new:
+            sign = "≥" if finding.at_least else "≤"
+            verdict = "ok    " if finding.ok else "MISSED"
+            say(f"{verdict} {finding.name}: {finding.value:.3f} ({sign} {finding.bar:g})")
+        findings.extend(new)
+
+    found(*check_vae(guidance))
+    truth = np.stack([ground_truth(p, views)[: views.azimuths] for p in prompts])
+    per_view, majority = retrieval(truth, prompts, similarity)
+    found(
+        Finding("toy-clip on ground truth, majority of 8 views", majority, 0.95),
+        Finding("toy-clip on ground truth, per view", per_view, 0.88),
+    )
+    coded = through_vae(guidance, truth.reshape(-1, *truth.shape[2:])).reshape(truth.shape)
+    coded_view, coded_majority = retrieval(coded, prompts, similarity)
+    found(
+        Finding("toy-clip through the VAE, majority", coded_majority, majority - 0.04),
+        Finding("toy-clip through the VAE, per view", coded_view, per_view - 0.04),
+    )
+    drawn = sample(guidance, prompts * samples_per_prompt, seed=UNSEEN)
+    hits = similarity(drawn, prompts).argmax(1) == np.tile(np.arange(len(prompts)), samples_per_prompt)
+    found(Finding("DDIM samples retrieve their prompt, front view", float(hits.mean()), 0.80))
+    return findings
+
+
+def suite_prompts() -> list[str]:
+    """The suite in its order."""
+    lines = data.SUITE.read_text().splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def retrieval(
+    images_NVHWC: np.ndarray, prompts: Sequence[str], similarity: Similarity
+) -> tuple[float, float]:
+    """(share of views that retrieve their prompt, share of prompts whose views' majority does)."""
+    n, views = images_NVHWC.shape[:2]
+    choices = (
+        similarity(images_NVHWC.reshape(-1, *images_NVHWC.shape[2:]), prompts).argmax(1).reshape(n, views)
+    )
+    target = np.arange(n)
+    votes = np.array([np.bincount(row, minlength=len(prompts)).argmax() for row in choices])
+    return float((choices == target[:, None]).mean()), float((votes == target).mean())
+
+
+def check_vae(guidance: Guidance) -> list[Finding]:
+    """Reconstruction of 600 unseen views, and of every colour's mean over objects of that colour."""
+    rng = random.Random(f"check/{UNSEEN}")
+    scenes = [data.scene(UNSEEN, index)[0] for index in range(600)]
+    clean = render([primitives(s) for s in scenes], data.cameras(rng, len(scenes)))
+    error = (through_vae(guidance, clean).astype(np.float32) - clean) / 255
+    psnr = float(-10 * np.log10(np.square(error).mean()))
+    worst = 0.0
+    for colour in COLOURS:
+        rows = [primitives(Scene(Thing(noun, colour))) for noun in KINDS]
+        images = render(rows, data.cameras(rng, len(rows)))
+        back = through_vae(guidance, images)
+        solid = np.abs(images / 255 - np.array(BACKGROUND)).max(-1) > 0.06
+        drift = (back[solid].astype(np.float32) - images[solid]).mean(0) / 255
+        worst = max(worst, float(np.abs(drift).max()))
+    return [
+        Finding("VAE reconstruction, dB", psnr, 30.0),
+        Finding("VAE, largest drift of a colour's mean", worst, 0.06, at_least=False),
+    ]
+
+
+def through_vae(guidance: Guidance, images_NHWC: np.ndarray) -> np.ndarray:
+    """uint8 images encoded and decoded."""
+    pixels = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).float() / 255
+    return to_uint8(guidance.decode(guidance.encode(pixels)))
+
+
+def to_uint8(images_NCHW: torch.Tensor) -> np.ndarray:
+    """[0, 1] floats to uint8 [N, H, W, 3]."""
+    return (images_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+@torch.no_grad()
+def sample(
+    guidance: Guidance, prompts: Sequence[str], seed: int, view: str = "front", steps: int = 50
+) -> np.ndarray:
+    """DDIM samples of the prompts' views, uint8 [N, H, W, 3]; Song et al. 2021, η = 0."""
+    ddim = DDIMScheduler(
+        trained_betas=betas(guidance.alphas_cumprod_T), clip_sample=False, set_alpha_to_one=False
+    )
+    ddim.set_timesteps(steps)
+    cond = guidance.embed([view_prompt(guidance.cfg.view_prompt, prompt, view) for prompt in prompts])
+    z = torch.randn(len(prompts), *guidance.latent_shape, generator=generator(seed, 0))
+    for t in ddim.timesteps:
+        empty, full = guidance.predict_noise(z, t.expand(len(z)), cond)
+        z = ddim.step(guidance.cfg_noise(empty, full), int(t), z).prev_sample  # type: ignore[union-attr,arg-type]
+    return to_uint8(guidance.decode(z))
+
+
+def betas(alphas_cumprod_T: torch.Tensor) -> np.ndarray:
+    """β_t of a noise schedule given as ᾱ_t."""
+    abar = alphas_cumprod_T.double().numpy()
+    return 1 - abar / np.concatenate([[1.0], abar[:-1]])
