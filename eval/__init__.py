@@ -1,0 +1,1 @@
+"""Pure functions of run folders: load → metrics (cached per version) → statistics → tables."""

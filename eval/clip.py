@@ -1,0 +1,159 @@
+"""The scorer: an open_clip model from a local folder or from an allow-list, with the hash of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor
+
+from eval.load import WEIGHTS, first_line
+from harness.config import UserError, nearest
+
+MODEL_FILE = "open_clip_model.safetensors"
+CONFIG_FILE = "open_clip_config.json"
+
+# (architecture, pretrained tag) → QuickGELU: the scorers of Dream Fields, DreamFusion and DreamTime. OpenAI's
+# weights were trained with QuickGELU; open_clip also loads them without, and numbers drop (open_clip#771).
+ALLOWED = {
+    ("ViT-B-32-quickgelu", "openai"): True,
+    ("ViT-B-16-quickgelu", "openai"): True,
+    ("ViT-L-14-quickgelu", "openai"): True,
+}
+BATCH = 128
+
+
+def normalise(caption: str) -> str:
+    """The caption as it is retrieved: lower case, " .," stripped, "." added. Source: Dream Fields."""
+    return caption.lower().strip(" .,") + "."
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """An open_clip model that embeds captions and uint8 images into one unit sphere of D dimensions."""
+
+    tag: str
+    weights_hash: str  # sha256 of the weights file
+    model: Any
+    tokenizer: Any
+    device: torch.device
+
+    @torch.inference_mode()
+    def embed_texts(self, captions: Sequence[str]) -> Tensor:
+        """[n, D] unit float32 rows on the CPU; captions are normalised first."""
+        tokens_NT = self.tokenizer([normalise(caption) for caption in captions])
+        rows = [
+            self.model.encode_text(part.to(self.device), normalize=True).float().cpu()
+            for part in tokens_NT.split(BATCH)
+        ]
+        return torch.cat(rows)
+
+    @torch.inference_mode()
+    def embed_images(self, images: Sequence[np.ndarray]) -> Tensor:
+        """[n, D] unit float32 rows on the CPU; uint8 HWC images, preprocessed as the model's config says."""
+        transform: Any = image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
+        rows = []
+        for start in range(0, len(images), BATCH):
+            batch = [transform(Image.fromarray(image)) for image in images[start : start + BATCH]]
+            pixels_NCHW = torch.stack(batch).to(self.device)
+            rows.append(self.model.encode_image(pixels_NCHW, normalize=True).float().cpu())
+        return torch.cat(rows)
+
+
+def load_clip(name: str, device: str = "auto") -> Clip:
+    """The scorer called `name`: a folder of harness/weights, a path to such a folder, or "architecture/tag".
+
+    Runs in float32, so that a number does not depend on the device's half precision. Raises UserError for an
+    unknown name, a broken folder, a QuickGELU mismatch, and weights that are not there.
+    """
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    folder = next((p for p in (WEIGHTS / name, Path(name)) if (p / CONFIG_FILE).is_file()), None)
+    if folder is not None:
+        return _load_folder(folder.resolve(), where)
+    architecture, slash, tag = name.rpartition("/")
+    if not slash or (architecture, tag) not in ALLOWED:
+        raise UserError(f"unknown scorer '{name}'{_hint(architecture, tag, name)}")
+    return _load_tag(architecture, tag, where)
+
+
+def _hint(architecture: str, tag: str, name: str) -> str:
+    if (f"{architecture}-quickgelu", tag) in ALLOWED:
+        return (
+            f": QuickGELU mismatch, the weights '{tag}' need QuickGELU and {architecture} has none; "
+            f"use '{architecture}-quickgelu/{tag}'"
+        )
+    if (WEIGHTS / name).is_dir() or Path(name).is_dir():
+        return f": the folder has no {CONFIG_FILE}"
+    local = [path.parent.name for path in WEIGHTS.glob(f"*/{CONFIG_FILE}")]
+    return nearest(name, [*local, *map("/".join, ALLOWED)])
+
+
+def _load_folder(folder: Path, device: torch.device) -> Clip:
+    weights = folder / MODEL_FILE
+    if not weights.is_file():
+        raise UserError(f"the scorer {folder} has no {MODEL_FILE}")
+    try:
+        text_cfg = json.loads((folder / CONFIG_FILE).read_text())["model_cfg"]["text_cfg"]
+        # open_clip opens a relative bpe_path from the working directory; the file lies beside the config.
+        bpe = text_cfg.get("tokenizer_kwargs", {}).get("bpe_path")
+        tokenizer_kwargs: dict[str, Any] = {"bpe_path": str(folder / Path(bpe).name)} if bpe else {}
+        source = f"local-dir:{folder}"
+        tokenizer: Any = open_clip.get_tokenizer(source, **tokenizer_kwargs)
+        model = open_clip.create_model(source, device=device, require_pretrained=True)
+    except (
+        Exception
+    ) as error:  # open_clip, safetensors and json each raise kinds of their own for a broken folder
+        raise UserError(f"the scorer {folder} does not load: {first_line(error)}") from error
+    if tokenizer.vocab_size != text_cfg["vocab_size"]:
+        raise UserError(
+            f"the scorer {folder}: {tokenizer.vocab_size} tokens in its vocabulary, "
+            f"{text_cfg['vocab_size']} in its text tower"
+        )
+    return Clip(folder.name, sha256_file(weights), model.eval(), tokenizer, device)
+
+
+def _load_tag(architecture: str, tag: str, device: torch.device) -> Clip:
+    name = f"{architecture}/{tag}"
+    try:
+        # Resolves from the cache where it can; the file is hashed, so it is asked for by path first.
+        weights = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(architecture, tag)))
+        if weights.suffix != ".safetensors":
+            raise OSError(f"{weights.name} is not a safetensors file")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="QuickGELU mismatch")
+            model = open_clip.create_model(
+                architecture, pretrained=tag, device=device, require_pretrained=True
+            )
+    except Exception as error:  # the Hub client's and open_clip's errors share no base class
+        raise UserError(
+            f"the weights of {name} are not here ({first_line(error)}); fetch them where there is a network: "
+            f"python -c \"import open_clip; open_clip.create_model('{architecture}', '{tag}')\""
+        ) from error
+    check_activation(model, ALLOWED[architecture, tag], name)
+    return Clip(name, sha256_file(weights), model.eval(), open_clip.get_tokenizer(architecture), device)
+
+
+def check_activation(model: torch.nn.Module, quick_gelu: bool, name: str) -> None:
+    """Raises UserError unless the model's activations are what its weights were trained with."""
+    has = any(type(module).__name__ == "QuickGELU" for module in model.modules())
+    if has != quick_gelu:
+        words = {True: "QuickGELU", False: "GELU"}
+        raise UserError(
+            f"{name}: QuickGELU mismatch, weights for {words[quick_gelu]} in a model with {words[has]}"
+        )
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

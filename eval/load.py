@@ -1,0 +1,142 @@
+"""Run folders → typed records and one tidy table. Reads through `RunFolder` only; no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.config import Config, UserError
+from harness.records.folder import RunFolder, run_folders
+from harness.records.identity import NOT_HASHED, canonical_json
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "harness" / "weights"
+ENDED = ("done", "failed")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as evaluation sees it."""
+
+    run_id: str
+    method: str  # with its variant, as tables name it
+    params: Mapping[str, Any]
+    prompt: str
+    seed: int
+    config: Config
+    suite: str | None  # sha256 of the whole suite, which is the retrieval pool
+    status: str
+    failure: str | None  # why a failed run failed
+    prior: str  # tag of the diffusion prior
+    prior_hash: str  # of its weights; "" where the run never loaded it
+    toy: bool  # whether the prior is a toy one, whose numbers never share a table with a real one's
+    view_steps: tuple[int, ...]
+    folder: RunFolder
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.folder.path
+
+    @property
+    def config_hash(self) -> str:
+        """8 hex digits over the resolved configuration, less the preset's name."""
+        return _hash(self.config.model_dump(mode="json", exclude=set(NOT_HASHED)))
+
+    @property
+    def settings_hash(self) -> str:
+        """8 hex digits over the configuration and the method's parameters."""
+        return _hash([self.config_hash, dict(self.params)])
+
+    def view_path(self, step: int) -> Path:
+        """The picture that holds the views of a step."""
+        return self.folder.views_path(step)
+
+    def views(self, step: int) -> np.ndarray:
+        """[V, H, W, 3] uint8: the ring of azimuths, then the held-out view; ValueError otherwise."""
+        images_VHWC = self.folder.views(step)
+        expected = self.config.views.azimuths + 1
+        if len(images_VHWC) != expected:
+            raise ValueError(f"{len(images_VHWC)} tiles, expected {expected}")
+        return images_VHWC
+
+
+def load_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
+    """Every run under `root`, sorted by run id, and one line for each folder that cannot be read.
+
+    Raises UserError where there is no run at all.
+    """
+    records: list[RunRecord] = []
+    problems: list[str] = []
+    for folder in run_folders(root):
+        try:
+            records.append(_record(folder))
+        except (OSError, ValueError, UserError) as error:
+            problems.append(f"{folder.id}: unreadable run folder, {first_line(error)}")
+    if not records:
+        raise UserError(f"no runs in {root}" + (f" ({problems[0]})" if problems else ""))
+    return records, problems
+
+
+def _record(folder: RunFolder) -> RunRecord:
+    spec = folder.spec()
+    status = folder.status()
+    failure = (folder.failure() or {}) if status == "failed" else None
+    prior = (folder.env() or {}).get("prior") or {}
+    asked = spec.config.guidance.prior
+    return RunRecord(
+        run_id=folder.id,
+        method=spec.label,
+        params=spec.params,
+        prompt=spec.prompt,
+        seed=spec.seed,
+        config=spec.config,
+        suite=spec.suite.sha256 if spec.suite else None,
+        status=status,
+        failure=None if failure is None else f"{failure.get('reason')} at step {failure.get('step')}",
+        prior=prior.get("tag", asked),
+        prior_hash=prior.get("weights_hash", ""),
+        toy=prior.get("is_toy", Path(asked).name.startswith("toy-")),
+        view_steps=tuple(folder.view_steps()),
+        folder=folder,
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """An error as one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def method_labels(runs: Iterable[RunRecord]) -> dict[str, str]:
+    """Run id → name of its row: the method, with a hash of its settings where that alone is ambiguous."""
+    runs = list(runs)
+    settings: dict[str, set[str]] = {}
+    for run in runs:
+        settings.setdefault(run.method, set()).add(run.settings_hash)
+    mixed = len({run.config_hash for run in runs}) > 1
+    return {
+        run.run_id: f"{run.method}@{run.settings_hash}"
+        if mixed or len(settings[run.method]) > 1
+        else run.method
+        for run in runs
+    }
+
+
+def runs_table(runs: Sequence[RunRecord]) -> pd.DataFrame:
+    """One row per run and step with stored views: run, method, prompt, seed, step, status, views (path)."""
+    labels = method_labels(runs)
+    rows = [
+        (run.run_id, labels[run.run_id], run.prompt, run.seed, step, run.status, str(run.view_path(step)))
+        for run in runs
+        for step in run.view_steps
+    ]
+    return pd.DataFrame(rows, columns=["run", "method", "prompt", "seed", "step", "status", "views"])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]

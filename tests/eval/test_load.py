@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval.load import load_runs, method_labels, runs_table
+from harness.config import UserError
+from tests.eval.conftest import PROMPTS, TOY, Runs
+
+
+def test_records_say_what_the_folders_say(runs: Runs) -> None:
+    runs.add("uniform_sds", PROMPTS[3], 0, end="failed")
+    runs.add("uniform_sds", PROMPTS[4], 0, end="new")
+    records, problems = load_runs(runs.root)
+    assert len(records) == 14 and not problems
+    assert [r.run_id for r in records] == sorted(r.run_id for r in records)
+    failed = next(r for r in records if r.status == "failed")
+    assert failed.failure == "non-finite gradient at step 13" and failed.view_steps == (10,)
+    done = next(r for r in records if r.status == "done")
+    assert (
+        done.view_steps == (10, 20)
+        and done.toy
+        and done.prior == "toy-sd"
+        and done.suite == runs.suite.sha256
+    )
+    assert done.views(20).shape == (5, 16, 16, 3)
+
+
+def test_table_is_tidy(runs: Runs) -> None:
+    table = runs_table(load_runs(runs.root)[0])
+    assert list(table.columns) == ["run", "method", "prompt", "seed", "step", "status", "views"]
+    assert len(table) == 12 * 2 and table.set_index(["run", "step"]).index.is_unique
+    assert all(Path(path).is_file() for path in table["views"])
+
+
+def test_an_unreadable_folder_is_told_and_does_not_stop_the_rest(runs: Runs) -> None:
+    victim = next(runs.root.glob("tp_sds-*"))
+    (victim / "spec.json").write_text('{"method": ')
+    records, problems = load_runs(runs.root)
+    assert len(records) == 11 and len(problems) == 1 and victim.name in problems[0]
+
+
+def test_no_runs_is_a_user_error(tmp_path: Path) -> None:
+    for root in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UserError):
+            load_runs(root)
+
+
+def test_labels_tell_settings_apart_only_where_needed(runs: Runs) -> None:
+    assert set(method_labels(load_runs(runs.root)[0]).values()) == {"tp_sds", "uniform_sds"}
+    runs.add("tp_sds", PROMPTS[0], 0, params={"m": 500}, params_set=("m",), variant="iclr")
+    assert set(method_labels(load_runs(runs.root)[0]).values()) == {"tp_sds", "tp_sds:iclr", "uniform_sds"}
+    runs.add("uniform_sds", PROMPTS[0], 0, config=TOY.model_copy(update={"steps": 40}))
+    labels = set(method_labels(load_runs(runs.root)[0]).values())
+    assert len(labels) == 4 and all("@" in label for label in labels)
+
+
+def test_loading_imports_no_torch() -> None:
+    code = "import sys, eval.load, eval.tables, eval.contact_sheet; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
