@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,14 +26,16 @@ def build(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path
             attention_head_dim=2,
             norm_num_groups=8,
         )
-        vae = AutoencoderKL(
-            sample_size=4 * LATENT,
-            block_out_channels=(8, 16, 16),
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            latent_channels=4,
-            norm_num_groups=8,
-        )
+        # As a dict: diffusers annotates these tuples as having one entry.
+        autoencoder: dict[str, Any] = {
+            "sample_size": 4 * LATENT,
+            "block_out_channels": (8, 16, 16),
+            "down_block_types": ("DownEncoderBlock2D",) * 3,
+            "up_block_types": ("UpDecoderBlock2D",) * 3,
+            "latent_channels": 4,
+            "norm_num_groups": 8,
+        }
+        vae = AutoencoderKL(**autoencoder)
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=514,
@@ -46,26 +49,25 @@ def build(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path
                 pad_token_id=513,
             )
         )
-    scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type=prediction_type,
-    )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=_tokenizer(folder),
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
+    noise: dict[str, Any] = {
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "prediction_type": prediction_type,
+    }
+    parts: dict[str, Any] = {
+        "vae": vae,
+        "text_encoder": text_encoder,
+        "tokenizer": _tokenizer(folder),
+        "unet": unet,
+        "scheduler": DDIMScheduler(**noise),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+    StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder)
     return folder
 
 
