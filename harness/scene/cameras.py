@@ -46,7 +46,9 @@ class Cameras:
 
 def make(azimuth: list[float], elevation: list[float], distance: list[float], fov: list[float]) -> Cameras:
     """Cameras from lists of one length, in degrees and world units."""
-    return Cameras(*(torch.tensor(values, dtype=torch.float64) for values in (azimuth, elevation, distance, fov)))
+    return Cameras(
+        *(torch.tensor(values, dtype=torch.float64) for values in (azimuth, elevation, distance, fov))
+    )
 
 
 def sample(cfg: CameraConfig, u_R4: Tensor) -> Cameras:
@@ -62,7 +64,8 @@ def sample(cfg: CameraConfig, u_R4: Tensor) -> Cameras:
 def evaluation(cfg: ViewsConfig) -> Cameras:
     """The V = azimuths + 1 fixed cameras.
 
-    Evenly spaced azimuths (DreamFusion's protocol), then the front at the held-out elevation (DreamFields' view).
+    Evenly spaced azimuths (DreamFusion's protocol), then the front at the held-out elevation
+    (DreamFields' view).
     """
     n = cfg.azimuths
     return make(

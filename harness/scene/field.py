@@ -1,4 +1,4 @@
-"""The generator g(θ): a hash grid and a small network that give density and latent colour, R fields at once."""
+"""The generator g(θ): a hash grid and a small network give density and latent colour, R fields at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _unavailable(backend: str) -> str | None:
     if backend == "numba":
         try:
             from harness.scene import fused_cpu  # noqa: F401
-        except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: no folder to cache compiled code in
+        except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: nowhere to cache compiled code
             return str(error).splitlines()[0]
     return None
 
@@ -39,8 +39,8 @@ def _unavailable(backend: str) -> str | None:
 def choose_backend(device: str, requested: str = "auto") -> str:
     """The encoder to use on a device: `requested`, or for "auto" the fastest there is.
 
-    Falls back to "torch" with one line of notice when the fastest is missing. A backend asked for by name that
-    cannot be used is a UserError, and so is an unknown name.
+    Falls back to "torch" with one line of notice when the fastest is missing. A backend asked for by name
+    that cannot be used is a UserError, and so is an unknown name.
     """
     kind = torch.device(device).type
     if requested not in ("auto", *BACKENDS):
@@ -85,8 +85,9 @@ class HashField:
     def init(self, seeds: Sequence[int], background_RC: Tensor | None = None) -> Params:
         """Fresh parameters on the CPU, a run's from its seed alone.
 
-        Table uniform in ±1e-4 (Instant-NGP §3), weights uniform in ±sqrt(6 / inputs) and ±sqrt(3 / inputs) (He),
-        biases zero. background_RC: where a learned background starts; ValueError where it is needed and missing.
+        Table uniform in ±1e-4 (Instant-NGP §3), weights uniform in ±sqrt(6 / inputs) and ±sqrt(3 / inputs)
+        (He), biases zero. background_RC: where a learned background starts; ValueError where it is needed and
+        missing.
         """
         inputs, hidden, outputs = self.cfg.levels * self.cfg.features, self.cfg.hidden, 1 + self.channels
         shapes = {
@@ -95,7 +96,8 @@ class HashField:
             "w2": ((outputs, hidden), (3 / hidden) ** 0.5),
         }
         sizes = {name: shape[0] * shape[1] for name, (shape, _) in shapes.items()}
-        draws = rng.uniform(seeds, [0] * len(seeds), "init", (sum(sizes.values()),)).split(list(sizes.values()), 1)
+        u_RG = rng.uniform(seeds, [0] * len(seeds), "init", (sum(sizes.values()),))
+        draws = u_RG.split(list(sizes.values()), 1)
         params = {
             name: ((2 * u - 1) * width).reshape(-1, *shape)
             for (name, (shape, width)), u in zip(shapes.items(), draws, strict=True)
@@ -109,9 +111,10 @@ class HashField:
         return params
 
     def query(self, params: Params, x_RN3: Tensor) -> tuple[Tensor, Tensor]:
-        """Density [R, N] and latent [R, N, C] at points in world units; zero outside the cube |x|, |y|, |z| ≤ bound.
+        """Density [R, N] and latent [R, N, C] at points in world units.
 
-        Density is softplus(network + λ(1 - |x|/σ)), DreamFusion's blob. Differentiable in the parameters.
+        Density is softplus(network + λ(1 - |x|/σ)), DreamFusion's blob; both are zero outside the cube
+        |x|, |y|, |z| ≤ bound. Differentiable in the parameters.
         """
         field_RNO = self.density_latent(params, x_RN3)
         return field_RNO[..., 0], field_RNO[..., 1:]
@@ -128,7 +131,9 @@ class HashField:
         (field_RNO,) = by_run(lambda *tensors: (self._reference(*tensors),), x_RN3, table, w1, b1, w2, b2)
         return field_RNO
 
-    def _reference(self, x_RN3: Tensor, table: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    def _reference(
+        self, x_RN3: Tensor, table: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
+    ) -> Tensor:
         cfg = self.cfg
         inside_RN1 = (x_RN3.abs() <= cfg.bound).all(-1, keepdim=True)
         unit_RN3 = (x_RN3 * (0.5 / cfg.bound) + 0.5).clamp(0, 1)

@@ -1,17 +1,17 @@
 """Fused CPU backend: hash grid, network and activations in one pass, and compositing in another (numba).
 
-Work is cut into tasks of consecutive points of one run, a task into blocks. Tasks do not share results, and their
-partial sums are added in their order, so a run's bits depend neither on the other runs of a pack nor on the number
-of threads. Activations of a block stay in the first-level cache; only the interpolated features are kept for the
-backward pass. Points without a gradient cost nothing there.
+Work is cut into tasks of consecutive points of one run, a task into blocks. Tasks do not share results, and
+their partial sums are added in their order, so a run's bits depend neither on the other runs of a pack nor on
+the number of threads. Activations of a block stay in the first-level cache; only the interpolated features
+are kept for the backward pass. Points without a gradient cost nothing there.
 
-Kernels release the GIL and run on plain threads, as many as `torch.get_num_threads()`: numba's own pools would
-compete with torch's for the cores. Compiled code is cached beside this file; where that folder is read-only numba
-takes the user's cache folder, and `NUMBA_CACHE_DIR` names another.
+Kernels release the GIL and run on plain threads, as many as `torch.get_num_threads()`: numba's own pools
+would compete with torch's for the cores. Compiled code is cached beside this file; where that folder is
+read-only numba takes the user's cache folder, and `NUMBA_CACHE_DIR` names another.
 
-The reference for values and gradients is the torch path of harness.scene.field and harness.scene.renderer. Letters:
-R runs, N points, Q tasks of a run, B points of a block, K = L·F features, H hidden units, O = 1 + C outputs
-(density, then latent), G the numbers of the network of one run.
+The reference for values and gradients is the torch path of harness.scene.field and harness.scene.renderer.
+Letters: R runs, N points, Q tasks of a run, B points of a block, K = L·F features, H hidden units, O = 1 + C
+outputs (density, then latent), G the numbers of the network of one run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from harness.scene.hashgrid import PRIMES, Grid
 
@@ -111,7 +111,8 @@ def _locate(p_3B, n, scale, size, resolution, dense, index_B8, weight_B8):
             z1 = z0 + resolution * resolution
             a0, a1, a2, a3 = x0 + y0 + z0, x1 + y0 + z0, x0 + y1 + z0, x1 + y1 + z0
             a4, a5, a6, a7 = x0 + y0 + z1, x1 + y0 + z1, x0 + y1 + z1, x1 + y1 + z1
-            # The cube's far faces touch one lattice line beyond the table; the index wraps, less than twice round.
+            # The cube's far faces touch one lattice line beyond the table; the index wraps, less than twice
+            # round.
             a0 = a0 - size if a0 >= size else a0
             a1 = a1 - size if a1 >= size else a1
             a2 = a2 - size if a2 >= size else a2
@@ -182,9 +183,9 @@ def _unit_points(x_N3, pick_B, start, n, half_over_bound, p_3B):
 
 
 @_kernel
-def _query_forward(task, end, x_RN3, table_REF, w1_RHK, b1_RH, w2_ROH, b2_RO, levels_L4, scales_L, blob, out_RNO,
-                   features_RMKB, pick_RMB, count_RM):  # fmt: skip
-    R, N, O = out_RNO.shape
+def _query_forward(task, end, x_RN3, table_REF, w1_RHK, b1_RH, w2_ROH, b2_RO, levels_L4, scales_L, blob,
+                   out_RNO, features_RMKB, pick_RMB, count_RM):  # fmt: skip
+    N, outputs = out_RNO.shape[1:]
     H, K = w1_RHK.shape[1:]
     F = table_REF.shape[2]
     M = features_RMKB.shape[1]
@@ -196,7 +197,7 @@ def _query_forward(task, end, x_RN3, table_REF, w1_RHK, b1_RH, w2_ROH, b2_RO, le
     pick_B = np.empty(BLOCK, np.int32)
     features_KB = np.empty((K, BLOCK), np.float32)
     hidden_HB = np.empty((H, BLOCK), np.float32)
-    out_OB = np.empty((O, BLOCK), np.float32)
+    out_OB = np.empty((outputs, BLOCK), np.float32)
     while task < end:
         r, q = task // tasks, task % tasks
         task += 1
@@ -206,7 +207,7 @@ def _query_forward(task, end, x_RN3, table_REF, w1_RHK, b1_RH, w2_ROH, b2_RO, le
             n = 0
             for i in range(min(BLOCK, N - start)):
                 x, y, z = x_N3[start + i]
-                for o in range(O):
+                for o in range(outputs):
                     out_RNO[r, start + i, o] = 0
                 if abs(x) <= bound and abs(y) <= bound and abs(z) <= bound:
                     pick_B[n] = i
@@ -224,7 +225,7 @@ def _query_forward(task, end, x_RN3, table_REF, w1_RHK, b1_RH, w2_ROH, b2_RO, le
                 for j in range(H):
                     for i in range(n):
                         hidden_HB[j, i] = max(hidden_HB[j, i], _ZERO)
-                for o in range(O):
+                for o in range(outputs):
                     out_OB[o, :n] = b2_RO[r, o]
                 _matmul(w2_ROH[r], hidden_HB, out_OB, n)
                 for i in range(n):
@@ -232,7 +233,7 @@ def _query_forward(task, end, x_RN3, table_REF, w1_RHK, b1_RH, w2_ROH, b2_RO, le
                     x, y, z = x_N3[p]
                     raw = out_OB[0, i] + bias * (_ONE - math.sqrt(x * x + y * y + z * z) / radius)
                     out_RNO[r, p, 0] = max(raw, _ZERO) + math.log1p(math.exp(-abs(raw)))
-                    for o in range(1, O):
+                    for o in range(1, outputs):
                         out_RNO[r, p, o] = out_OB[o, i]
             if block < M:
                 count_RM[r, block] = n
@@ -244,13 +245,13 @@ def _query_forward(task, end, x_RN3, table_REF, w1_RHK, b1_RH, w2_ROH, b2_RO, le
 def _query_backward(task, end, out_RNO, grad_RNO, w1_RHK, b1_RH, w2_ROH, features_RMKB, pick_RMB, count_RM,
                     grads_RQG):  # fmt: skip
     # Gradients of the network as one partial sum per task; kept features are replaced by their gradients.
-    R, N, O = out_RNO.shape
+    outputs = out_RNO.shape[2]
     H, K = w1_RHK.shape[1:]
     tasks = grads_RQG.shape[1]
     features_KB = np.empty((K, BLOCK), np.float32)
     hidden_HB = np.empty((H, BLOCK), np.float32)
     grad_HB = np.empty((H, BLOCK), np.float32)
-    grad_OB = np.empty((O, BLOCK), np.float32)
+    grad_OB = np.empty((outputs, BLOCK), np.float32)
     while task < end:
         r, q = task // tasks, task % tasks
         task += 1
@@ -258,20 +259,20 @@ def _query_backward(task, end, out_RNO, grad_RNO, w1_RHK, b1_RH, w2_ROH, feature
         grads_G[:] = 0
         gw1_HK = grads_G[: H * K].reshape(H, K)
         gb1_H = grads_G[H * K : H * K + H]
-        gw2_OH = grads_G[H * K + H : H * K + H + O * H].reshape(O, H)
-        gb2_O = grads_G[H * K + H + O * H :]
+        gw2_OH = grads_G[H * K + H : H * K + H + outputs * H].reshape(outputs, H)
+        gb2_O = grads_G[H * K + H + outputs * H :]
         for block in range(q * BLOCKS_PER_TASK, min((q + 1) * BLOCKS_PER_TASK, features_RMKB.shape[1])):
             start = block * BLOCK
             n = 0
             for i in range(count_RM[r, block]):
                 p = start + pick_RMB[r, block, i]
                 live = False
-                for o in range(O):
+                for o in range(outputs):
                     live |= grad_RNO[r, p, o] != 0
                 if live:
                     # softplus'(raw) = 1 - exp(-softplus(raw))
                     grad_OB[0, n] = -grad_RNO[r, p, 0] * math.expm1(-out_RNO[r, p, 0])
-                    for o in range(1, O):
+                    for o in range(1, outputs):
                         grad_OB[o, n] = grad_RNO[r, p, o]
                     for k in range(K):
                         features_KB[k, n] = features_RMKB[r, block, k, i]
@@ -292,7 +293,7 @@ def _query_backward(task, end, out_RNO, grad_RNO, w1_RHK, b1_RH, w2_ROH, feature
                     grad_HB[j, i] = grad_HB[j, i] if on else _ZERO
             _outer(grad_OB, hidden_HB, gw2_OH, n)
             _outer(grad_HB, features_KB, gw1_HK, n)
-            for o in range(O):
+            for o in range(outputs):
                 gb2_O[o] += grad_OB[o, :n].sum()
             for j in range(H):
                 gb1_H[j] += grad_HB[j, :n].sum()
@@ -322,10 +323,10 @@ def _table_backward(task, end, x_RN3, grad_RMKB, pick_RMB, count_RM, levels_L4, 
 
 
 @_kernel
-def _composite_forward(task, end, field_RPSO, depth_RPS, delta_RP, background_RC, x_RCP, weights_RPS, rest_RP,
-                       mean_depth_RP):  # fmt: skip
-    R, P, S, O = field_RPSO.shape
-    C = O - 1
+def _composite_forward(task, end, field_RPSO, depth_RPS, delta_RP, background_RC, x_RCP, weights_RPS,
+                       rest_RP, mean_depth_RP):  # fmt: skip
+    P, S, outputs = field_RPSO.shape[1:]
+    C = outputs - 1
     tasks = -(-P // RAYS_PER_TASK)
     colour_C = np.empty(C, np.float32)
     while task < end:
@@ -353,11 +354,12 @@ def _composite_forward(task, end, field_RPSO, depth_RPS, delta_RP, background_RC
 
 
 @_kernel
-def _composite_backward(task, end, field_RPSO, depth_RPS, delta_RP, background_RC, weights_RPS, rest_RP, gx_RCP,
-                        gweights_RPS, grest_RP, gdepth_RP, gfield_RPSO, gbackground_RQC):  # fmt: skip
-    # With E_s = gradient at w_s, dσ_s/δ = E_s T_{s+1} - Σ_{k>s} E_k w_k - E_rest T_end, from the last sample back.
-    R, P, S, O = field_RPSO.shape
-    C = O - 1
+def _composite_backward(task, end, field_RPSO, depth_RPS, delta_RP, background_RC, weights_RPS, rest_RP,
+                        gx_RCP, gweights_RPS, grest_RP, gdepth_RP, gfield_RPSO, gbackground_RQC):  # fmt: skip
+    # With E_s = gradient at w_s, dσ_s/δ = E_s T_{s+1} - Σ_{k>s} E_k w_k - E_rest T_end, from the last sample
+    # back.
+    P, S, outputs = field_RPSO.shape[1:]
+    C = outputs - 1
     tasks = gbackground_RQC.shape[1]
     g_C = np.empty(C, np.float32)
     while task < end:
@@ -385,7 +387,7 @@ def _composite_backward(task, end, field_RPSO, depth_RPS, delta_RP, background_R
                     behind += at * weight
                     ahead += weight
                 else:
-                    for o in range(O):
+                    for o in range(outputs):
                         gfield_RPSO[r, p, s, o] = 0
 
 
@@ -440,15 +442,15 @@ def _levels(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
 class _Query(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grid: Grid, blob: np.ndarray, keep: bool, x: Tensor, *params: Tensor) -> Tensor:
-        (R, N, _), O = x.shape, params[4].shape[1]
+        (R, N, _), outputs = x.shape, params[4].shape[1]
         blocks = -(-N // BLOCK)
         tasks = -(-blocks // BLOCKS_PER_TASK)
         M = blocks if keep else 0
         features = np.empty((R, M, params[1].shape[2], BLOCK), np.float32)
         pick, count = np.empty((R, M, BLOCK), np.int32), np.empty((R, M), np.int32)
-        out = torch.empty(R, N, O)
-        _launch(_query_forward, R * tasks, *_numpy(x, *params), *_levels(grid), blob, out.numpy(), features, pick,
-                count)  # fmt: skip
+        out = torch.empty(R, N, outputs)
+        _launch(_query_forward, R * tasks, *_numpy(x, *params), *_levels(grid), blob, out.numpy(), features,
+                pick, count)  # fmt: skip
         if keep:
             ctx.save_for_backward(x, out, *params)
             ctx.grid, ctx.blob, ctx.tasks, ctx.kept = grid, blob, tasks, (features, pick, count)
@@ -468,31 +470,33 @@ class _Query(torch.autograd.Function):
                 parts.numpy())  # fmt: skip
         gtable = torch.empty_like(table)
         levels, scales = _levels(ctx.grid)
-        _launch(_table_backward, R * len(scales), *_numpy(x), features, pick, count, levels, scales, ctx.blob[0],
-                gtable.numpy())  # fmt: skip
+        _launch(_table_backward, R * len(scales), *_numpy(x), features, pick, count, levels, scales,
+                ctx.blob[0], gtable.numpy())  # fmt: skip
         gw1, gb1, gw2, gb2 = _ordered_sum(parts).split(sizes, 1)
         return None, None, None, None, gtable, gw1.view_as(w1), gb1, gw2.view_as(w2), gb2
 
 
 class _Composite(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, field: Tensor, depth: Tensor, delta: Tensor, background: Tensor) -> tuple[Tensor, ...]:
-        R, P, S, O = field.shape
-        x, weights = torch.empty(R, O - 1, P), torch.empty(R, P, S)
+    def forward(
+        ctx: Any, field: Tensor, depth: Tensor, delta: Tensor, background: Tensor
+    ) -> tuple[Tensor, ...]:
+        R, P, S, outputs = field.shape
+        x, weights = torch.empty(R, outputs - 1, P), torch.empty(R, P, S)
         rest, mean_depth = torch.empty(R, P), torch.empty(R, P)
-        outputs = (x, weights, rest, mean_depth)
+        results = (x, weights, rest, mean_depth)
         _launch(_composite_forward, R * -(-P // RAYS_PER_TASK), *_numpy(field, depth, delta, background),
-                *(output.numpy() for output in outputs))  # fmt: skip
+                *(result.numpy() for result in results))  # fmt: skip
         ctx.save_for_backward(field, depth, delta, background, weights, rest)
-        return outputs
+        return results
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        R, P, _, O = saved[0].shape
+        R, P, _, outputs = saved[0].shape
         tasks = -(-P // RAYS_PER_TASK)
-        gfield, gbackground = torch.empty_like(saved[0]), torch.empty(R, tasks, O - 1)
+        gfield, gbackground = torch.empty_like(saved[0]), torch.empty(R, tasks, outputs - 1)
         _launch(_composite_backward, R * tasks, *_numpy(*saved, *grads), gfield.numpy(), gbackground.numpy())
         return gfield, None, None, _ordered_sum(gbackground)
 
@@ -500,8 +504,8 @@ class _Composite(torch.autograd.Function):
 def query(grid: Grid, blob: tuple[float, float, float], x_RN3: Tensor, *params: Tensor) -> Tensor:
     """Density and latent [R, N, 1 + C] of a field; zero outside the cube of half side `bound`.
 
-    blob: (bound, density_bias, density_radius). params: table_REF, w1_RHK, b1_RH, w2_ROH, b2_RO. Differentiable once
-    in params, for one backward pass; raises RuntimeError at a second one.
+    blob: (bound, density_bias, density_radius). params: table_REF, w1_RHK, b1_RH, w2_ROH, b2_RO.
+    Differentiable once in params, for one backward pass; raises RuntimeError at a second one.
     """
     keep = torch.is_grad_enabled() and any(param.requires_grad for param in params)
     return _Query.apply(grid, np.array(blob, np.float32), keep, x_RN3, *params)  # type: ignore[no-any-return]

@@ -1,7 +1,8 @@
 """Multiresolution hash grid (Instant-NGP, arXiv 2201.05989 §3) and its reference encoder in plain torch.
 
-Level scales, table sizes, the hash and the half-cell offset are tiny-cuda-nn's, so that a table means the same
-field to every backend. Sizes: R runs, N points, L levels, F features per level, E entries of all levels together.
+Level scales, table sizes, the hash and the half-cell offset are tiny-cuda-nn's, so that a table means the
+same field to every backend. Sizes: R runs, N points, L levels, F features per level, E entries of all levels
+together.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ PRIMES = (1, 2654435761, 805459861)
 
 @dataclass(frozen=True)
 class Grid:
-    """Geometry of the levels: per level its scale (cells per unit), resolution, first entry and number of entries.
+    """Geometry of the levels: per level its scale (cells per unit), resolution, first entry and size.
 
     A level whose lattice fits into 2**log2_hashmap entries is stored densely, a finer one is hashed.
     """
@@ -56,8 +57,7 @@ def encode(grid: Grid, table_REF: Tensor, x_RN3: Tensor) -> Tensor:
 
     Differentiable in the table, not in the points.
     """
-    R, N, _ = x_RN3.shape
-    E, F = table_REF.shape[1:]
+    R, E, F = table_REF.shape
     flat_F = table_REF.reshape(R * E, F)
     first_R11 = torch.arange(R, device=x_RN3.device)[:, None, None] * E
     corners_83 = torch.tensor([[c & 1, c >> 1 & 1, c >> 2] for c in range(8)], device=x_RN3.device)

@@ -19,7 +19,8 @@ def entropy(render: Render) -> Tensor:
 
 
 def sparsity(render: Render) -> Tensor:
-    """Mean of sqrt(opacity² + .01) over pixels, [R] (threestudio's and Dream Fields' preference for empty space)."""
+    """Mean of sqrt(opacity² + .01) over pixels, [R] (threestudio's and Dream Fields' preference for empty
+    space)."""
     return _mean((render.opacity_RHW.square() + 0.01).sqrt())
 
 
@@ -38,7 +39,8 @@ def normals(field: HashField, params: Params, x_RN3: Tensor, step: float) -> Ten
 
 
 def orientation(field: HashField, params: Params, render: Render) -> Tensor:
-    """Mean over rays of Σ_s w_s max(0, n_s·d)², [R]: surfaces should face the camera (Ref-NeRF, DreamFusion §3.2).
+    """Mean over rays of Σ_s w_s max(0, n_s·d)², [R]: surfaces should face the camera (Ref-NeRF, DreamFusion
+    §3.2).
 
     The weights carry no gradient, as in DreamFusion.
     """
@@ -63,5 +65,6 @@ def penalties(field: HashField, params: Params, render: Render) -> dict[str, Ten
 
 
 def _mean(values: Tensor) -> Tensor:
-    # Over all but the run dimension, one run at a time: a reduction over a whole pack may sum in another order.
+    # Over all but the run dimension, one run at a time: a reduction over a whole pack may sum in another
+    # order.
     return torch.stack([run.mean() for run in values.unbind(0)])

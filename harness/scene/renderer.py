@@ -1,4 +1,4 @@
-"""Emission-absorption volume rendering of R fields, each from its own camera (NeRF, arXiv 2003.08934 eq. 3)."""
+"""Volume rendering of R fields, each from its own camera (NeRF, arXiv 2003.08934, eq. 3)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from harness.scene.field import HashField, Params, by_run
 class Render:
     """What R cameras see; P = H·W rays of S samples each.
 
-    depth_RHW is the sum of weight times distance, in world units: divide by opacity for the mean of what was hit.
-    directions_RP3 and points_RPS3 are the rays' unit directions and their samples, without a gradient.
+    depth_RHW is the sum of weight times distance, in world units: divide by opacity for the mean of what was
+    hit. directions_RP3 and points_RPS3 are the rays' unit directions and their samples, without a gradient.
     """
 
     x_RCHW: Tensor
@@ -38,7 +38,8 @@ def composite(
     past_RPS = optical_RPS.cumsum(-1)
     weights_RPS = torch.exp(optical_RPS - past_RPS) * -torch.expm1(-optical_RPS)
     rest_RP = torch.exp(-past_RPS[..., -1])
-    x_RPC = (weights_RPS[..., None] * field_RPSO[..., 1:]).sum(2) + rest_RP[..., None] * background_RC[:, None]
+    x_RPC = (weights_RPS[..., None] * field_RPSO[..., 1:]).sum(2)
+    x_RPC = x_RPC + rest_RP[..., None] * background_RC[:, None]
     return x_RPC.transpose(1, 2), weights_RPS, rest_RP, (weights_RPS * depth_RPS).sum(-1)
 
 
@@ -53,10 +54,10 @@ def render(
 ) -> Render:
     """Render run r's field from camera r, in the latent space the field lives in.
 
-    background_RC: latent behind the field; a learned background in `params` takes its place. jitter_RPS in [0, 1):
-    place of each sample in its stretch of the ray (stratified sampling), None: the middle, config's number of them.
-    A ray is sampled where it crosses the ball of radius `bound`; one that misses it shows the background.
-    Differentiable in the parameters, for one backward pass.
+    background_RC: latent behind the field; a learned background in `params` takes its place. jitter_RPS in
+    [0, 1): place of each sample in its stretch of the ray (stratified sampling), None: the middle, config's
+    number of them. A ray is sampled where it crosses the ball of radius `bound`; one that misses it shows the
+    background. Differentiable in the parameters, for one backward pass.
     """
     bound = field.cfg.bound
     device = params["table"].device

@@ -1,6 +1,7 @@
 """tiny-cuda-nn's hash grid behind the interface of harness.scene.hashgrid.encode, where a user has built it.
 
-Source: github.com/NVlabs/tiny-cuda-nn, bindings/torch. It interpolates in half precision: its spread is the GPU's.
+Source: github.com/NVlabs/tiny-cuda-nn, bindings/torch. It interpolates in half precision: its spread is the
+GPU's.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from harness.scene.hashgrid import Grid
 
 
 def missing() -> str | None:
-    """Why this backend cannot be used, in a few words, or None where it can; imports tinycudann only on CUDA."""
+    """Why this backend cannot be used, in a few words, or None where it can; imports tinycudann only on
+    CUDA."""
     if not torch.cuda.is_available():
         return "there is no CUDA device"
     try:
         import tinycudann  # type: ignore[import-not-found]  # noqa: F401
-    except (ImportError, OSError) as error:  # OSError, alias EnvironmentError: built for another device or driver
-        return f"tinycudann does not import ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    except (
+        ImportError,
+        OSError,
+    ) as error:  # OSError, alias EnvironmentError: built for another device or driver
+        return f"tinycudann does not import: {(str(error) or type(error).__name__).splitlines()[0]}"
     return None
 
 
@@ -40,11 +45,13 @@ def _encoding(levels: int, features: int, log2_hashmap: int, base_resolution: in
     return tinycudann.Encoding(3, settings)
 
 
-def encode(grid: Grid, settings: tuple[int, int, int, int, float], table_REF: Tensor, x_RN3: Tensor) -> Tensor:
+def encode(
+    grid: Grid, settings: tuple[int, int, int, int, float], table_REF: Tensor, x_RN3: Tensor
+) -> Tensor:
     """Features [R, N, L·F] float32 at points of the unit cube; one call of tiny-cuda-nn per run.
 
-    settings: the arguments of hashgrid.grid that made `grid`. Raises ValueError where tiny-cuda-nn's table has
-    another size than ours.
+    settings: the arguments of hashgrid.grid that made `grid`. Raises ValueError where tiny-cuda-nn's table
+    has another size than ours.
     """
     encoding = _encoding(*settings)
     numbers = grid.entries * grid.features

@@ -45,7 +45,9 @@ def test_the_field_of_view_is_vertical() -> None:
     _, directions = cameras.rays(cameras.make([0.0], [0.0], [3.0], [60.0]), 64, 32)
     image = directions.view(64, 32, 3)
     slope = (image[0, 16, 2] / -image[0, 16, 0]).item()
-    assert slope == pytest.approx(torch.tan(torch.deg2rad(torch.tensor(30.0))).item() * (1 - 1 / 64), rel=1e-5)
+    assert slope == pytest.approx(
+        torch.tan(torch.deg2rad(torch.tensor(30.0))).item() * (1 - 1 / 64), rel=1e-5
+    )
 
 
 @settings(deadline=None)

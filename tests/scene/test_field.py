@@ -181,7 +181,9 @@ def test_an_empty_field_shows_the_background_and_a_solid_one_hides_it() -> None:
     background = torch.tensor([[1.0, -2, 3, 4]])
     for bias, opacity in ((-60.0, 0.0), (60.0, 1.0)):
         field = HashField(SceneConfig(density_bias=bias, density_radius=1e6), 4, "torch")
-        picture = render(field, field.init([0]), cameras.make([0], [0], [2.8], [40]), background, None, 16, 16)
+        picture = render(
+            field, field.init([0]), cameras.make([0], [0], [2.8], [40]), background, None, 16, 16
+        )
         assert torch.allclose(picture.opacity_RHW[0, 8, 8], torch.tensor(opacity), atol=1e-4)
         if opacity == 0:
             assert torch.allclose(picture.x_RCHW, background[..., None, None].expand(1, 4, 16, 16), atol=1e-4)
@@ -190,14 +192,18 @@ def test_an_empty_field_shows_the_background_and_a_solid_one_hides_it() -> None:
 def test_depth_and_left_right_of_a_picture() -> None:
     # A blob seen from the front: its surface is nearer than its centre, and it is symmetric.
     field = HashField(SceneConfig(density_bias=40.0, samples=128), 4, "torch")
-    picture = render(field, field.init([0]), cameras.make([0], [0], [2.8], [40]), torch.zeros(1, 4), None, 17, 17)
+    picture = render(
+        field, field.init([0]), cameras.make([0], [0], [2.8], [40]), torch.zeros(1, 4), None, 17, 17
+    )
     assert picture.depth_RHW[0, 8, 8] == pytest.approx(2.44, abs=0.05)
     assert torch.allclose(picture.opacity_RHW, picture.opacity_RHW.flip(-1), atol=2e-3)
 
 
 def test_fused_normals_follow_the_reference_and_point_out_of_the_blob() -> None:
     cfg = SceneConfig(density_radius=0.5)
-    x_RN3 = torch.nn.functional.normalize(torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    x_RN3 = torch.nn.functional.normalize(
+        torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0)), dim=-1
+    )
     found = []
     for backend in ("numba", "torch"):
         field = HashField(cfg, 4, backend)
@@ -216,7 +222,9 @@ def test_fused_normals_follow_the_reference_and_point_out_of_the_blob() -> None:
 def test_only_the_regularisers_asked_for_are_computed(cfg: SceneConfig, terms: list[str]) -> None:
     field = HashField(cfg, 4, "torch")
     params = field.init([0, 1])
-    picture = render(field, params, cameras.make([0, 9], [0, 9], [2.8] * 2, [40] * 2), torch.zeros(2, 4), None, 4, 4)
+    picture = render(
+        field, params, cameras.make([0, 9], [0, 9], [2.8] * 2, [40] * 2), torch.zeros(2, 4), None, 4, 4
+    )
     found = regularisers.penalties(field, params, picture)
     assert list(found) == terms
     assert all(term.shape == (2,) and torch.all(term >= 0) for term in found.values())
@@ -227,7 +235,7 @@ def test_backends_are_chosen_by_device_and_a_bad_name_is_told() -> None:
     assert choose_backend("cpu", "torch") == "torch"
     with pytest.raises(UserError, match="did you mean 'numba'"):
         choose_backend("cpu", "nubma")
-    with pytest.raises(UserError, match="tinycudann.*cannot be used"):
+    with pytest.raises(UserError, match="'tinycudann' cannot be used"):
         choose_backend("cpu", "tinycudann")
 
 
