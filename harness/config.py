@@ -1,7 +1,7 @@
 """Typed, frozen, strict configuration; importing it never loads torch.
 
-A `Config` holds everything a run's result depends on and is part of the run's identity. How a run is executed (pack
-size, devices, logging) is in `Execution` and never changes an identity.
+A `Config` holds everything a run's result depends on and is part of the run's identity. How a run is
+executed (pack size, devices, logging) is in `Execution` and never changes an identity.
 """
 
 from __future__ import annotations
@@ -48,16 +48,20 @@ class Strict(BaseModel):
 class GuidanceConfig(Strict):
     """The diffusion prior and how its noise prediction is used."""
 
-    prior: str = Field("toy-sd", description="a folder of harness/weights, a path, or a Hub id")
-    revision: str | None = Field(None, description="revision of a Hub id")
+    prior: str = Field(default="toy-sd", description="a folder of harness/weights, a path, or a Hub id")
+    revision: str | None = Field(default=None, description="revision of a Hub id")
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    cfg_scale: float = Field(20.0, ge=0, description="s in eps_u + s (eps_c - eps_u)")
-    view_prompt: str = Field("{prompt}, {view} view", description="how the view's name joins the prompt")
-    weighting: Literal["one", "sds", "fantasia"] = Field(
-        "one", description="w(t): one = 1, sds = 1 - abar, fantasia = sqrt(abar) (1 - abar)"
+    cfg_scale: float = Field(default=20.0, ge=0, description="s in eps_u + s (eps_c - eps_u)")
+    view_prompt: str = Field(
+        default="{prompt}, {view} view", description="how the view's name joins the prompt"
     )
-    t_range: Range = Field((0.02, 0.98), description="timesteps used, as fractions of T")
-    microbatch: int = Field(8, ge=1, description="samples per denoiser call; fixed shape, so packs do not change bits")
+    weighting: Literal["one", "sds", "fantasia"] = Field(
+        default="one", description="w(t): one = 1, sds = 1 - abar, fantasia = sqrt(abar) (1 - abar)"
+    )
+    t_range: Range = Field(default=(0.02, 0.98), description="timesteps used, as fractions of T")
+    microbatch: int = Field(
+        default=8, ge=1, description="samples per denoiser call; fixed shape, so packs do not change bits"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -71,22 +75,22 @@ class GuidanceConfig(Strict):
 class SceneConfig(Strict):
     """The generator g(θ): a hash-grid field in latent space and its volume renderer."""
 
-    levels: int = Field(8, ge=1, le=32)
-    features: int = Field(2, ge=1, le=8, description="features per level")
-    log2_hashmap: int = Field(13, ge=4, le=24, description="log2 of the entries per level")
-    base_resolution: int = Field(4, ge=1)
-    growth: float = Field(1.45, ge=1, description="resolution ratio of neighbouring levels")
-    hidden: int = Field(32, ge=1, description="width of the hidden layer")
-    density_bias: float = Field(5.0, description="λ of DreamFusion's initial blob λ(1 - |x| / σ)")
-    density_radius: float = Field(0.5, gt=0, description="σ of the blob, in world units")
-    bound: float = Field(1.0, gt=0, description="the field lives in the cube of this half side")
-    samples: int = Field(32, ge=2, description="samples along a ray")
-    resolution: int = Field(16, ge=1, description="height and width of the rendered latent")
+    levels: int = Field(default=8, ge=1, le=32)
+    features: int = Field(default=2, ge=1, le=8, description="features per level")
+    log2_hashmap: int = Field(default=13, ge=4, le=24, description="log2 of the entries per level")
+    base_resolution: int = Field(default=4, ge=1)
+    growth: float = Field(default=1.45, ge=1, description="resolution ratio of neighbouring levels")
+    hidden: int = Field(default=32, ge=1, description="width of the hidden layer")
+    density_bias: float = Field(default=5.0, description="λ of DreamFusion's initial blob λ(1 - |x| / σ)")
+    density_radius: float = Field(default=0.5, gt=0, description="σ of the blob, in world units")
+    bound: float = Field(default=1.0, gt=0, description="the field lives in the cube of this half side")
+    samples: int = Field(default=32, ge=2, description="samples along a ray")
+    resolution: int = Field(default=16, ge=1, description="height and width of the rendered latent")
     background: Literal["constant", "learned"] = "constant"
     background_rgb: tuple[float, float, float] = (0.62, 0.68, 0.75)
-    entropy: float = Field(1e-3, ge=0, description="weight of the opacity entropy")
-    sparsity: float = Field(0.0, ge=0, description="weight of the mean opacity")
-    orientation: float = Field(0.0, ge=0, description="weight of the orientation loss")
+    entropy: float = Field(default=1e-3, ge=0, description="weight of the opacity entropy")
+    sparsity: float = Field(default=0.0, ge=0, description="weight of the mean opacity")
+    orientation: float = Field(default=0.0, ge=0, description="weight of the orientation loss")
 
 
 class CameraConfig(Strict):
@@ -96,27 +100,33 @@ class CameraConfig(Strict):
     azimuth: Range = (0.0, 360.0)
     distance: Range = (2.5, 3.1)
     fov: Range = (38.0, 42.0)
-    front_sector: float = Field(90.0, gt=0, le=180, description="width of the front and of the back sector")
-    overhead: float = Field(30.0, ge=0, le=90, description="degrees from the pole that count as overhead")
+    front_sector: float = Field(
+        default=90.0, gt=0, le=180, description="width of the front and of the back sector"
+    )
+    overhead: float = Field(
+        default=30.0, ge=0, le=90, description="degrees from the pole that count as overhead"
+    )
 
 
 class OptimConfig(Strict):
     """Adam's settings."""
 
-    lr: float = Field(1e-2, gt=0)
+    lr: float = Field(default=1e-2, gt=0)
     betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = Field(1e-15, gt=0)
+    eps: float = Field(default=1e-15, gt=0)
 
 
 class ViewsConfig(Strict):
     """The fixed evaluation cameras: `azimuths` at `elevation`, then one held-out view from azimuth 0."""
 
-    azimuths: int = Field(8, ge=1)
+    azimuths: int = Field(default=8, ge=1)
     elevation: float = 30.0
     heldout_elevation: float = 45.0
-    distance: float = Field(2.8, gt=0)
-    fov: float = Field(40.0, gt=0, lt=180)
-    count: int = Field(10, ge=1, description="evaluation points, evenly spaced, the last at the last step")
+    distance: float = Field(default=2.8, gt=0)
+    fov: float = Field(default=40.0, gt=0, lt=180)
+    count: int = Field(
+        default=10, ge=1, description="evaluation points, evenly spaced, the last at the last step"
+    )
 
     def steps(self, total: int) -> list[int]:
         """The steps (1..total) after which views are stored, for a run of `total` steps."""
@@ -132,7 +142,9 @@ class Config(Strict):
     camera: CameraConfig = CameraConfig()
     optim: OptimConfig = OptimConfig()
     views: ViewsConfig = ViewsConfig()
-    steps: int = Field(400, ge=1, description="N: the run's own number of steps, which schedules are tied to")
+    steps: int = Field(
+        default=400, ge=1, description="N: the run's own number of steps, which schedules are tied to"
+    )
 
 
 def _paper() -> Config:
@@ -169,7 +181,9 @@ def _paper() -> Config:
             overhead=30.0,  # v1
         ),
         optim=OptimConfig(lr=1e-3, betas=(0.9, 0.999)),  # v1
-        views=ViewsConfig(distance=1.5, fov=55.0),  # the middle of the training ranges; elevations as in DreamFusion
+        views=ViewsConfig(
+            distance=1.5, fov=55.0
+        ),  # the middle of the training ranges; elevations as in DreamFusion
         steps=10_000,  # v1
     )
 
@@ -178,7 +192,7 @@ PRESETS = ("toy", "paper")
 
 
 def preset(name: str) -> Config:
-    """The configuration named `toy` (the embedded prior, two CPU cores) or `paper` (DreamTime v1's settings)."""
+    """The configuration `toy` (the embedded prior, two CPU cores) or `paper` (DreamTime v1's settings)."""
     if name not in PRESETS:
         raise UserError(f"unknown preset '{name}'{nearest(name, PRESETS)}")
     return _paper() if name == "paper" else Config()
@@ -188,8 +202,8 @@ def preset(name: str) -> Config:
 class Execution:
     """How runs are advanced; nothing here changes a result or an identity.
 
-    `pack`: most runs advanced in lockstep, None = chosen for the device; `threads`: CPU threads of a worker, None =
-    torch's own choice; `checkpoint_every`, `log_every`: steps.
+    `pack`: most runs advanced in lockstep, None = chosen for the device; `threads`: CPU threads of a worker,
+    None = torch's own choice; `checkpoint_every`, `log_every`: steps.
     """
 
     pack: int | None = None
@@ -218,11 +232,15 @@ def override_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _takes_a_sequence(annotation: Any) -> bool:
-    return "tuple" in str(annotation) or "list" in str(annotation) or any(map(_takes_a_sequence, get_args(annotation)))
+    return (
+        "tuple" in str(annotation)
+        or "list" in str(annotation)
+        or any(map(_takes_a_sequence, get_args(annotation)))
+    )
 
 
 def parse_value(text: str, annotation: Any) -> Any:
-    """The value written on a command line, for a field of that annotation: JSON, `a,b` for a pair, else text."""
+    """A command line's value for a field of that annotation: JSON, `a,b` for a pair, else text."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "dreamtime-harness", "torch", "torchvision", "diffusers", "transformers", "open-clip-torch", "numpy", "numba",
-    "safetensors", "wandb", "pydantic",
+    "dreamtime-harness", "torch", "torchvision", "diffusers", "transformers", "open-clip-torch", "numpy",
+    "numba", "safetensors", "wandb", "pydantic",
 )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def _processor() -> str:
 
 
 def snapshot(device: str = "cpu", **more: Any) -> dict[str, Any]:
-    """What env.json holds: code, packages, machine, device and determinism flags; `more` is added as it is."""
+    """What env.json holds: code, packages, machine, device, determinism flags; `more` is added as it is."""
     import torch
 
     env: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """The run folder: what was asked, what happened, where to resume. Its files are the only truth about a run.
 
-    spec.json env.json state.json metrics.jsonl views/ checkpoint.safetensors result.json|failure.json log.txt
+spec.json env.json state.json metrics.jsonl views/ checkpoint.safetensors result.json|failure.json log.txt
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+STATE_SECONDS = 2.0
+
 Status = Literal["new", "resume", "running", "done", "failed"]
 
 
@@ -33,7 +35,7 @@ class RecordError(Exception):
 
 
 class RunFolder:
-    """One run's folder. Reading is free; writing is for the holder of its lease, who is fenced against a taker.
+    """One run's folder. Reading is free; writing is for the holder of its lease, who is fenced off a taker.
 
     Without a lease (a tool that fills a folder nobody else uses) the same writes are allowed and not fenced.
     """
@@ -42,6 +44,7 @@ class RunFolder:
         self.path = Path(path)
         self.id = self.path.name
         self._lease: Lease | None = None
+        self._state_written = float("-inf")
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -110,7 +113,9 @@ class RunFolder:
 
     def view_steps(self) -> list[int]:
         """The steps at which evaluation views are stored, in order."""
-        return sorted(int(path.stem.removeprefix("step_")) for path in (self.path / "views").glob("step_*.png"))
+        return sorted(
+            int(path.stem.removeprefix("step_")) for path in (self.path / "views").glob("step_*.png")
+        )
 
     def views_path(self, step: int) -> Path:
         """Where the views of `step` are, a strip of square tiles."""
@@ -159,8 +164,12 @@ class RunFolder:
         with self._write():
             write_json(self.path / "env.json", dict(env), durable=False)
 
-    def save_state(self, **fields: Any) -> None:
-        """Write state.json; cheap enough for every few steps, and not waiting for the disk."""
+    def save_state(self, *, step: int, total: int, **fields: Any) -> None:
+        """Write state.json, at most every STATE_SECONDS until the last step: it is for onlookers."""
+        if step < total and time.monotonic() - self._state_written < STATE_SECONDS:
+            return
+        self._state_written = time.monotonic()
+        fields = {"step": step, "total": total, **fields}
         with self._write():
             write_json(self.path / "state.json", fields, durable=False)
 
@@ -184,7 +193,7 @@ class RunFolder:
                     self.views_path(later).unlink()
 
     def save_checkpoint(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Replace checkpoint.safetensors by these tensors, as of the end of `step`; metrics reach the disk first."""
+        """Replace checkpoint.safetensors by the tensors after `step`; metrics reach the disk first."""
         from safetensors.torch import save
 
         data = save(
@@ -212,9 +221,13 @@ class RunFolder:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError, ValueError) as error:
-            raise RecordError(f"checkpoint.safetensors cannot be read ({error}); delete it to start anew") from error
+            raise RecordError(
+                f"checkpoint.safetensors cannot be read ({error}); delete it to start anew"
+            ) from error
         if metadata.get("run") != self.id or not metadata.get("step", "").isdigit():
-            raise RecordError(f"checkpoint.safetensors belongs to {metadata.get('run') or 'no run of this harness'}")
+            raise RecordError(
+                f"checkpoint.safetensors belongs to {metadata.get('run') or 'no run of this harness'}"
+            )
         return tensors, int(metadata["step"])
 
     def save_views(self, step: int, images_VHWC: np.ndarray) -> None:

@@ -29,8 +29,9 @@ class SuiteRef(BaseModel):
 class RunSpec(BaseModel):
     """What a run is: method × prompt × seed under a config; written to spec.json.
 
-    `params` are the method's full settings; `params_set` names those that differ from the method's defaults, which
-    alone enter the identity. `variant` (a preset's name, changed settings) and `suite` are for readers, not hashed.
+    `params` are the method's full settings; `params_set` names those that differ from the method's defaults,
+    which alone enter the identity. `variant` (a preset's name, changed settings) and `suite` are for readers,
+    not hashed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,10 +71,10 @@ def slug(prompt: str, length: int = 40) -> str:
 
 
 def hashed(spec: RunSpec) -> dict[str, Any]:
-    """The part of a spec that its identity covers: everything that can change the result, less what is at its default.
+    """The part of a spec that its identity covers: all that can change the result, less defaults.
 
-    A field added later with a default that keeps the old behaviour therefore leaves ids alone; a default that is
-    changed needs a new SPEC_VERSION.
+    A field added later with a default that keeps the old behaviour therefore leaves ids alone; a default that
+    is changed needs a new SPEC_VERSION.
     """
     config = spec.config.model_dump(mode="json", exclude_defaults=True, exclude=set(NOT_HASHED))
     return {

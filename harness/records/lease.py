@@ -1,7 +1,7 @@
 """Who may write to a run: a lease with a token, kept alive by a heartbeat, fenced by a file lock.
 
-The holder's writes take the same lock as a taker, and check the token under it. A process that was stopped for long
-enough to lose its lease therefore cannot write another byte once somebody else has taken the run.
+The holder's writes take the same lock as a taker, and check the token under it. A process that was stopped so
+long that it lost its lease therefore cannot write another byte once somebody else has taken the run.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def holder(folder: Path, now: float | None = None) -> dict[str, Any] | None:
 
 
 class Lease:
-    """The right to write to one run folder, held from `take` until `release`, a death, or a missed heartbeat."""
+    """The right to write to one run folder, from `take` until `release`, a death, or missed heartbeats."""
 
     def __init__(self, folder: Path, token: str):
         self.folder = folder

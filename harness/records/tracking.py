@@ -1,4 +1,4 @@
-"""A run's log: metrics.jsonl, which is the truth, and its W&B mirror, which may fail without anybody noticing."""
+"""A run's log: metrics.jsonl, which is the truth, and its W&B mirror, whose failure stops nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Mode = Literal["online", "offline", "disabled"]
 
 
 def default_mode() -> Mode:
-    """What W&B does unless told otherwise: WANDB_MODE, else online with a key in WANDB_API_KEY and offline without."""
+    """What W&B does unless told otherwise: WANDB_MODE, else online with WANDB_API_KEY and offline without."""
     wanted = os.environ.get("WANDB_MODE", "")
     if wanted in ("disabled", "dryrun", "offline"):
         return "disabled" if wanted == "disabled" else "offline"
@@ -22,14 +22,20 @@ def default_mode() -> Mode:
 
 
 class Tracker:
-    """Logs one run. Made after the folder was brought back to its checkpoint, whose rows the mirror is given first.
+    """Logs one run. Made after the folder is back at its checkpoint, whose rows the mirror is given first.
 
-    The mirror never resumes: an offline W&B run cannot, so every stretch of a run tells the whole story up to then,
-    with explicit steps, under the run's one id.
+    The mirror never resumes: an offline W&B run cannot, so every stretch of a run tells the whole story up to
+    then, with explicit steps, under the run's one id.
     """
 
     def __init__(
-        self, folder: RunFolder, spec: RunSpec, mode: Mode = "offline", *, study: str = "dreamtime", sweep: str = "sweep"
+        self,
+        folder: RunFolder,
+        spec: RunSpec,
+        mode: Mode = "offline",
+        *,
+        study: str = "dreamtime",
+        sweep: str = "sweep",
     ):
         self.folder = folder
         rows = folder.metrics()
@@ -80,7 +86,12 @@ class Tracker:
     def _init(self, wandb: Any, spec: RunSpec, mode: Mode, study: str, sweep: str) -> Any:
         # init changes the Settings it is given, so each run needs its own.
         settings = wandb.Settings(
-            x_disable_stats=True, console="off", silent=True, disable_git=True, save_code=False, init_timeout=30
+            x_disable_stats=True,
+            console="off",
+            silent=True,
+            disable_git=True,
+            save_code=False,
+            init_timeout=30,
         )
         return wandb.init(
             project=study,

@@ -26,7 +26,13 @@ def test_paper_holds_the_settings_of_v1():
 def test_overrides_take_every_kind_of_value():
     config = apply_overrides(
         Config(),
-        ["scene.samples=24", "guidance.t_range=0.1,0.9", "guidance.revision=none", "optim.betas=[0.8, 0.9]", "steps=7"],
+        [
+            "scene.samples=24",
+            "guidance.t_range=0.1,0.9",
+            "guidance.revision=none",
+            "optim.betas=[0.8, 0.9]",
+            "steps=7",
+        ],
     )
     assert config.scene.samples == 24 and config.steps == 7
     assert config.guidance.t_range == (0.1, 0.9) and config.optim.betas == (0.8, 0.9)

@@ -53,7 +53,9 @@ def test_create_is_idempotent_and_repairs_a_torn_spec(folder: RunFolder):
 
 
 def test_metrics_survive_a_torn_line_and_are_cut_at_the_checkpoint(folder: RunFolder):
-    folder.append_metrics([{"step": i, "time": i / 3, "loss": float("nan") if i == 2 else i * 0.1} for i in range(1, 6)])
+    folder.append_metrics(
+        [{"step": i, "time": i / 3, "loss": float("nan") if i == 2 else i * 0.1} for i in range(1, 6)]
+    )
     folder.save_views(4, np.zeros((2, 8, 8, 3), np.uint8))
     with open(folder.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "ti')
@@ -92,7 +94,9 @@ def test_checkpoints_round_trip_and_refuse_foreign_or_torn_files(folder: RunFold
             folder.load_checkpoint()
 
 
-def test_a_lease_keeps_everybody_else_out_and_fences_its_loser(folder: RunFolder, monkeypatch: pytest.MonkeyPatch):
+def test_a_lease_keeps_everybody_else_out_and_fences_its_loser(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+):
     first = folder.acquire("first")
     assert first and first.held() and first.beat()
     second_view = RunFolder(folder.path)
@@ -140,7 +144,9 @@ time.sleep(60)
 
 
 def test_a_killed_holder_frees_its_run_at_once(folder: RunFolder):
-    child = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder.path)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder.path)], stdout=subprocess.PIPE, text=True
+    )
     assert child.stdout and child.stdout.readline() == "held\n"
     assert folder.status() == "running" and folder.acquire("test") is None
     child.send_signal(signal.SIGKILL)
@@ -161,7 +167,9 @@ def _race(path: Path, start, wins) -> None:
 def test_of_many_takers_of_a_stale_lease_one_wins(folder: RunFolder):
     context = multiprocessing.get_context("fork")
     for _ in range(3):
-        files.write_json(folder.path / "lease.json", {"token": "x", "machine": lease.machine(), "pid": 1, "start": "no"})
+        files.write_json(
+            folder.path / "lease.json", {"token": "x", "machine": lease.machine(), "pid": 1, "start": "no"}
+        )
         start, wins = context.Event(), context.Queue()
         racers = [context.Process(target=_race, args=(folder.path, start, wins)) for _ in range(8)]
         for racer in racers:
@@ -191,7 +199,9 @@ while True:
 def test_a_kill_at_any_moment_leaves_whole_files(folder: RunFolder):
     random = np.random.default_rng(0)
     for _ in range(4):
-        child = subprocess.Popen([sys.executable, "-c", WRITER, str(folder.path)], stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder.path)], stdout=subprocess.PIPE, text=True
+        )
         assert child.stdout and child.stdout.readline() == "go\n"
         time.sleep(float(random.uniform(0.02, 0.3)))
         child.kill()

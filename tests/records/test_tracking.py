@@ -66,7 +66,9 @@ def test_a_resumed_run_tells_the_mirror_its_whole_story(tmp_path: Path):
     assert second.seconds() >= folder.metrics()[-1]["time"]
     second.log(30, {"loss": 11.0})
     second.finish()
-    histories = [_history(_inspect(path)) for path in sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))]
+    histories = [
+        _history(_inspect(path)) for path in sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    ]
     truth = {row.pop("step"): row for row in folder.metrics()}
     assert truth in histories and truth[30]["loss"] == 11.0
 

@@ -1,0 +1,435 @@
+"""The command line. Commands are thin, and import what they need when they run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from harness.config import UserError
+
+app = typer.Typer(
+    name="harness",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="Durable sweeps of score-distillation text-to-3D: prompts × methods × seeds.",
+    epilog="Example: harness sweep prompts/smoke.txt --methods uniform_sds,tp_sds && harness eval runs",
+)
+prompts_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Prompt suites.")
+toyworld_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The embedded toy world and its weights."
+)
+app.add_typer(prompts_app, name="prompts")
+app.add_typer(toyworld_app, name="toyworld")
+
+INTERRUPTED = 130
+
+
+def _paths(incomplete: str, kind: str) -> list[str]:
+    parent = Path(incomplete).parent
+    try:
+        found = sorted(p for p in parent.iterdir() if str(p).startswith(incomplete.removeprefix("./")))
+    except OSError:
+        return []
+    return [f"{p}/" if p.is_dir() else str(p) for p in found if p.is_dir() or p.suffix == kind]
+
+
+def _complete_prompts(incomplete: str) -> list[str]:
+    return _paths(incomplete, ".txt")
+
+
+def _complete_methods(incomplete: str) -> list[str]:
+    from harness.distill.method import discover
+
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in discover() if name.startswith(last)]
+
+
+def _complete_settings(incomplete: str) -> list[str]:
+    from harness.config import Config, override_keys
+
+    return [f"{key}=" for key in override_keys(Config) if key.startswith(incomplete)]
+
+
+def _complete_run(incomplete: str) -> list[str]:
+    return [path.parent.name for path in Path("runs").glob(f"{incomplete}*/spec.json")]
+
+
+MethodsDir = Annotated[
+    list[Path], typer.Option("--methods-dir", help="A folder with more methods; may be given several times.")
+]
+Runs = Annotated[Path, typer.Argument(help="The folder that a sweep wrote.")]
+
+
+@app.command(
+    epilog="Example: harness sweep prompts/coco.txt --limit 24 --seeds 0-1 --methods uniform_sds,tp_sds:iclr"
+)
+def sweep(
+    prompts: Annotated[
+        Path, typer.Argument(help="A suite: one prompt a line.", autocompletion=_complete_prompts)
+    ],
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Methods, comma-separated; name:preset picks a preset. All by default.",
+            autocompletion=_complete_methods,
+        ),
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds and ranges, such as 0-2,5.")] = "0",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each run.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Run the first K prompts; all stay the pool.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="toy (the embedded prior) or paper (Stable Diffusion v1.4).")
+    ] = "toy",
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting, such as guidance.cfg_scale=50 or tp_sds.m1=700; may be given several times.",
+            autocompletion=_complete_settings,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    pack: Annotated[str, typer.Option(help="Most runs advanced together: a number, or auto.")] = "auto",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; one per GPU, or one, by default.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the run folders are.")] = Path("runs"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    wandb: Annotated[
+        str | None, typer.Option(help="online, offline or disabled; online where WANDB_API_KEY is set.")
+    ] = None,
+    study: Annotated[str, typer.Option(help="W&B's project; the group is the name of --out.")] = "dreamtime",
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between rows of metrics.jsonl.")] = 10,
+    methods_dir: MethodsDir = [],  # noqa: B006
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and an estimate, write nothing.")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
+) -> None:
+    """Run every prompt × method × seed that is not done yet; the same command again continues."""
+    from harness.config import Execution, apply_overrides, nearest
+    from harness.config import preset as load_preset
+    from harness.distill.method import discover
+    from harness.records.tracking import default_mode
+    from harness.sweep import grid
+
+    if wandb not in (None, "online", "offline", "disabled"):
+        raise UserError(
+            f"--wandb is online, offline or disabled, not '{wandb}'{nearest(wandb, ['online', 'offline'])}"
+        )
+    if pack != "auto" and not (pack.isdecimal() and int(pack) > 0):
+        raise UserError(f"--pack takes a number of runs or auto, not '{pack}'")
+    of_config, of_methods = grid.split_overrides(settings, list(discover(methods_dir)))
+    config = apply_overrides(
+        load_preset(preset), of_config + ([f"steps={steps}"] if steps is not None else [])
+    )
+    suite = grid.read_suite(prompts)
+    if config.guidance.prior == "toy-sd":
+        from harness.toyworld.grammar import check
+
+        for prompt in suite.prompts:
+            check(prompt)
+    choices = grid.choose_methods(methods, of_methods, methods_dir)
+    unused = {item.partition(".")[0] for item in of_methods} - {choice.name for choice in choices}
+    if unused:
+        raise UserError(f"--set {sorted(unused)[0]}.…: that method is not in this sweep")
+    specs = grid.expand(suite, choices, grid.parse_seeds(seeds), config, limit)
+    execution = Execution(
+        pack=None if pack == "auto" else int(pack),
+        jobs=jobs,
+        device=device,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        wandb=wandb or default_mode(),  # type: ignore[arg-type] - checked above
+        study=study,
+        sweep=out.resolve().name,
+        methods_dirs=tuple(str(d.resolve()) for d in methods_dir),
+    )
+    raise typer.Exit(_sweep(out, suite, specs, execution, dry_run, retry_failed))
+
+
+def _sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool, retry_failed: bool) -> int:
+    """Plan, measure, run; returns the exit code."""
+    from harness.records.folder import RunFolder
+    from harness.records.identity import run_id
+    from harness.sweep.display import Display, duration, number
+    from harness.sweep.grid import write_suite
+    from harness.sweep.pool import Pool
+
+    presses = 0
+    by_id = {run_id(spec): spec for spec in specs}
+    with Pool(root, specs, execution, lambda: presses > 0, scratch=dry_run) as pool:
+
+        def on_signal(signum: int, _: object) -> None:
+            nonlocal presses
+            presses += 1
+            if presses > 1:
+                pool.kill()
+
+        plan = pool.plan(retry_failed)
+        print(plan.summary(), flush=True)
+        if not plan.packs and not plan.running:
+            return _report(plan.done, plan.failed, [], root)
+        before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            if plan.packs:
+                rate = pool.measure(plan, by_id)
+                if rate and not presses:
+                    steps = sum(plan.steps_left.values())
+                    print(f"about {duration(steps / rate)} at {number(rate)} steps/s (measured)", flush=True)
+            if dry_run or presses:
+                return INTERRUPTED if presses else 0
+            for run in plan.todo:
+                RunFolder.create(root, by_id[run])
+                if retry_failed:
+                    RunFolder(root / run).forget_failure()
+            write_suite(root, suite)
+            display = Display(plan.total, sum(plan.steps_left.values()))
+            display.runs_done = len(plan.done) + len(plan.failed)
+            try:
+                outcome = pool.run(display)
+            finally:
+                display.close()
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+    if outcome.interrupted:
+        print(f"stopped: {len(outcome.left)} runs left; the same command continues them", flush=True)
+        return INTERRUPTED
+    return _report(outcome.done, outcome.failed, outcome.left, root)
+
+
+def _report(done: list[str], failed: list[str], left: list[str], root: Path) -> int:
+    from harness.records.folder import RunFolder
+
+    text = f"{len(done)} done"
+    if failed:
+        failure = RunFolder(root / failed[0]).failure() or {"reason": "unknown"}
+        text += (
+            f", {len(failed)} failed (--retry-failed tries again), such as {failed[0]}: {failure['reason']}"
+        )
+    if left:
+        text += f", {len(left)} left unfinished, such as {left[0]}"
+    print(f"{text}; next: harness eval {root}", flush=True)
+    return 1 if failed or left else 0
+
+
+@app.command(epilog="Example: harness status runs --watch")
+def status(
+    runs: Runs = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until nothing is running.")] = False,
+) -> None:
+    """Per method: how many runs are done, running, waiting and failed, the rate and the time left."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from harness.sweep.status import sweep_status
+
+    if as_json:
+        print(sweep_status(runs).as_json())
+        return
+    console = Console(highlight=False)
+    state = sweep_status(runs)
+    if watch:
+        with Live(state.table(), console=console, refresh_per_second=2) as live:
+            while state.total.running or state.total.waiting:
+                time.sleep(2.0)
+                state = sweep_status(runs)
+                live.update(state.table())
+    else:
+        console.print(state.table())
+    for failure in state.failures[:10]:
+        console.print(
+            f"failed at step {failure['step']}: {failure['run']}: {failure['reason']}", soft_wrap=True
+        )
+    if len(state.failures) > 10:
+        console.print(f"… and {len(state.failures) - 10} more (--json lists them all)")
+
+
+@app.command(epilog="Example: harness show tp_sds-a-red-bus-s0-d317b10f")
+def show(
+    run: Annotated[
+        str, typer.Argument(help="A run: its folder, its id, or a part of it.", autocompletion=_complete_run)
+    ],
+    runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """One run: what was asked, where it stands, its last metrics and where its views are."""
+    from harness.sweep.status import describe, find_run
+
+    about = describe(find_run(run, runs))
+    if as_json:
+        print(json.dumps(about, indent=2, ensure_ascii=False))
+        return
+    config = about.pop("config")
+    about |= {f"config.{key}": value for key, value in config.items()}
+    for key, value in about.items():
+        if value not in (None, {}, ""):
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            print(f"{key:<16} {text}")
+
+
+@app.command(epilog="Example: harness methods --methods-dir ~/my-methods")
+def methods(methods_dir: MethodsDir = []) -> None:  # noqa: B006
+    """The methods there are, by the first line of their docstrings."""
+    from harness.distill.method import discover
+
+    found = discover(methods_dir)
+    width = max(map(len, found), default=0)
+    for name, folder in sorted(found.items()):
+        print(f"{name:<{width}}  {folder.summary}")
+
+
+@app.command(name="new-method", epilog="Example: harness new-method my_sds --dir methods")
+def new_method(
+    name: Annotated[str, typer.Argument(help="The method's name: lower-case letters, digits and _.")],
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Where to; the built-in methods by default.")
+    ] = None,
+) -> None:
+    """Write the folder of a new method that runs as it stands."""
+    from harness.distill.method import BUILT_IN
+    from harness.distill.method import new_method as write
+
+    path = write(name, directory or BUILT_IN)
+    dirs = f" --methods-dir {path.parent}" if directory and path.parent.resolve() != BUILT_IN else ""
+    print(f"{path} written; try it: harness sweep prompts/smoke.txt --methods {name} --steps 50{dirs}")
+
+
+@app.command(name="eval", epilog="Example: harness eval runs --out figures")
+def evaluate(
+    runs: Runs = Path("runs"),
+    clip: Annotated[
+        str, typer.Option(help="toy-clip, or an open_clip model of the allow-list.")
+    ] = "toy-clip",
+    out: Annotated[
+        Path | None, typer.Option(help="Where tables and sheets go; RUNS/eval by default.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    allow_mixed: Annotated[
+        bool,
+        typer.Option("--allow-mixed", help="Put runs of different settings into one table all the same."),
+    ] = False,
+) -> None:
+    """R-Precision of the stored views per method, with intervals, and a contact sheet."""
+    from eval.command import run
+
+    run(runs, clip=clip, out=out, device=device, allow_mixed=allow_mixed, ground_truth=_ground_truth)
+
+
+def _ground_truth(prompt: str, views: Any) -> Any:
+    """Renders of what a toy caption means, at the evaluation cameras, uint8 [V, H, W, 3]."""
+    from harness.scene.cameras import evaluation
+    from harness.toyworld.render import ground_truth
+
+    return ground_truth(prompt, evaluation(views))
+
+
+@app.command(epilog="Example: harness bench --check")
+def bench(
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
+) -> None:
+    """Speed, side by side: packed against solo, against the usual loop, against the denoiser alone."""
+    from harness.bench import run
+
+    raise typer.Exit(run(check=check) or 0)
+
+
+@prompts_app.command(
+    name="import-dreamfields",
+    epilog="Example: harness prompts import-dreamfields coco_queries_val.py --out dreamfields.txt",
+)
+def import_dreamfields(
+    file: Annotated[Path, typer.Argument(help="Your own copy of google-research's coco_queries_val.py.")],
+    out: Annotated[Path, typer.Option(help="The suite to write.")] = Path("dreamfields.txt"),
+) -> None:
+    """Make a suite of Dream Fields' 153 captions, which this project does not ship."""
+    from harness.records.files import write_bytes
+    from harness.sweep.dreamfields import import_dreamfields as read
+    from harness.sweep.grid import read_suite
+
+    if out.exists():
+        raise UserError(f"{out} exists already; name another --out")
+    suite = read(file, out.stem)
+    head = "# Dream Fields' object-centric COCO captions (google-research, coco_queries_val.py)\n"
+    write_bytes(out, (head + "\n".join(suite.prompts) + "\n").encode())
+    print(f"{out}: {len(suite.prompts)} prompts, sha256 {read_suite(out).sha256}")
+
+
+@toyworld_app.command(name="show", epilog='Example: harness toyworld show "a white cup with a red handle"')
+def toyworld_show(
+    caption: Annotated[str, typer.Argument(help="A caption in the toy world's language.")],
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("toyworld.png"),
+) -> None:
+    """A sheet of the caption's ground truth at the evaluation cameras."""
+    from harness.toyworld.command import show as run
+
+    run(caption, out)
+
+
+@toyworld_app.command(name="train", epilog="Example: harness toyworld train clip --work build/toyworld")
+def toyworld_train(
+    stage: Annotated[str, typer.Argument(help="clip, vae, denoiser or all.")] = "all",
+    work: Annotated[Path, typer.Option(help="Where the state of the training is kept.")] = Path(
+        "build/toyworld"
+    ),
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so long; the command continues it.")
+    ] = None,
+) -> None:
+    """Train the embedded weights from the toy world; resumable."""
+    from harness.config import nearest
+    from harness.toyworld.command import train as run
+
+    stages = ("clip", "vae", "denoiser", "all")
+    if stage not in stages:
+        raise UserError(f"unknown stage '{stage}'{nearest(stage, stages)}")
+    run(stage, work, minutes)
+
+
+@toyworld_app.command(name="check", epilog="Example: harness toyworld check")
+def toyworld_check() -> None:
+    """What the committed weights must show, measured; exit 1 where a bar is missed."""
+    from harness.toyworld.command import check as run
+
+    raise typer.Exit(run() or 0)
+
+
+def main() -> None:
+    """Entry of the `harness` command: every error of the user's is one line on stderr, and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        code = _complain(str(error))
+    except TyperException as error:
+        # Typer's own: a mistyped command or option, a value that does not parse.
+        code = _complain(error.format_message()) if error.format_message() else 2
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush does not fail too
+        code = 0
+    sys.exit(code)
+
+
+def _complain(message: str) -> int:
+    print("harness: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""One live progress display for a whole sweep; plain lines where the output is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+PLAIN_SECONDS = 10.0
+WINDOW_SECONDS = 60.0
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3:07` or `1:02:03`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def number(value: float) -> str:
+    """A count with thin groups of three: `12 400`."""
+    return f"{value:,.0f}".replace(",", " ")
+
+
+class Display:
+    """Shows steps and runs done, the rate in steps/s over the last minute, and the time left."""
+
+    def __init__(self, runs: int, steps: int, console: Console | None = None):
+        self.console = console or Console(file=sys.stdout, highlight=False)
+        self.runs, self.steps = runs, steps
+        self.runs_done = self.steps_done = 0
+        self.note = ""
+        self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self._last_line = time.monotonic()
+        self._progress: Progress | None = None
+        if self.console.is_terminal:
+            columns = [
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TextColumn("{task.fields[text]}"),
+            ]
+            self._progress = Progress(*columns, console=self.console, transient=True)
+            self._task = self._progress.add_task("sweep", total=max(steps, 1), text="starting")
+            self._progress.start()
+
+    @property
+    def rate(self) -> float:
+        """Steps per second, summed over the runs of all packs."""
+        (begin, before), (now, after) = self._recent[0], self._recent[-1]
+        return (after - before) / (now - begin) if now > begin else 0.0
+
+    def text(self) -> str:
+        """What stands beside the bar."""
+        parts = [
+            f"{self.runs_done}/{self.runs} runs",
+            f"{number(self.steps_done)}/{number(self.steps)} steps",
+        ]
+        if self.rate:
+            parts.append(f"{self.rate:.3g} steps/s")
+            parts.append(f"{duration(max(self.steps - self.steps_done, 0) / self.rate)} left")
+        return " · ".join([*parts, self.note] if self.note else parts)
+
+    def advance(self, steps: int) -> None:
+        """Count steps."""
+        self.steps_done += steps
+        now = time.monotonic()
+        self._recent.append((now, self.steps_done))
+        while self._recent[0][0] < now - WINDOW_SECONDS and len(self._recent) > 2:
+            self._recent.popleft()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Redraw, or print a line when one is due."""
+        if self._progress:
+            self._progress.update(self._task, completed=self.steps_done, text=self.text())
+        elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            share = 100 * self.steps_done / self.steps if self.steps else 100
+            self.say(f"{share:3.0f} %  {self.text()}")
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        self.console.print(line, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._progress:
+            self._progress.stop()

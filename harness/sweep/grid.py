@@ -1,0 +1,166 @@
+"""From a prompt suite, methods and seeds to run specs."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.config import Config, UserError, override_keys, parse_value, split_override
+from harness.distill.method import Method, discover, load_method
+from harness.records.files import write_json
+from harness.records.identity import RunSpec, SuiteRef
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named, ordered list of prompts; all of it is the retrieval pool, however few are run."""
+
+    name: str
+    prompts: tuple[str, ...]
+    sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()
+        object.__setattr__(self, "sha256", digest)
+
+    @property
+    def ref(self) -> SuiteRef:
+        """How a run spec names the suite."""
+        return SuiteRef(name=self.name, sha256=self.sha256, size=len(self.prompts))
+
+
+def normalised(prompt: str) -> str:
+    """What makes two prompts the same: case, outer blanks, dots and commas, and inner blanks do not count."""
+    return " ".join(prompt.lower().split()).strip(" .,")
+
+
+def make_suite(name: str, prompts: Sequence[str], source: str) -> Suite:
+    """A checked suite; raises UserError where it is empty or two prompts are the same after normalisation."""
+    seen: dict[str, str] = {}
+    for prompt in prompts:
+        key = normalised(prompt)
+        if not key:
+            raise UserError(f"{source}: the prompt '{prompt}' has no words")
+        if key in seen:
+            raise UserError(f"{source}: '{prompt}' and '{seen[key]}' are the same prompt")
+        seen[key] = prompt
+    if not prompts:
+        raise UserError(f"{source} holds no prompt: write one a line, # starts a comment")
+    return Suite(name, tuple(prompts))
+
+
+def read_suite(path: Path | str) -> Suite:
+    """The suite in a text file, one prompt a line; blank lines and lines that start with # are left out."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = sorted(p.name for p in path.parent.glob("*.txt")) if path.parent.is_dir() else []
+        hint = f"; {path.parent} has {', '.join(near)}" if near else ""
+        raise UserError(f"no prompt file {path}{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the prompt file {path}: {error}") from None
+    lines = (unicodedata.normalize("NFC", line).strip() for line in text.splitlines())
+    return make_suite(path.stem, [line for line in lines if line and not line.startswith("#")], str(path))
+
+
+def write_suite(root: Path, suite: Suite) -> None:
+    """Keep the suite beside the runs, `suites/<sha256[:12]>.json`: evaluation needs the whole pool."""
+    path = root / "suites" / f"{suite.sha256[:12]}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"name": suite.name, "sha256": suite.sha256, "prompts": list(suite.prompts)})
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0-2,5` as [0, 1, 2, 5]; raises UserError."""
+    seeds: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UserError(f"--seeds takes numbers and ranges such as 0-2,5, not '{text}'")
+        if dash and int(last) < int(first):
+            raise UserError(f"--seeds: the range {part.strip()} runs backwards")
+        seeds.update(range(int(first), int(last or first) + 1))
+    return sorted(seeds)
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A method with its full settings; `params_set` are those that differ from its defaults."""
+
+    name: str
+    params: dict[str, Any]
+    params_set: tuple[str, ...]
+    variant: str = ""
+
+
+def choose_methods(names: str, overrides: Sequence[str], dirs: Sequence[Path] = ()) -> list[MethodChoice]:
+    """The methods of `--methods a,b:preset` (empty: all there are) with their `name.key=value` overrides.
+
+    Imports their folders. Raises UserError for unknown methods, presets, keys and values.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()] or sorted(discover(dirs))
+    choices: list[MethodChoice] = []
+    for text in wanted:
+        name, _, preset = text.partition(":")
+        method = load_method(name, dirs)
+        changes = _changes(method, name, overrides)
+        full = method.resolve(({"preset": preset} if preset else {}) | changes, name).model_dump(mode="json")
+        default = method.resolve({}, name).model_dump(mode="json")
+        differing = tuple(sorted(key for key in full if full[key] != default[key]))
+        labels = [preset] if preset else []
+        labels += [f"{key}={full[key]}" for key in sorted(changes)]
+        choice = MethodChoice(name, full, differing, ",".join(labels))
+        twin = next((c for c in choices if (c.name, c.params) == (choice.name, choice.params)), None)
+        if twin is not None:
+            raise UserError(f"--methods: '{text}' is the same method with the same settings as '{twin.name}'")
+        choices.append(choice)
+    return choices
+
+
+def _changes(method: type[Method], name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    changes = {}
+    for item in overrides:
+        key, value = split_override(item)
+        section, _, param = key.partition(".")
+        if section == name and param:
+            known = method.Params.model_fields.get(param)
+            changes[param] = parse_value(value, known.annotation if known else None)
+    return changes
+
+
+def split_overrides(items: Sequence[str], methods: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`--set` items for the config, and those for a method (`tp_sds.m1=700`)."""
+    sections = {key.split(".")[0] for key in override_keys(Config)}
+    of_methods = [item for item in items if item.partition(".")[0] in set(methods) - sections]
+    return [item for item in items if item not in of_methods], of_methods
+
+
+def expand(
+    suite: Suite,
+    methods: Sequence[MethodChoice],
+    seeds: Sequence[int],
+    config: Config,
+    limit: int | None = None,
+) -> list[RunSpec]:
+    """Every prompt × seed × method as a spec, the first `limit` prompts only; the suite stays the pool."""
+    return [
+        RunSpec(
+            method=method.name,
+            params=method.params,
+            params_set=method.params_set,
+            variant=method.variant,
+            prompt=prompt,
+            seed=seed,
+            config=config,
+            suite=suite.ref,
+        )
+        for method in methods
+        for prompt in suite.prompts[:limit]
+        for seed in seeds
+    ]

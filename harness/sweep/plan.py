@@ -1,0 +1,107 @@
+"""What is left to do: specs against the run folders that exist, and the packs that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from harness.config import UserError
+from harness.records.folder import RunFolder, Status
+from harness.records.identity import RunSpec, canonical_json, run_id
+
+
+@dataclass
+class Plan:
+    """Run ids by what is to be done with them, and the packs to advance (new and resumed runs)."""
+
+    new: list[str] = field(default_factory=list)
+    resume: list[str] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    packs: list[list[str]] = field(default_factory=list)
+    steps_left: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """How many runs the sweep has."""
+        return len(self.new) + len(self.resume) + len(self.running) + len(self.done) + len(self.failed)
+
+    @property
+    def todo(self) -> list[str]:
+        """The runs of the packs."""
+        return [run for pack in self.packs for run in pack]
+
+    def summary(self) -> str:
+        """One line for people."""
+        parts = [
+            f"{self.total} runs: {len(self.new)} new, {len(self.resume)} to resume, {len(self.done)} done"
+        ]
+        if self.running:
+            parts.append(f"{len(self.running)} running elsewhere")
+        parts.append(f"{len(self.failed)} failed")
+        steps = sum(self.steps_left.values())
+        sizes = sorted({len(pack) for pack in self.packs}, reverse=True)
+        packs = f"{len(self.packs)} packs of {' or '.join(map(str, sizes))} runs, {steps:,} steps".replace(
+            ",", " "
+        )
+        return ", ".join(parts) + (f"; {packs}" if self.packs else "")
+
+
+def make_plan(
+    root: Path, specs: Sequence[RunSpec], pack: int, retry_failed: bool = False, slots: int = 1
+) -> Plan:
+    """Sort `specs` by the state of their folders under `root`, and pack what is to be done; writes nothing.
+
+    `retry_failed` counts failed runs as runs to resume. `pack` is the most runs in a pack; with several
+    `slots` packs are kept small enough to give every slot one.
+    """
+    plan = Plan()
+    groups: dict[str, list[str]] = {}
+    for spec in specs:
+        name = run_id(spec)
+        folder = RunFolder(root / name)
+        status: Status = folder.status()
+        if status != "new" or (folder.path / "spec.json").exists():
+            _check_same(folder, spec)
+        if status == "failed" and retry_failed:
+            status = "resume"
+        getattr(plan, status).append(name)
+        if status in ("new", "resume"):
+            step = folder.state().get("step", 0) if status == "resume" else 0
+            plan.steps_left[name] = max(spec.config.steps - step, 0)
+            key = canonical_json([spec.method, spec.params, spec.config.model_dump(mode="json")])
+            groups.setdefault(key, []).append(name)
+    if groups:
+        fair = -(-len(plan.steps_left) // slots)
+        plan.packs = [p for group in groups.values() for p in split(group, min(pack, fair), plan.steps_left)]
+    return plan
+
+
+def split(runs: Sequence[str], most: int, steps_left: dict[str, int]) -> list[list[str]]:
+    """`runs` in the fewest packs of at most `most`, evenly filled, runs with as much left to do together."""
+    ordered = sorted(runs, key=lambda run: -steps_left[run])
+    packs = -(-len(ordered) // most)
+    bounds = [len(ordered) * k // packs for k in range(packs + 1)]
+    return [ordered[a:b] for a, b in pairwise(bounds)]
+
+
+def _check_same(folder: RunFolder, spec: RunSpec) -> None:
+    """The folder must hold this very run: a default that changed without a new id would mix two settings."""
+    if (folder.path / "spec.json").exists():
+        labels = {"suite", "variant", "params_set"}
+        there, here = (s.model_dump(mode="json", exclude=labels) for s in (folder.spec(), spec))
+        for config in (there["config"], here["config"]):
+            config.pop("preset")
+        if there == here:
+            return
+        for name in ("params", "config"):
+            for key in sorted({*there[name], *here[name]}):
+                if there[name].get(key) != here[name].get(key):
+                    raise UserError(
+                        f"{folder.path} was made with {name} {key} = {there[name].get(key)}, which is now "
+                        f"{here[name].get(key)}: name another --out, or set it as it was"
+                    )
+        raise UserError(f"{folder.path} holds another run of the same name: name another --out")

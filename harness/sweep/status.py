@@ -1,0 +1,141 @@
+"""Where a sweep stands: tables over run folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from harness.config import UserError, nearest
+from harness.records.files import read_json
+from harness.records.folder import RunFolder, run_folders
+from harness.sweep.display import duration, number
+
+
+@dataclass
+class Row:
+    """The runs of one method. `rate`: steps/s over its running runs; `seconds_left`: at the sweep's rate."""
+
+    method: str
+    done: int = 0
+    running: int = 0
+    waiting: int = 0
+    failed: int = 0
+    steps: int = 0
+    steps_total: int = 0
+    steps_left: int = 0
+    rate: float = 0.0
+    seconds_left: float | None = None
+
+
+@dataclass
+class SweepStatus:
+    """What `harness status` shows."""
+
+    root: str
+    methods: list[Row]
+    total: Row
+    failures: list[dict[str, Any]]
+
+    def as_json(self) -> str:
+        """The same for programs."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+
+    def table(self) -> Table:
+        """The same for people."""
+        table = Table(
+            title=self.root, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold"
+        )
+        table.add_column("method")
+        for column in ("done", "running", "waiting", "failed", "steps", "steps/s", "time left"):
+            table.add_column(column, justify="right")
+        for row in [*self.methods, self.total]:
+            left = "" if row.seconds_left is None else duration(row.seconds_left)
+            table.add_row(
+                row.method,
+                *(str(n) for n in (row.done, row.running, row.waiting, row.failed)),
+                f"{number(row.steps)}/{number(row.steps_total)}",
+                f"{row.rate:.3g}" if row.rate else "",
+                left,
+                style="bold" if row is self.total else "",
+            )
+        return table
+
+
+def sweep_status(root: Path) -> SweepStatus:
+    """The state of every run under `root`, from its files; raises UserError where there are none."""
+    rows: dict[str, Row] = {}
+    total = Row("all")
+    failures = []
+    folders = run_folders(root)
+    if not folders:
+        raise UserError(f"{root} holds no runs; `harness sweep PROMPTS --out {root}` makes some")
+    for folder in folders:
+        spec = read_json(folder.path / "spec.json")
+        if spec is None:
+            continue
+        label = f"{spec['method']}:{spec['variant']}" if spec.get("variant") else spec["method"]
+        row = rows.setdefault(label, Row(label))
+        status, state = folder.status(), folder.state()
+        steps = spec["config"]["steps"]
+        done = steps if status == "done" else 0 if status == "new" else state.get("step", 0)
+        kind = status if status in ("done", "running", "failed") else "waiting"
+        for r in (row, total):
+            setattr(r, kind, getattr(r, kind) + 1)
+            r.steps += done
+            r.steps_total += steps
+            if kind in ("running", "waiting"):
+                r.steps_left += steps - done
+            if kind == "running":
+                r.rate += state.get("rate", 0.0)
+        if status == "failed":
+            failure = folder.failure() or {}
+            failures.append({"run": folder.id, "step": failure.get("step"), "reason": failure.get("reason")})
+    if total.rate:
+        for row in (*rows.values(), total):
+            row.seconds_left = row.steps_left / total.rate
+    return SweepStatus(str(root), [rows[name] for name in sorted(rows)], total, failures)
+
+
+def find_run(name: str, root: Path) -> RunFolder:
+    """A run by its path, its id under `root`, or the beginning or end of its id; raises UserError."""
+    path = Path(name)
+    if (path / "spec.json").exists():
+        return RunFolder(path)
+    folders = run_folders(path.parent if path.parent != Path(".") else root)
+    exact = [f for f in folders if f.id == path.name]
+    some = exact or [f for f in folders if f.id.startswith(path.name) or f.id.endswith(path.name)]
+    if len(some) == 1:
+        return some[0]
+    if some:
+        raise UserError(
+            f"'{name}' fits {len(some)} runs, such as {some[0].id} and {some[1].id}: write more of it"
+        )
+    raise UserError(
+        f"no run '{name}' in {root}{nearest(name, [f.id for f in folders]) if len(folders) < 2000 else ''}"
+    )
+
+
+def describe(folder: RunFolder) -> dict[str, Any]:
+    """What `harness show` prints of a run."""
+    spec = folder.spec()
+    metrics = folder.metrics()
+    steps = folder.view_steps()
+    return {
+        "run": folder.id,
+        "folder": str(folder.path),
+        "status": folder.status(),
+        "method": spec.label,
+        "params": spec.params,
+        "prompt": spec.prompt,
+        "seed": spec.seed,
+        "suite": spec.suite.model_dump() if spec.suite else None,
+        "config": spec.config.model_dump(mode="json"),
+        "state": folder.state(),
+        "failure": folder.failure(),
+        "last_metrics": metrics[-1] if metrics else None,
+        "views": str(folder.views_path(steps[-1])) if steps else None,
+    }

@@ -1,0 +1,148 @@
+"""One worker process of the pool: reads commands from stdin, writes events to stdout, one JSON object a line.
+
+Commands: {"do": "advance", "runs": [ids]} · {"do": "measure", "specs": [...]} · {"do": "stop"}. The end of
+stdin means that the parent is gone, and stops too. Stopping ends the pack at its next step, checkpointed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from harness.config import Execution, UserError
+from harness.records.folder import RunFolder
+from harness.records.identity import RunSpec
+
+MEASURED_STEPS = 4
+MEASURED_SECONDS = 2.0
+
+
+class Worker:
+    """Carries out commands until stopped."""
+
+    def __init__(self, root: Path, execution: Execution, out: TextIO):
+        self.root = root
+        self.execution = execution
+        self.out = out
+        self.stop = threading.Event()
+        self.commands: queue.Queue[dict[str, Any] | None] = queue.Queue()
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Tell the parent; a parent that is gone stops the worker."""
+        try:
+            self.out.write(json.dumps(event) + "\n")
+            self.out.flush()
+        except (BrokenPipeError, ValueError):
+            self.stop.set()
+
+    def listen(self) -> None:
+        """Read commands until the parent says stop or is gone."""
+        for line in sys.stdin:
+            command = json.loads(line)
+            if command["do"] == "stop":
+                break
+            self.commands.put(command)
+        self.stop.set()
+        self.commands.put(None)
+
+    def work(self) -> None:
+        """The main loop; returns when stopped."""
+        threading.Thread(target=self.listen, name="commands", daemon=True).start()
+        while not self.stop.is_set():
+            command = self.commands.get()
+            if command is None:
+                break
+            try:
+                if command["do"] == "measure":
+                    self.emit({"event": "measured", "rate": self.measure(command["specs"])})
+                else:
+                    self.emit({"event": "returned"} | self.advance(command["runs"]))
+            except UserError as error:
+                self.emit({"event": "refused", "message": str(error)})
+
+    def advance(self, runs: list[str]) -> dict[str, Any]:
+        """Advance a pack; {} or {"problem": …, "oom": bool} where it has to be tried again in smaller packs.
+
+        A single run that cannot be advanced is failed: nobody else can be the cause.
+        """
+        from harness.distill.runner import PackTooLarge, advance
+
+        try:
+            advance(self.root, runs, self.execution, self.emit, self.stop.is_set)
+        except UserError:
+            raise
+        except Exception as error:
+            oom = isinstance(error, PackTooLarge)
+            traceback.print_exc()
+            reason = _one_line(error)
+            if len(runs) > 1:
+                return {"problem": reason, "oom": oom}
+            folder = RunFolder(self.root / runs[0])
+            if folder.status() in ("new", "resume"):
+                folder.fail("out of memory" if oom else "error", folder.state().get("step", 0), reason)
+                folder.log(f"failed: {reason}")
+            self.emit({"event": "failed", "run": runs[0], "reason": reason})
+        return {}
+
+    def measure(self, specs: list[dict[str, Any]]) -> float:
+        """Steps per second of a pack of these runs, over a few steps in a folder that is thrown away."""
+        from harness.distill.runner import advance
+
+        ends: list[float] = []
+
+        def emit(event: dict[str, Any]) -> None:
+            if event["event"] == "step":
+                ends.append(time.monotonic())
+
+        def enough() -> bool:
+            # The first step also compiles, loads and allocates.
+            seen = len(ends) - 1
+            return (
+                self.stop.is_set()
+                or seen >= MEASURED_STEPS
+                or (seen > 0 and ends[-1] - ends[0] > MEASURED_SECONDS)
+            )
+
+        aside = replace(self.execution, wandb="disabled", log_every=1_000_000, checkpoint_every=1_000_000)
+        with tempfile.TemporaryDirectory(prefix="harness-measure-") as folder:
+            runs = [RunFolder.create(folder, RunSpec.model_validate(spec)).id for spec in specs]
+            advance(Path(folder), runs, aside, emit, enough)
+        return len(specs) * (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def main() -> None:
+    """Entry of `python -m harness.sweep.worker`; the first line of stdin is {"root", "execution"}."""
+    # Ctrl-C is the parent's to handle: it asks this process to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Libraries that print must not write into the event stream.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    setup = json.loads(sys.stdin.readline())
+    dirs = tuple(setup["execution"].pop("methods_dirs"))
+    execution = Execution(**setup["execution"], methods_dirs=dirs)
+    worker = Worker(Path(setup["root"]), execution, out)
+    signal.signal(signal.SIGTERM, lambda *_: (worker.stop.set(), worker.commands.put(None)))
+    if execution.threads:
+        import torch
+
+        torch.set_num_threads(execution.threads)
+    worker.work()
+
+
+if __name__ == "__main__":
+    main()
