@@ -48,9 +48,7 @@ def train(stage: str, work: Path, say: Say, seed: int = SEED, out: Path = WEIGHT
     autoencoder, vae_outcome = vae.train_vae(work, images, seed, say)
     if stage == "vae":
         return
-    import torch
-
-    latents = vae.encode_all(autoencoder, torch.from_numpy(images.images))
+    latents = vae.encode_all(autoencoder, images, work / "latents.safetensors")
     prior, outcome = denoiser.train_denoiser(work, images, latents, seed, say)
     denoiser.save_prior(autoencoder, prior, out / "toy-sd")
     _card(

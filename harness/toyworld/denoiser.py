@@ -53,8 +53,8 @@ class Denoiser(torch.nn.Module):
             sample_size=16,
             in_channels=4,
             out_channels=4,
-            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             block_out_channels=(64, 96, 160),
             layers_per_block=1,
             cross_attention_dim=128,
@@ -73,7 +73,8 @@ def train_denoiser(
 ) -> tuple[Denoiser, Outcome]:
     """ε-prediction with min-SNR weights (Hang et al. 2023, γ = 5) and caption dropout for guidance."""
     torch.manual_seed(seed + 2)
-    model = Denoiser()
+    # Channels last trains a sixth faster on CPUs.
+    model = Denoiser().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     noise = DDPMScheduler(**NOISE)
     abar = noise.alphas_cumprod
     snr = abar / (1 - abar)

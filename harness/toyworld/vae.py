@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from harness.toyworld.data import ToyImages
@@ -85,9 +86,17 @@ def standardise(vae: Any, images_NHWC: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def encode_all(vae: Any, images_NHWC: torch.Tensor) -> torch.Tensor:
-    """Mean latents [N, 4, 16, 16] in half precision."""
-    return torch.cat([vae.encode(to_model(part)).latent_dist.mean.half() for part in images_NHWC.split(64)])
+def encode_all(vae: Any, data: ToyImages, cache: Path) -> torch.Tensor:
+    """Mean latents [N, 4, 16, 16] of the whole set in half precision, kept in `cache`."""
+    if cache.exists():
+        return load_file(cache)["latents"]
+    parts = torch.from_numpy(data.images).split(64)
+    with torch.autocast("cpu", torch.bfloat16):
+        coded = [vae.encode(to_model(part)).latent_dist.mean.half() for part in parts]
+    latents = torch.cat(coded).contiguous()
+    save_file({"latents": latents}, cache.with_suffix(".partial"))
+    cache.with_suffix(".partial").rename(cache)
+    return latents
 
 
 @torch.no_grad()

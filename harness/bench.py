@@ -1,0 +1,236 @@
+"""`harness bench`: how fast, as ratios of things measured side by side in one process.
+
+Each variant runs in short rounds, taken in turn, and its median counts: a machine that slows down for a while
+slows all of them. Times are per run and step.
+"""
+
+import functools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from harness import rng
+from harness.config import Config, Execution, preset
+from harness.distill import runner, step
+from harness.distill.method import NoiseSchedule, load_method
+from harness.distill.optim import Adam
+from harness.guidance.prior import Guidance
+from harness.records.folder import RunFolder
+from harness.records.identity import RunSpec
+from harness.scene.field import HashField, choose_backend
+
+R = 16
+METHOD = "uniform_sds"
+PROMPT = "a white cup with a red handle"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured ratio and the bar it is held to."""
+
+    name: str
+    value: float
+    bar: float
+    at_least: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether the bar is met."""
+        return self.value >= self.bar if self.at_least else self.value <= self.bar
+
+
+def run(check: bool = False, rounds: int = 7, console: Console | None = None) -> int:
+    """Measure, print ratios first, and return the exit code: 1 where `check` and a bar is missed."""
+    console = console or Console()
+    config = preset("toy")
+    device = torch.device(runner.pick_device("auto"))
+    encoder = choose_backend(str(device))
+    # The usual loop calls the denoiser with its own two samples and pads nothing.
+    bare = config.model_copy(update={"guidance": config.guidance.model_copy(update={"microbatch": 2})})
+    guidance, bare_guidance = (Guidance.load(c.guidance, device) for c in (config, bare))
+    packed = make_pack(config, guidance, R, encoder)
+    variants: dict[str, Callable[[], float]] = {
+        "packed": steps(packed, 2),
+        "solo": steps(make_pack(config, guidance, 1, encoder), 4),
+        "solo, no padding": steps(make_pack(bare, bare_guidance, 1, encoder), 6),
+        "usual loop": steps(make_pack(bare, bare_guidance, 1, "torch"), 4),
+        "denoiser": denoiser_calls(guidance, packed, 2),
+        "field, fused": field_calls(packed, encoder, 4),
+        "field, reference": field_calls(packed, "torch", 1),
+    }
+    times = in_turn(variants, rounds)
+    share = bookkeeping_share(config, steps=100)
+
+    solo = min(times["solo"], times["solo, no padding"])
+    figures = [
+        Figure(
+            f"packed (R={R}) against solo, the faster of padded and not", solo / times["packed"], 1.8, True
+        ),
+        Figure(f"packed (R={R}) against the usual loop", times["usual loop"] / times["packed"], 5.0, True),
+        Figure("packed step over the denoiser alone", times["packed"] / times["denoiser"], 1.7, False),
+        Figure(
+            "fused field against its reference", times["field, reference"] / times["field, fused"], 1.0, True
+        ),
+        Figure("logging, cameras and bookkeeping, share of the loop", share, 0.03, False),
+    ]
+    table = Table("ratio", "measured", "bar", "")
+    for figure in figures:
+        sign = "≥" if figure.at_least else "≤"
+        table.add_row(
+            figure.name, f"{figure.value:.3g}", f"{sign} {figure.bar:g}", "ok" if figure.ok else "missed"
+        )
+    console.print(table)
+    table = Table("variant", "ms per run and step")
+    for name, seconds in times.items():
+        table.add_row(name, f"{seconds * 1e3:.2f}")
+    console.print(table)
+    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name()
+    console.print(f"{device} ({threads}), prior {guidance.tag}, {config.guidance.dtype}, encoder {encoder}")
+    return int(check and not all(figure.ok for figure in figures))
+
+
+def make_pack(config: Config, guidance: Guidance, runs: int, encoder: str) -> step.Pack:
+    """A fresh pack of `runs` seeds of one prompt."""
+    seeds = list(range(runs))
+    field = HashField(config.scene, guidance.latent_shape[0], encoder)
+    background_C = runner.background_code(guidance, config.scene.background_rgb)
+    params = field.init(seeds, background_C.cpu().expand(runs, -1))
+    params = {name: value.to(guidance.device) for name, value in params.items()}
+    method_class = load_method(METHOD)
+    method = method_class(
+        method_class.resolve({}, METHOD), NoiseSchedule(guidance.alphas_cumprod_T, *guidance.t_range)
+    )
+    return step.Pack(
+        config=config,
+        method=method,
+        guidance=guidance,
+        field=field,
+        background_C=background_C,
+        prompts=[PROMPT] * runs,
+        seeds=seeds,
+        step_R=torch.zeros(runs, dtype=torch.int64),
+        total_R=torch.full((runs,), config.steps),
+        params=params,
+        adam=Adam(config.optim, params),
+    )
+
+
+def in_turn(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Median over rounds of what each variant returns, after one round that is not counted."""
+    seen: dict[str, list[float]] = {name: [] for name in variants}
+    for index in range(rounds + 1):
+        for name, measure in variants.items():
+            seconds = measure()
+            if index:
+                seen[name].append(seconds)
+    return {name: statistics.median(values) for name, values in seen.items()}
+
+
+def timed(call: Callable[[], Any], repeats: int, runs: int, device: torch.device) -> float:
+    """Seconds per call and run."""
+    started = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - started) / repeats / runs
+
+
+def steps(pack: step.Pack, repeats: int) -> Callable[[], float]:
+    """Whole steps of a pack, as the runner takes them."""
+    return lambda: timed(lambda: step.step(pack), repeats, len(pack.seeds), pack.guidance.device)
+
+
+def denoiser_calls(guidance: Guidance, pack: step.Pack, repeats: int) -> Callable[[], float]:
+    """The denoiser alone, at the pack's batch."""
+    runs = len(pack.seeds)
+    x_t = torch.randn(runs, *guidance.latent_shape, device=guidance.device)
+    t_R = torch.full((runs,), 500)
+    cond_RLD = guidance.embed(pack.prompts)
+    return lambda: timed(lambda: guidance.predict_noise(x_t, t_R, cond_RLD), repeats, runs, guidance.device)
+
+
+def field_calls(pack: step.Pack, encoder: str, repeats: int) -> Callable[[], float]:
+    """Forward and backward of the field at the points of one render."""
+    scene, runs, device = pack.config.scene, len(pack.seeds), pack.guidance.device
+    field = HashField(scene, pack.guidance.latent_shape[0], encoder)
+    x_RN3 = torch.rand(runs, scene.resolution**2 * scene.samples, 3, device=device) * 2 - 1
+
+    def call() -> None:
+        params = {name: value.detach().requires_grad_() for name, value in pack.params.items()}
+        density_RN, latent_RNC = field.query(params, x_RN3)
+        (density_RN.sum() + latent_RNC.sum()).backward()
+
+    return lambda: timed(call, repeats, runs, device)
+
+
+def bookkeeping_share(config: Config, steps: int) -> float:
+    """Share of the runner's loop that is neither rendering, denoising nor updating.
+
+    A real pack of R runs with its log, W&B mirror and checkpoint; clocks stand around the draws, the cameras,
+    the prompts and everything after a step.
+    """
+    spent = 0.0
+    began = ended = 0.0
+    done = 0
+
+    def emit(event: dict[str, Any]) -> None:
+        nonlocal began, ended, done
+        if event["event"] == "step":
+            done, ended = done + 1, time.perf_counter()
+            if done == 1:
+                began = ended
+
+    def add(seconds: float) -> None:
+        nonlocal spent
+        spent += seconds if done else 0.0
+
+    with tempfile.TemporaryDirectory() as folder, clocks(add):
+        ids = []
+        for seed in range(R):
+            spec = RunSpec(method=METHOD, params={}, prompt=PROMPT, seed=seed, config=config)
+            ids.append(RunFolder.create(Path(folder), spec).id)
+        execution = Execution(wandb="offline", checkpoint_every=steps)
+        runner.advance(folder, ids, execution, emit, lambda: done > steps)
+    return spent / (ended - began)
+
+
+@contextmanager
+def clocks(add: Callable[[float], None]) -> Iterator[None]:
+    """Report the seconds spent in the functions that keep the books."""
+    places: list[tuple[Any, str]] = [
+        (rng, "uniform"),
+        (rng, "normal"),
+        (step, "sample"),
+        (step, "camera_prompts"),
+        (runner._Crew, "_record"),
+    ]
+
+    def clocked(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                add(time.perf_counter() - started)
+
+        return call
+
+    originals = [(place, name, getattr(place, name)) for place, name in places]
+    for place, name, function in originals:
+        setattr(place, name, clocked(function))
+    try:
+        yield
+    finally:
+        for place, name, function in originals:
+            setattr(place, name, function)
