@@ -114,6 +114,7 @@ class Runs:
         end: str = "done",
         shows: str | Sequence[str] | None = None,
         config: Config = TOY,
+        weights: str = "f" * 64,
         **spec: Any,
     ) -> RunFolder:
         """A run that ended as `end`: done, failed after the first evaluation step, or new.
@@ -126,7 +127,8 @@ class Runs:
         )
         if end == "new":
             return folder
-        folder.save_env({"prior": {"tag": "toy-sd", "weights_hash": "f" * 64, "is_toy": True}})
+        tag = config.guidance.prior
+        folder.save_env({"prior": {"tag": tag, "weights_hash": weights, "is_toy": tag.startswith("toy-")}})
         steps = config.views.steps(config.steps)
         looks = [shows or prompt] * len(steps) if shows is None or isinstance(shows, str) else list(shows)
         for step, look in list(zip(steps, looks, strict=True))[: 1 if end == "failed" else None]:

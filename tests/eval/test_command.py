@@ -147,6 +147,14 @@ def test_mixed_pools_are_refused_unless_asked_for(runs: Runs, clip_folder: Path)
     assert len(report.ceiling) == 2
 
 
+def test_other_weights_of_the_prior_are_refused_unless_asked_for(runs: Runs, clip_folder: Path) -> None:
+    runs.add("uniform_sds", PROMPTS[4], 0, weights="0" * 64)
+    with pytest.raises(UserError, match="other weights"):
+        evaluate(runs, clip_folder)
+    report, _ = evaluate(runs, clip_folder, allow_mixed=True)
+    assert report.stamp.priors == ("toy-sd 000000000000", "toy-sd ffffffffffff")
+
+
 def test_toy_and_real_priors_never_share_a_table(runs: Runs, clip_folder: Path) -> None:
     real = Config(
         steps=20,

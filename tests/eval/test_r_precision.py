@@ -154,7 +154,7 @@ def test_damaged_views_are_that_runs_failure(runs: Runs, scorer: Scorer, damage)
 
 
 def test_a_prompt_outside_the_pool_is_that_runs_failure(runs: Runs, scorer: Scorer) -> None:
-    folder = runs.add("tp_sds", "a purple clock", 0)
+    folder = runs.add("tp_sds", "a purple clock", 0, shows=PROMPTS[0])
     run = next(run for run in load_runs(runs.root)[0] if run.run_id == folder.id)
     scores, problems = score_run(run, scorer)
     assert not scores and "not in the pool" in problems[20]
