@@ -114,13 +114,17 @@ def choose_methods(names: str, overrides: Sequence[str], dirs: Sequence[Path] = 
         default = method.resolve({}, name).model_dump(mode="json")
         differing = tuple(sorted(key for key in full if full[key] != default[key]))
         labels = [preset] if preset else []
-        labels += [f"{key}={full[key]}" for key in sorted(changes)]
+        labels += [f"{key}={_short(full[key])}" for key in sorted(changes)]
         choice = MethodChoice(name, full, differing, ",".join(labels))
         twin = next((c for c in choices if (c.name, c.params) == (choice.name, choice.params)), None)
         if twin is not None:
             raise UserError(f"--methods: '{text}' is the same method with the same settings as '{twin.name}'")
         choices.append(choice)
     return choices
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _changes(method: type[Method], name: str, overrides: Sequence[str]) -> dict[str, Any]:

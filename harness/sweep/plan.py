@@ -43,11 +43,11 @@ class Plan:
             parts.append(f"{len(self.running)} running elsewhere")
         parts.append(f"{len(self.failed)} failed")
         steps = sum(self.steps_left.values())
-        sizes = sorted({len(pack) for pack in self.packs}, reverse=True)
-        packs = f"{len(self.packs)} packs of {' or '.join(map(str, sizes))} runs, {steps:,} steps".replace(
-            ",", " "
-        )
-        return ", ".join(parts) + (f"; {packs}" if self.packs else "")
+        if self.packs:
+            many = f"{len(self.packs)} packs" if len(self.packs) > 1 else "1 pack"
+            largest = max(len(pack) for pack in self.packs)
+            parts.append(f"{many} of up to {largest} runs, {steps} steps in all")
+        return ", ".join(parts)
 
 
 def make_plan(

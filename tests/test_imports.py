@@ -1,0 +1,138 @@
+"""The dependencies run one way, and light modules stay light: read from the sources, nothing is imported."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# From the ground up. A package may import its own floor's packages only where they are one and the same.
+FLOORS = [
+    {"harness.config", "harness.guidance", "harness.rng"},
+    {"harness.records"},
+    {"harness.scene"},
+    {"harness.distill", "eval", "harness.toyworld"},
+    {"harness.sweep", "methods"},
+    {"slurm"},
+    {"harness.cli", "harness.bench"},
+]
+FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
+
+# Inside a floor, and above it: what else an arrow may point to.
+GROUND = {"harness.config", "harness.rng"}
+METHODS_MAY = {"harness.distill.method", "harness.distill.schedules"}
+EVAL_MAY = {"harness.records", "harness.guidance", "harness.config", "eval"}
+# harness.cli and harness.bench sit on top; inside functions they may reach everything.
+
+LIGHT = [
+    "harness/cli.py",
+    "harness/config.py",
+    "harness/sweep/grid.py",
+    "harness/sweep/plan.py",
+    "harness/sweep/status.py",
+    "harness/sweep/pool.py",
+    "harness/sweep/display.py",
+    "harness/sweep/dreamfields.py",
+    "harness/sweep/worker.py",
+    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "harness" / "records").glob("*.py")),
+    "harness/distill/method.py",
+    "harness/distill/schedules.py",
+    "harness/guidance/views.py",
+    "harness/toyworld/grammar.py",
+]
+HEAVY = {
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "open_clip",
+    "wandb",
+    "pandas",
+    "matplotlib",
+    "numba",
+}
+
+SOURCES = sorted(p for package in ("harness", "methods", "eval") for p in (ROOT / package).rglob("*.py"))
+
+
+def _nodes(tree: ast.AST, inside_functions: bool) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not inside_functions:
+            continue
+        yield node
+        yield from _nodes(node, inside_functions)
+
+
+def imported(path: Path, inside_functions: bool = True) -> set[str]:
+    """The modules a source file imports, those for type checkers aside."""
+    names: set[str] = set()
+    for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), inside_functions):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written in full here"
+            assert node.module
+            # `from harness import rng` names a module, `from harness.config import Config` does not.
+            names |= (
+                {f"{node.module}.{a.name}" for a in node.names} if node.module == "harness" else {node.module}
+            )
+    return names
+
+
+def package(module: str) -> str | None:
+    """The package of the floors that a module belongs to."""
+    parts = module.split(".")
+    name = ".".join(parts[:2]) if parts[0] == "harness" else parts[0]
+    return name if name in FLOOR else None
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_arrow_runs_up(path: Path):
+    here = package(module_of(path))
+    if here is None or here in ("harness.cli", "harness.bench"):
+        return
+    for name in imported(path):
+        there = package(name)
+        if there is None or there == here:
+            continue
+        assert FLOOR[there] < FLOOR[here] or there in GROUND, f"{path.relative_to(ROOT)} imports {name}"
+        if here == "methods":
+            assert name in METHODS_MAY, f"{path.relative_to(ROOT)} imports {name}"
+        if here == "eval":
+            assert there in EVAL_MAY, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_no_two_packages_import_each_other():
+    arrows = {(package(module_of(path)), package(name)) for path in SOURCES for name in imported(path)}
+    arrows = {(a, b) for a, b in arrows if a and b and a != b}
+    assert not {(a, b) for a, b in arrows if (b, a) in arrows}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_modules_import_nothing_heavy_at_the_top(name: str):
+    heavy = {module.split(".")[0] for module in imported(ROOT / name, inside_functions=False)} & HEAVY
+    assert not heavy, f"{name} imports {heavy}"
+
+
+def test_the_built_in_eval_is_never_shadowed():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not [a for a in node.names if a.name.split(".")[0] == "eval"], (
+                    f"{path}: from eval.x import y"
+                )
+
+
+def test_nothing_loads_a_pickle():
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        assert "import pickle" not in text and "torch.load(" not in text, path
