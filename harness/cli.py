@@ -327,16 +327,9 @@ def evaluate(
 ) -> None:
     """R-Precision of the stored views per method, with intervals, and a contact sheet."""
     from eval.command import run
-
-    run(runs, clip=clip, out=out, device=device, allow_mixed=allow_mixed, ground_truth=_ground_truth)
-
-
-def _ground_truth(prompt: str, views: Any) -> Any:
-    """Renders of what a toy caption means, at the evaluation cameras, uint8 [V, H, W, 3]."""
-    from harness.scene.cameras import evaluation
     from harness.toyworld.render import ground_truth
 
-    return ground_truth(prompt, evaluation(views))
+    run(runs, clip=clip, out=out, device=device, allow_mixed=allow_mixed, ground_truth=ground_truth)
 
 
 @app.command(epilog="Example: harness bench --check")
@@ -378,7 +371,7 @@ def toyworld_show(
     """A sheet of the caption's ground truth at the evaluation cameras."""
     from harness.toyworld.command import show as run
 
-    run(caption, out)
+    print(run(caption, out))
 
 
 @toyworld_app.command(name="train", epilog="Example: harness toyworld train clip --work build/toyworld")
@@ -387,26 +380,29 @@ def toyworld_train(
     work: Annotated[Path, typer.Option(help="Where the state of the training is kept.")] = Path(
         "build/toyworld"
     ),
-    minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop after so long; the command continues it.")
-    ] = None,
 ) -> None:
-    """Train the embedded weights from the toy world; resumable."""
-    from harness.config import nearest
+    """Train the embedded weights from the toy world; the same command again continues."""
     from harness.toyworld.command import train as run
 
-    stages = ("clip", "vae", "denoiser", "all")
-    if stage not in stages:
-        raise UserError(f"unknown stage '{stage}'{nearest(stage, stages)}")
-    run(stage, work, minutes)
+    run(stage, work, _say)
 
 
 @toyworld_app.command(name="check", epilog="Example: harness toyworld check")
 def toyworld_check() -> None:
     """What the committed weights must show, measured; exit 1 where a bar is missed."""
-    from harness.toyworld.command import check as run
+    from eval.clip import load_clip
+    from harness.toyworld.command import run_check
 
-    raise typer.Exit(run() or 0)
+    clip = load_clip("toy-clip")
+
+    def similarity(images: Any, prompts: Any) -> Any:
+        return (clip.embed_images(list(images)) @ clip.embed_texts(prompts).T).cpu().numpy()
+
+    raise typer.Exit(0 if run_check(similarity, _say) else 1)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def main() -> None:
