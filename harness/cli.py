@@ -391,14 +391,17 @@ def toyworld_train(
 def toyworld_check() -> None:
     """What the committed weights must show, measured; exit 1 where a bar is missed."""
     from eval.clip import load_clip
+    from eval.r_precision import Pool, Scorer
     from harness.toyworld.command import run_check
 
     clip = load_clip("toy-clip")
 
-    def similarity(images: Any, prompts: Any) -> Any:
-        return (clip.embed_images(list(images)) @ clip.embed_texts(prompts).T).cpu().numpy()
+    def retrieval(views: Any, prompts: Any) -> Any:
+        found = Scorer.over(clip, Pool("toy world", "", tuple(prompts))).retrieve(views)
+        scores = [retrieved.score(target) for target, retrieved in enumerate(found)]
+        return [(score.majority, score.per_view) for score in scores]
 
-    raise typer.Exit(0 if run_check(similarity, _say) else 1)
+    raise typer.Exit(0 if run_check(retrieval, _say) else 1)
 
 
 def _say(line: str) -> None:

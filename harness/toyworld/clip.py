@@ -21,7 +21,7 @@ from harness.toyworld.grammar import COLOURS, KINDS, Scene, caption
 from harness.toyworld.training import Outcome, Say, Schedule, generator, train
 from harness.toyworld.words import CONTEXT, vocabulary_size, write_open_clip_bpe
 
-SCHEDULE = Schedule(steps=2400, lr=1.2e-3, weight_decay=0.05, average=0.995)
+SCHEDULE = Schedule(steps=1800, lr=1.2e-3, weight_decay=0.05, average=0.995)
 BATCH = 96
 VIEW_SHARE = 0.25
 BPE = "bpe.txt.gz"
@@ -113,7 +113,8 @@ def train_clip(
 ) -> tuple[Any, Outcome]:
     """Contrastive training, two texts an image: its own and a look-alike's, some with view words."""
     torch.manual_seed(seed + 1)
-    model = new_clip()
+    # Channels last trains a third faster on CPUs.
+    model = new_clip().to(memory_format=torch.channels_last)
     bpe = work / BPE
     work.mkdir(parents=True, exist_ok=True)
     write_open_clip_bpe(bpe)
@@ -136,6 +137,7 @@ def train_clip(
                 wrong.append(caption(look_alike(scenes[i], rng), view) + dot)
         x = torch.from_numpy(data.images[index]).permute(0, 3, 1, 2).float().div(255)
         x = (augment(x, generator(seed + 1, step)) - mean) / std
+        x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             image = model.encode_image(x, normalize=True)
             text = model.encode_text(tokenize(texts + wrong), normalize=True)

@@ -67,11 +67,11 @@ def _card(folder: Path, what: str, facts: dict, outcomes: dict[str, Outcome]) ->
     (folder / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 
-def run_check(similarity: Callable, say: Say) -> bool:
+def run_check(retrieval: Callable, say: Say) -> bool:
     """Measure the shipped weights against their bars and note it in their cards; True where all are met."""
     from harness.toyworld.check import check
 
-    findings = check(similarity, say)
+    findings = check(retrieval, say)
     metrics = {f.name: round(f.value, 4) for f in findings}
     for folder in (WEIGHTS / "toy-sd", WEIGHTS / "toy-clip"):
         path = folder / "card.json"
