@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Stream = Literal["init", "camera", "timestep", "noise", "background", "eval", "render", "method"]
-STREAMS: tuple[str, ...] = get_args(Stream)
+STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 
 def stream(seed: int, step: int, name: Stream) -> torch.Generator:

@@ -9,7 +9,7 @@ from harness import rng
 
 
 @given(st.integers(0, 2**31), st.integers(0, 10**6), st.sampled_from(rng.STREAMS))
-def test_a_stream_repeats_itself(seed: int, step: int, name):
+def test_a_stream_repeats_itself(seed: int, step: int, name: rng.Stream):
     first = torch.randn(4, generator=rng.stream(seed, step, name))
     assert torch.equal(first, torch.randn(4, generator=rng.stream(seed, step, name)))
 

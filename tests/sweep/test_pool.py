@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,17 +47,31 @@ def _command(prior: Path, root: Path, *more: str) -> list[str]:
     ]
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running() -> Iterator[None]:
+    yield
+    for process in STARTED:
+        process.kill()  # its worker sees the end of its input, and leaves
+        process.wait()
+    STARTED.clear()
+
+
 def _start(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    STARTED.append(process)
+    return process
 
 
 def _run(command: list[str]) -> tuple[int, str]:
     process = _start(command)
-    out, _ = process.communicate(timeout=600)
+    out, _ = process.communicate(timeout=900)
     return process.returncode, out
 
 
-def _wait(condition: Callable[[], object], seconds: float = 300) -> None:
+def _wait(condition: Callable[[], object], seconds: float = 900) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -112,7 +126,7 @@ def test_interrupted_killed_and_doubled_it_ends_with_the_same_files(
     sweep = _start(command)
     _wait(lambda: _progress(root) > 4)
     sweep.send_signal(signal.SIGINT)
-    out, _ = sweep.communicate(timeout=300)
+    out, _ = sweep.communicate(timeout=900)
     assert sweep.returncode == 130 and "stopped" in out, out
     states = [folder.status() for folder in run_folders(root)]
     assert "running" not in states and "failed" not in states and "resume" in states
@@ -132,7 +146,7 @@ def test_interrupted_killed_and_doubled_it_ends_with_the_same_files(
     worker = _worker(root)
     assert worker
     os.kill(worker, signal.SIGKILL)
-    outs = [process.communicate(timeout=600)[0] for process in both]
+    outs = [process.communicate(timeout=900)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outs
     assert any("was killed by signal 9" in out for out in outs)
     assert _contents(root) == _contents(undisturbed)
