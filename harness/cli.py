@@ -374,6 +374,14 @@ def toyworld_show(
     print(run(caption, out))
 
 
+@toyworld_app.command(name="language", epilog="Example: harness toyworld language")
+def toyworld_language() -> None:
+    """The words that prompts of the toy world are made of."""
+    from harness.toyworld.grammar import describe
+
+    print(describe())
+
+
 @toyworld_app.command(name="train", epilog="Example: harness toyworld train clip --work build/toyworld")
 def toyworld_train(
     stage: Annotated[str, typer.Argument(help="clip, vae, denoiser or all.")] = "all",

@@ -131,6 +131,23 @@ def words() -> list[str]:
     return sorted({*COLOURS, *PATTERNS, *PARTS, *nouns, *GLUE, *VIEWS})
 
 
+def describe() -> str:
+    """The language on a page: its grammar, colours and patterns, and every noun with its parts."""
+    lines = [
+        'object:   a|an [PATTERN] COLOUR NOUN ["with" [a|an] COLOUR PART]',
+        'caption:  object ["on" object]',
+        f"COLOUR:   {', '.join(COLOURS)}",
+        f"PATTERN:  {', '.join(PATTERNS)}",
+        f"carried:  {', '.join(k.noun for k in KINDS.values() if k.item)}",
+        f"carrying: {', '.join(k.noun for k in KINDS.values() if k.support)}",
+        "NOUN      its PARTs (* takes patterns)",
+    ]
+    for kind in sorted(KINDS.values(), key=lambda kind: kind.noun):
+        star = "*" if kind.patterns else " "
+        lines.append(f"  {kind.noun + star:<16}{', '.join(kind.parts)}")
+    return "\n".join(lines)
+
+
 def normalise(prompt: str) -> str:
     """Lower case, single spaces, no closing full stop: two prompts equal under it are the same prompt."""
     return " ".join(prompt.lower().strip(" .,").split())
@@ -155,7 +172,7 @@ def parse(prompt: str) -> Scene:
             hints.append(f"{word!r}" + (f" (nearest: {near[0]!r})" if near else ""))
         raise UserError(
             f"{prompt!r}: the toy prior does not know {', '.join(hints)}; "
-            "`harness toyworld show --help` lists its language, `--preset paper` takes any prompt"
+            "`harness toyworld language` lists its words, `--preset paper` takes any prompt"
         )
     head, _, below = text.partition(" on ")
     try:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from harness.config import UserError
 from harness.guidance.views import VIEWS
 from harness.toyworld.data import held_out, scene
-from harness.toyworld.grammar import KINDS, caption, check, normalise, parse, sample, words
+from harness.toyworld.grammar import KINDS, caption, check, describe, normalise, parse, sample, words
 from harness.toyworld.words import CONTEXT, clip_tokenizer, write_open_clip_bpe
 
 
@@ -68,3 +68,10 @@ def test_both_tokenizers_give_the_same_ids_one_token_a_word(tmp_path, suite_line
         ids = ours(line).input_ids
         assert [i for i in theirs([line])[0].tolist() if i] == ids
     assert len(ours(" ".join(words())).input_ids) == len(words()) + 2
+
+
+def test_the_language_is_told_on_a_page():
+    page = describe()
+    for kind in KINDS.values():
+        assert kind.noun in page
+        assert all(part in page for part in kind.parts)
