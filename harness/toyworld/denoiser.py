@@ -16,7 +16,7 @@ from harness.toyworld.data import ToyImages
 from harness.toyworld.training import Outcome, Say, Schedule, generator, train
 from harness.toyworld.words import CONTEXT, clip_tokenizer, vocabulary_size
 
-SCHEDULE = Schedule(steps=7000, lr=1e-3, weight_decay=0.01, average=0.998)
+SCHEDULE = Schedule(steps=5200, lr=1e-3, weight_decay=0.01, average=0.998)
 BATCH = 48
 DROPOUT, BARE = 0.1, 0.1  # shares of captions left empty, and left without view words
 SNR_CAP = 5.0
@@ -60,8 +60,7 @@ class Denoiser(torch.nn.Module):
             cross_attention_dim=128,
             attention_head_dim=(2, 3, 5),  # type: ignore[arg-type]  # heads, in spite of its name
             norm_num_groups=16,
-            # The whole caption, pooled, reaches every residual block beside the time: at this size kinds and
-            # colours are learned several times faster so than through cross-attention alone.
+            # The caption, pooled, reaches every residual block beside the time, 16×16 without attention too.
             addition_embed_type="text",
             addition_embed_type_num_heads=4,
             resnet_time_scale_shift="scale_shift",
