@@ -75,7 +75,8 @@ def test_a_prompt_outside_the_toy_world_is_refused_before_anything_starts(
 
 COMMANDS = [
     *(["sweep"], ["status"], ["show"], ["methods"], ["new-method"], ["eval"], ["bench"]),
-    *(["prompts", "import-dreamfields"], ["toyworld", "show"], ["toyworld", "train"], ["toyworld", "check"]),
+    *(["prompts", "import-dreamfields"], ["toyworld", "show"], ["toyworld", "language"]),
+    *(["toyworld", "train"], ["toyworld", "check"]),
 ]
 
 
