@@ -93,12 +93,13 @@ def _outer(a_Jn, b_Kn, out_JK, n):
 
 
 @_kernel
-def _locate(p_3B, n, scale, size, resolution, dense, index_B8, weight_B8):
-    # The eight entries round each point on one level, and their trilinear weights.
+def _locate(p_3b, n, scale, size, resolution, dense, index_8b, weight_8b):
+    # The eight entries round each point on one level, and their trilinear weights. Rows of the scratch arrays
+    # lie a constant apart in one dimension: only then does the compiler prove them distinct and vectorise.
     for i in range(n):
-        px = p_3B[0, i] * scale + _HALF
-        py = p_3B[1, i] * scale + _HALF
-        pz = p_3B[2, i] * scale + _HALF
+        px = p_3b[i] * scale + _HALF
+        py = p_3b[BLOCK + i] * scale + _HALF
+        pz = p_3b[2 * BLOCK + i] * scale + _HALF
         ix, iy, iz = np.int32(px), np.int32(py), np.int32(pz)
         fx, fy, fz = px - np.float32(ix), py - np.float32(iy), pz - np.float32(iz)
         gx, gy, gz = _ONE - fx, _ONE - fy, _ONE - fz
@@ -131,20 +132,31 @@ def _locate(p_3B, n, scale, size, resolution, dense, index_B8, weight_B8):
             a4, a5, a6, a7 = (x0 ^ y0 ^ z1), (x1 ^ y0 ^ z1), (x0 ^ y1 ^ z1), (x1 ^ y1 ^ z1)
             a0, a1, a2, a3 = a0 & mask, a1 & mask, a2 & mask, a3 & mask
             a4, a5, a6, a7 = a4 & mask, a5 & mask, a6 & mask, a7 & mask
-        index, weight = index_B8[i], weight_B8[i]
-        index[0], index[1], index[2], index[3] = a0, a1, a2, a3
-        index[4], index[5], index[6], index[7] = a4, a5, a6, a7
-        weight[0], weight[1], weight[2], weight[3] = gx * gy * gz, fx * gy * gz, gx * fy * gz, fx * fy * gz
-        weight[4], weight[5], weight[6], weight[7] = gx * gy * fz, fx * gy * fz, gx * fy * fz, fx * fy * fz
+        index_8b[i] = a0
+        index_8b[BLOCK + i] = a1
+        index_8b[2 * BLOCK + i] = a2
+        index_8b[3 * BLOCK + i] = a3
+        index_8b[4 * BLOCK + i] = a4
+        index_8b[5 * BLOCK + i] = a5
+        index_8b[6 * BLOCK + i] = a6
+        index_8b[7 * BLOCK + i] = a7
+        weight_8b[i] = gx * gy * gz
+        weight_8b[BLOCK + i] = fx * gy * gz
+        weight_8b[2 * BLOCK + i] = gx * fy * gz
+        weight_8b[3 * BLOCK + i] = fx * fy * gz
+        weight_8b[4 * BLOCK + i] = gx * gy * fz
+        weight_8b[5 * BLOCK + i] = fx * gy * fz
+        weight_8b[6 * BLOCK + i] = gx * fy * fz
+        weight_8b[7 * BLOCK + i] = fx * fy * fz
 
 
 @_kernel
-def _gather(n, index_B8, weight_B8, table_EF, out_FB):
+def _gather(n, index_8b, weight_8b, table_EF, out_FB):
     if table_EF.shape[1] == 2:
         for i in range(n):
             s0, s1 = _ZERO, _ZERO
             for c in range(8):
-                e, w = index_B8[i, c], weight_B8[i, c]
+                e, w = index_8b[c * BLOCK + i], weight_8b[c * BLOCK + i]
                 s0 += w * table_EF[e, 0]
                 s1 += w * table_EF[e, 1]
             out_FB[0, i] = s0
@@ -154,32 +166,32 @@ def _gather(n, index_B8, weight_B8, table_EF, out_FB):
             for i in range(n):
                 s0 = _ZERO
                 for c in range(8):
-                    s0 += weight_B8[i, c] * table_EF[index_B8[i, c], f]
+                    s0 += weight_8b[c * BLOCK + i] * table_EF[index_8b[c * BLOCK + i], f]
                 out_FB[f, i] = s0
 
 
 @_kernel
-def _scatter(n, index_B8, weight_B8, grad_FB, table_EF):
+def _scatter(n, index_8b, weight_8b, grad_FB, table_EF):
     if table_EF.shape[1] == 2:
         for i in range(n):
             g0, g1 = grad_FB[0, i], grad_FB[1, i]
             for c in range(8):
-                e, w = index_B8[i, c], weight_B8[i, c]
+                e, w = index_8b[c * BLOCK + i], weight_8b[c * BLOCK + i]
                 table_EF[e, 0] += w * g0
                 table_EF[e, 1] += w * g1
     else:
         for f in range(table_EF.shape[1]):
             for i in range(n):
                 for c in range(8):
-                    table_EF[index_B8[i, c], f] += weight_B8[i, c] * grad_FB[f, i]
+                    table_EF[index_8b[c * BLOCK + i], f] += weight_8b[c * BLOCK + i] * grad_FB[f, i]
 
 
 @_kernel
-def _unit_points(x_N3, pick_B, start, n, half_over_bound, p_3B):
+def _unit_points(x_N3, pick_B, start, n, half_over_bound, p_3b):
     for i in range(n):
         p = start + pick_B[i]
         for d in range(3):
-            p_3B[d, i] = x_N3[p, d] * half_over_bound + _HALF
+            p_3b[d * BLOCK + i] = x_N3[p, d] * half_over_bound + _HALF
 
 
 @_kernel
@@ -191,9 +203,9 @@ def _query_forward(task, end, x_RN3, table_REF, w1_RHK, b1_RH, w2_ROH, b2_RO, le
     M = features_RMKB.shape[1]
     bound, bias, radius = blob
     tasks = -(-N // (BLOCK * BLOCKS_PER_TASK))
-    p_3B = np.empty((3, BLOCK), np.float32)
-    index_B8 = np.empty((BLOCK, 8), np.int32)
-    weight_B8 = np.empty((BLOCK, 8), np.float32)
+    p_3b = np.empty(3 * BLOCK, np.float32)
+    index_8b = np.empty(8 * BLOCK, np.int32)
+    weight_8b = np.empty(8 * BLOCK, np.float32)
     pick_B = np.empty(BLOCK, np.int32)
     features_KB = np.empty((K, BLOCK), np.float32)
     hidden_HB = np.empty((H, BLOCK), np.float32)
@@ -213,11 +225,11 @@ def _query_forward(task, end, x_RN3, table_REF, w1_RHK, b1_RH, w2_ROH, b2_RO, le
                     pick_B[n] = i
                     n += 1
             if n:
-                _unit_points(x_N3, pick_B, start, n, _HALF / bound, p_3B)
+                _unit_points(x_N3, pick_B, start, n, _HALF / bound, p_3b)
                 for level in range(len(scales_L)):
                     first, size, resolution, dense = levels_L4[level]
-                    _locate(p_3B, n, scales_L[level], size, resolution, dense != 0, index_B8, weight_B8)
-                    _gather(n, index_B8, weight_B8, table_REF[r, first : first + size],
+                    _locate(p_3b, n, scales_L[level], size, resolution, dense != 0, index_8b, weight_8b)
+                    _gather(n, index_8b, weight_8b, table_REF[r, first : first + size],
                             features_KB[level * F : (level + 1) * F])  # fmt: skip
                 for j in range(H):
                     hidden_HB[j, :n] = b1_RH[r, j]
@@ -306,9 +318,9 @@ def _table_backward(task, end, x_RN3, grad_RMKB, pick_RMB, count_RM, levels_L4, 
     # One task is one level of one run: it alone writes that part of the table, point by point in order.
     L = len(scales_L)
     F = grad_REF.shape[2]
-    p_3B = np.empty((3, BLOCK), np.float32)
-    index_B8 = np.empty((BLOCK, 8), np.int32)
-    weight_B8 = np.empty((BLOCK, 8), np.float32)
+    p_3b = np.empty(3 * BLOCK, np.float32)
+    index_8b = np.empty(8 * BLOCK, np.int32)
+    weight_8b = np.empty(8 * BLOCK, np.float32)
     while task < end:
         r, level = task // L, task % L
         task += 1
@@ -317,9 +329,9 @@ def _table_backward(task, end, x_RN3, grad_RMKB, pick_RMB, count_RM, levels_L4, 
         grad_EF[:] = 0
         for block in range(count_RM.shape[1]):
             n = count_RM[r, block]
-            _unit_points(x_RN3[r], pick_RMB[r, block], block * BLOCK, n, _HALF / bound, p_3B)
-            _locate(p_3B, n, scales_L[level], size, resolution, dense != 0, index_B8, weight_B8)
-            _scatter(n, index_B8, weight_B8, grad_RMKB[r, block, level * F : (level + 1) * F], grad_EF)
+            _unit_points(x_RN3[r], pick_RMB[r, block], block * BLOCK, n, _HALF / bound, p_3b)
+            _locate(p_3b, n, scales_L[level], size, resolution, dense != 0, index_8b, weight_8b)
+            _scatter(n, index_8b, weight_8b, grad_RMKB[r, block, level * F : (level + 1) * F], grad_EF)
 
 
 @_kernel
