@@ -16,7 +16,7 @@ from harness.toyworld.data import ToyImages
 from harness.toyworld.training import Outcome, Say, Schedule, generator, train
 from harness.toyworld.words import CONTEXT, clip_tokenizer, vocabulary_size
 
-SCHEDULE = Schedule(steps=5200, lr=1e-3, weight_decay=0.01, average=0.998)
+SCHEDULE = Schedule(steps=3150, lr=1e-3, weight_decay=0.01, average=0.998)
 BATCH = 48
 DROPOUT, BARE = 0.1, 0.1  # shares of captions left empty, and left without view words
 SNR_CAP = 5.0

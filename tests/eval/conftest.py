@@ -121,9 +121,9 @@ class Runs:
 
         Its views look like `shows`: one prompt, one per evaluation step, or by default the run's own.
         """
+        fields: dict[str, Any] = {"suite": self.suite} | spec
         folder = RunFolder.create(
-            self.root,
-            RunSpec(method=method, prompt=prompt, seed=seed, config=config, **{"suite": self.suite} | spec),
+            self.root, RunSpec(method=method, prompt=prompt, seed=seed, config=config, **fields)
         )
         if end == "new":
             return folder

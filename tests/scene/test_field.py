@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness import rng
-from harness.config import Config, SceneConfig, UserError
-from harness.scene import cameras, regularisers, workload
+from harness.config import SceneConfig, UserError
+from harness.scene import cameras, regularisers
 from harness.scene.field import HashField, Params, choose_backend
 from harness.scene.renderer import Render, render
 
@@ -255,10 +255,3 @@ def test_a_missing_fused_backend_falls_back_to_torch_with_one_notice(
     finally:
         for clear in (reset, field.choose_backend.cache_clear):
             clear()
-
-
-@pytest.mark.parametrize("make", [workload.field_pass, workload.scene_step])
-def test_what_the_bench_times_runs_with_every_backend(make: Callable[..., Callable[[], None]]) -> None:
-    config = Config(scene=SceneConfig(resolution=4, samples=4, background="learned"))
-    for backend in ("numba", "torch"):
-        make(config, backend, 2)()

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_a_prior_of_a_few_steps_loads_as_a_diffusers_pipeline(small, tmp_path):
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "prior", safety_checker=None).to(
         dtype=torch.float32
     )
-    made = pipe("a red cup, front view", num_inference_steps=2, output_type="np", height=64, width=64)
+    made: Any = pipe("a red cup, front view", num_inference_steps=2, output_type="np", height=64, width=64)
     assert made.images.shape == (1, 64, 64, 3) and np.isfinite(made.images).all()
 
 
@@ -109,7 +110,7 @@ def test_a_scorer_of_a_few_steps_loads_as_an_open_clip_folder(small, tmp_path):
     work, images = small
     model, _ = clip.train_clip(work, images, 0, lambda line: None, SHORT)
     clip.save_clip(model, tmp_path)
-    loaded = open_clip.create_model(f"local-dir:{tmp_path}", require_pretrained=True).eval()
+    loaded: Any = open_clip.create_model(f"local-dir:{tmp_path}", require_pretrained=True).eval()
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(loaded.encode_image(x), model.encode_image(x), atol=2e-2)
