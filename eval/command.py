@@ -42,6 +42,8 @@ def run(
     and for an unusable scorer.
     """
     console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 140)  # a file or a pipe has no edge to break lines at
     records, notes = load_runs(runs)
     ended = [record for record in records if record.status in ENDED]
     if not ended:

@@ -145,7 +145,8 @@ def terminal(report: Report) -> list[Table | str]:
     for title, (head, body) in ((FINAL_TITLE, _final_block(report)), (STEPS_TITLE, _steps_block(report))):
         table = Table(title=title, caption=report.stamp.line(), title_justify="left", caption_justify="left")
         for column, name in enumerate(head):
-            table.add_column(name, justify="left" if column == 0 else "right", overflow="fold")
+            first = column == 0
+            table.add_column(name, justify="left" if first else "right", overflow="fold", no_wrap=first)
         for cells in body:
             table.add_row(*(cell.replace(" [", "\n[") for cell in cells))
         parts.append(table)
