@@ -1,7 +1,6 @@
 """A latent diffusion model as a denoiser, from any folder or Hub id laid out like Stable Diffusion."""
 
 import hashlib
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -266,9 +265,3 @@ def _sha256(path: Path) -> str:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def card(prior_folder: Path) -> dict[str, Any]:
-    """The card of an embedded prior (data, steps, seed, metrics), or {}."""
-    path = prior_folder / "card.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

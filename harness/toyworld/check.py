@@ -40,7 +40,7 @@ class Finding:
 
 def check(retrieval: Retrieval, say: Say) -> list[Finding]:
     """Measure the shipped weights; each finding is said as it is made."""
-    prompts = suite_prompts()
+    prompts = data.suite_prompts()
     guidance = Guidance.load(
         GuidanceConfig(dtype="float32", microbatch=16, cfg_scale=5.0), local_files_only=True
     )
@@ -72,12 +72,6 @@ def check(retrieval: Retrieval, say: Say) -> list[Finding]:
     _, hits = mean(retrieval(np.stack([drawn, drawn], axis=1), prompts))
     found(Finding("DDIM samples retrieve their prompt, front view", hits, 0.80))
     return findings
-
-
-def suite_prompts() -> list[str]:
-    """The suite in its order."""
-    lines = data.SUITE.read_text().splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def mean(scores: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -18,11 +18,16 @@ SCENES, VIEWS_EACH, SHARD = 18_000, 3, 1_500
 SUITE = Path(__file__).parents[2] / "prompts" / "coco.txt"
 
 
+def suite_prompts() -> list[str]:
+    """The suite in its order."""
+    lines = SUITE.read_text().splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
 @cache
 def held_out() -> frozenset[str]:
     """The suite's prompts, normalised: no training scene has one of these captions."""
-    lines = SUITE.read_text().splitlines()
-    return frozenset(normalise(line) for line in lines if line.strip() and not line.startswith("#"))
+    return frozenset(map(normalise, suite_prompts()))
 
 
 def cameras(rng: random.Random, count: int) -> np.ndarray:

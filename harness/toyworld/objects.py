@@ -515,7 +515,7 @@ def _potted_plant(c: str, p: Parts) -> list[Row]:
 
 
 BUILDERS: dict[str, Builder] = {noun: globals()["_" + noun.replace(" ", "_")] for noun in KINDS}
-# Which side of an item its widest part takes; the height at which a support carries it.
+# How large a thing is on each support, as a share of its size alone.
 CARRY_SCALE = {"plate": 0.62, "table": 0.6, "bench": 0.62}
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from harness.config import GuidanceConfig, UserError
-from harness.guidance.prior import WEIGHTS, Guidance
+from harness.guidance.prior import Guidance
 from tests import tinyprior
 
 PROMPTS = ["a red mug, side view", "a bus, front view", "Ein Café, back view"]
@@ -38,8 +38,6 @@ def pipeline_noise(folder: Path, x_t: torch.Tensor, t: torch.Tensor, prompts: li
 
 @pytest.mark.parametrize("prior", ["tiny", "toy-sd"])
 def test_equals_the_pipelines_own_prediction(prior: str, tiny_prior: Path) -> None:
-    if prior == "toy-sd" and not (WEIGHTS / prior / "model_index.json").is_file():
-        pytest.skip("harness/weights/toy-sd is not in this checkout")
     g = guidance(tiny_prior if prior == "tiny" else prior)
     x_t, t, cond = inputs(g, 3)
     (uncond_noise, cond_noise), _ = pipeline_noise(g.folder, x_t, t, PROMPTS)
