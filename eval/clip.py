@@ -17,8 +17,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
-from eval.load import WEIGHTS, first_line
-from harness.config import UserError, nearest
+from eval.load import WEIGHTS
+from harness.config import UserError, first_line, nearest
 
 MODEL_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"

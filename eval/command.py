@@ -14,10 +14,10 @@ from rich.progress import track
 
 from eval.clip import load_clip
 from eval.contact_sheet import Cell, contact_sheets, shown_views
-from eval.load import ENDED, RunRecord, first_line, load_runs, method_labels
+from eval.load import ENDED, RunRecord, load_runs, method_labels
 from eval.r_precision import MISS, VERSION, Pool, Scorer, load_pool, score_run
 from eval.tables import Outcome, Report, Row, Stamp, as_csv, markdown, summarise, terminal
-from harness.config import UserError, ViewsConfig
+from harness.config import UserError, ViewsConfig, first_line
 from harness.records.files import write_bytes, write_json
 
 GroundTruth = Callable[[str, ViewsConfig], np.ndarray]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.config import Config, UserError
+from harness.config import Config, UserError, first_line
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import NOT_HASHED, canonical_json
 
@@ -58,9 +58,9 @@ class RunRecord:
         return self.folder.views_path(step)
 
     def views(self, step: int) -> np.ndarray:
-        """[V, H, W, 3] uint8: the ring of azimuths, then the held-out view; ValueError otherwise."""
+        """[V, H, W, 3] uint8: the ring of azimuths, then the held-out view if any; ValueError otherwise."""
         images_VHWC = self.folder.views(step)
-        expected = self.config.views.azimuths + 1
+        expected = self.config.views.tiles
         if len(images_VHWC) != expected:
             raise ValueError(f"{len(images_VHWC)} tiles, expected {expected}")
         return images_VHWC
@@ -105,11 +105,6 @@ def _record(folder: RunFolder) -> RunRecord:
         view_steps=tuple(folder.view_steps()),
         folder=folder,
     )
-
-
-def first_line(error: BaseException) -> str:
-    """An error as one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def method_labels(runs: Iterable[RunRecord]) -> dict[str, str]:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from eval.clip import Clip, normalise, sha256_file
-from eval.load import RunRecord, first_line
-from harness.config import UserError
+from eval.load import RunRecord
+from harness.config import UserError, first_line
 from harness.records.files import read_json, write_json
 
 VERSION = 1  # raise it when any number below can change: caches are keyed by it

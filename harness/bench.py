@@ -27,6 +27,7 @@ from harness.guidance.prior import Guidance
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.scene.field import HashField, choose_backend
+from harness.scene.generator import FieldGenerator
 
 R = 16
 METHOD = "uniform_sds"
@@ -101,9 +102,9 @@ def run(check: bool = False, rounds: int = 7, console: Console | None = None) ->
 def make_pack(config: Config, guidance: Guidance, runs: int, encoder: str) -> step.Pack:
     """A fresh pack of `runs` seeds of one prompt."""
     seeds = list(range(runs))
-    field = HashField(config.scene, guidance.latent_shape[0], encoder)
+    scene = FieldGenerator(config.scene, guidance.latent_shape[0], encoder)
     background_C = runner.background_code(guidance, config.scene.background_rgb)
-    params = field.init(seeds, background_C.cpu().expand(runs, -1))
+    params = scene.init(seeds, background_C.cpu().expand(runs, -1))
     params = {name: value.to(guidance.device) for name, value in params.items()}
     method_class = load_method(METHOD)
     method = method_class(
@@ -113,7 +114,7 @@ def make_pack(config: Config, guidance: Guidance, runs: int, encoder: str) -> st
         config=config,
         method=method,
         guidance=guidance,
-        field=field,
+        scene=scene,
         background_C=background_C,
         prompts=[PROMPT] * runs,
         seeds=seeds,

@@ -73,8 +73,11 @@ class GuidanceConfig(Strict):
 
 
 class SceneConfig(Strict):
-    """The generator g(θ): a hash-grid field in latent space and its volume renderer."""
+    """The generator g(θ): a hash-grid field in latent space and its volume renderer, or an image's latent."""
 
+    kind: Literal["field", "image"] = Field(
+        default="field", description="image: θ is the latent itself (2D generation, one view)"
+    )
     levels: int = Field(default=8, ge=1, le=32)
     features: int = Field(default=2, ge=1, le=8, description="features per level")
     log2_hashmap: int = Field(default=13, ge=4, le=24, description="log2 of the entries per level")
@@ -117,16 +120,21 @@ class OptimConfig(Strict):
 
 
 class ViewsConfig(Strict):
-    """The fixed evaluation cameras: `azimuths` at `elevation`, then one held-out view from azimuth 0."""
+    """The fixed evaluation cameras: `azimuths` on a ring, then a held-out view from azimuth 0, if any."""
 
     azimuths: int = Field(default=8, ge=1)
     elevation: float = 30.0
-    heldout_elevation: float = 45.0
+    heldout_elevation: float | None = Field(default=45.0, description="none: there is no held-out view")
     distance: float = Field(default=2.8, gt=0)
     fov: float = Field(default=40.0, gt=0, lt=180)
     count: int = Field(
         default=10, ge=1, description="evaluation points, evenly spaced, the last at the last step"
     )
+
+    @property
+    def tiles(self) -> int:
+        """V: how many views there are."""
+        return self.azimuths + (self.heldout_elevation is not None)
 
     def steps(self, total: int) -> list[int]:
         """The steps (1..total) after which views are stored, for a run of `total` steps."""
@@ -145,6 +153,14 @@ class Config(Strict):
     steps: int = Field(
         default=400, ge=1, description="N: the run's own number of steps, which schedules are tied to"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.scene.kind == "image" and self.views.tiles != 1:
+            raise ValueError(
+                "scene.kind=image has one view, so it needs views.azimuths=1 and views.heldout_elevation=none"
+            )
+        return self
 
 
 def _paper() -> Config:
@@ -262,6 +278,17 @@ def split_override(item: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
+def first_line(error: BaseException) -> str:
+    """An error as one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def named_line(error: BaseException) -> str:
+    """An error as one line that names its type."""
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error).strip() else name
+
+
 def first_problem(error: ValidationError) -> str:
     """A pydantic error as one line: where and what."""
     problem = error.errors(include_url=False)[0]
@@ -292,7 +319,11 @@ def apply_overrides(config: Config, items: Sequence[str]) -> Config:
             model = kind
         target[name] = parse_value(text, model.model_fields[name].annotation)
         try:
-            Config.model_validate(data)
+            if sections:
+                model.model_validate(target)
         except ValidationError as error:
             raise UserError(f"--set {item}: {first_problem(error)}") from None
-    return Config.model_validate(data)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise UserError(first_problem(error)) from None

@@ -23,7 +23,7 @@ FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in 
 # Inside a floor, and above it: what else an arrow may point to.
 GROUND = {"harness.config", "harness.rng"}
 METHODS_MAY = {"harness.distill.method", "harness.distill.schedules"}
-EVAL_MAY = {"harness.records", "harness.guidance", "harness.config", "eval"}
+EVAL_MAY = {"harness.records", "harness.guidance", "harness.scene", "harness.config", "harness.rng", "eval"}
 # harness.cli and harness.bench sit on top; inside functions they may reach everything.
 
 LIGHT = [

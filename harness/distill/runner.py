@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.config import Execution, GuidanceConfig, UserError
+from harness.config import Execution, GuidanceConfig, UserError, named_line
 from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.optim import Adam
 from harness.distill.step import Pack, StepReport, evaluation_latents, step
@@ -29,7 +29,7 @@ from harness.records.identity import RunSpec
 from harness.records.lease import Lease, LeaseLost
 from harness.records.tracking import Tracker
 from harness.scene.cameras import evaluation
-from harness.scene.field import HashField, choose_backend
+from harness.scene.generator import make_generator
 
 Emit = Callable[[dict[str, Any]], None]
 Checkpoint = tuple[dict[str, Tensor], int]
@@ -121,7 +121,7 @@ class _Crew:
                 except Exception as error:
                     if len(self.members) > 1 or _out_of_memory(error):
                         raise  # which run is to blame shows in smaller packs
-                    reason, detail = _one_line(error), traceback.format_exc()
+                    reason, detail = named_line(error), traceback.format_exc()
                     self._each([0], lambda r: self._fail(r, reason, detail))  # noqa: B023 - called at once
                     return
                 self._record(report)
@@ -165,9 +165,10 @@ class _Crew:
 
         seeds = [member.spec.seed for member in self.members]
         background_C = background_code(guidance, config.scene.background_rgb)
-        backend = choose_backend(str(self.device), self.execution.encoder)
-        field = HashField(config.scene, guidance.latent_shape[0], backend)
-        fresh = field.init(seeds, background_C.cpu().expand(len(seeds), -1))
+        scene = make_generator(
+            config.scene, guidance.latent_shape[0], str(self.device), self.execution.encoder
+        )
+        fresh = scene.init(seeds, background_C.cpu().expand(len(seeds), -1))
         params = {name: value.to(self.device) for name, value in fresh.items()}
         adam = Adam(config.optim, params)
         method = self._make_method(first, guidance)
@@ -181,7 +182,7 @@ class _Crew:
             config=config,
             method=method,
             guidance=guidance,
-            field=field,
+            scene=scene,
             background_C=background_C,
             prompts=[member.spec.prompt for member in self.members],
             seeds=seeds,
@@ -395,10 +396,6 @@ def peak_memory_mb(device: torch.device) -> float:
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     unit = 1 if sys.platform == "darwin" else 1024
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -13,9 +13,7 @@ from harness.distill.optim import Adam
 from harness.guidance.prior import Guidance
 from harness.guidance.views import view_name, view_prompt
 from harness.scene.cameras import Cameras, sample
-from harness.scene.field import HashField
-from harness.scene.regularisers import penalties
-from harness.scene.renderer import Render, render
+from harness.scene.generator import Generator, View
 
 
 @dataclass
@@ -28,7 +26,7 @@ class Pack:
     config: Config
     method: Method
     guidance: Guidance
-    field: HashField
+    scene: Generator
     background_C: Tensor  # latent code of the background colour
     prompts: list[str]
     seeds: list[int]
@@ -55,16 +53,15 @@ class StepReport:
     t_R: Tensor
     finite_R: Tensor
     grad_norm_R: Tensor
-    render: Render
-    penalties_R: Mapping[str, Tensor]
+    view: View
 
     def scalars(self, r: int) -> dict[str, float | int]:
         """The logged values of run r."""
         return {
             "t": int(self.t_R[r]),
             "grad_norm": float(self.grad_norm_R[r]),
-            "opacity": float(self.render.opacity_RHW[r].detach().mean()),
-            **{f"loss_{name}": float(value_R[r].detach()) for name, value_R in self.penalties_R.items()},
+            **{name: float(map_R[r].detach().mean()) for name, map_R in self.view.maps_R.items()},
+            **{f"loss_{name}": float(value_R[r].detach()) for name, value_R in self.view.penalties_R.items()},
         }
 
 
@@ -84,15 +81,14 @@ def step(pack: Pack) -> StepReport:
     device, seeds = guidance.device, pack.seeds
     pack.step_R = pack.step_R + 1  # i = 1…N
     i = pack.step_R.tolist()
-    side, samples = config.scene.resolution, config.scene.samples
 
     # x = g(θ, c): a camera for each run, and its render
     cameras = sample(config.camera, rng.uniform(seeds, i, "camera", (4,)))
-    jitter_RPS = rng.uniform(seeds, i, "render", (side * side, samples)).to(device)
     params = {name: value.requires_grad_() for name, value in pack.params.items()}
-    out = render(pack.field, params, cameras, background(pack), jitter_RPS, side, side)
-    penalties_R = penalties(pack.field, params, out)
-    x_RCHW = out.x_RCHW.detach()
+    view = pack.scene.view(
+        params, cameras, background(pack), lambda shape: rng.uniform(seeds, i, "render", shape).to(device)
+    )
+    x_RCHW = view.x_RCHW.detach()
 
     # t from the method, x_t = √ᾱ_t·x + √(1−ᾱ_t)·ε
     t_R = pack.method.timesteps(pack.step_R, pack.total_R, rng.uniform(seeds, i, "timestep", ()))
@@ -121,9 +117,9 @@ def step(pack: Pack) -> StepReport:
         )
     )
     found = torch.autograd.grad(
-        [out.x_RCHW, *penalties_R.values()],
+        [view.x_RCHW, *view.penalties_R.values()],
         list(params.values()),
-        [g_RCHW, *(torch.ones_like(value_R) for value_R in penalties_R.values())],
+        [g_RCHW, *(torch.ones_like(value_R) for value_R in view.penalties_R.values())],
         allow_unused=True,
     )
     grads = {
@@ -137,12 +133,14 @@ def step(pack: Pack) -> StepReport:
 
     grad_norm_R = per_run_norm(list(grads.values()))
     finite_R = torch.isfinite(grad_norm_R) & torch.isfinite(per_run_norm([x_RCHW, g_RCHW]))
-    return StepReport(t_R, finite_R.cpu(), grad_norm_R, out, penalties_R)
+    return StepReport(t_R, finite_R.cpu(), grad_norm_R, view)
 
 
 def camera_prompts(pack: Pack, cameras: Cameras) -> list[str]:
-    """Each run's prompt with the words of the view its camera has."""
+    """Each run's prompt with the words of the view its camera has; an image is seen from the front."""
     sectors = pack.config.camera
+    if pack.config.scene.kind == "image":
+        return [view_prompt(pack.config.guidance.view_prompt, prompt, "front") for prompt in pack.prompts]
     return [
         view_prompt(
             pack.config.guidance.view_prompt,
@@ -178,11 +176,10 @@ def per_run_norm(tensors: Sequence[Tensor]) -> Tensor:
 @torch.no_grad()
 def evaluation_latents(pack: Pack, cameras: Cameras, runs: Sequence[int]) -> Tensor:
     """Latents of the evaluation cameras for some runs of the pack, [n, V, C, H, W]."""
-    side = pack.config.scene.resolution
     params = take(pack.params, torch.tensor(runs, dtype=torch.int64))
     background_RC = background(pack)[: len(runs)]
     views = [
-        render(pack.field, params, camera.expand(len(runs)), background_RC, None, side, side).x_RCHW
-        for camera in (cameras[v : v + 1] for v in range(len(cameras)))
+        pack.scene.view(params, cameras[v : v + 1].expand(len(runs)), background_RC, None).x_RCHW
+        for v in range(len(cameras))
     ]
     return torch.stack(views, dim=1)

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from harness.config import GuidanceConfig, UserError, nearest
+from harness.config import GuidanceConfig, UserError, first_line, nearest
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 _MODELS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -62,7 +62,7 @@ class Guidance:
             )
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(
-                f"prior {cfg.prior}: {folder} cannot be loaded: {_first_line(error)}; fetch it again: "
+                f"prior {cfg.prior}: {folder} cannot be loaded: {first_line(error)}; fetch it again: "
                 f"{fetch_command(cfg)}"
             ) from error
         if device.type == "cuda":  # on CPUs it was no faster, in float32 and in bfloat16
@@ -216,7 +216,7 @@ def _locate(cfg: GuidanceConfig, local_only: bool) -> tuple[Path, str]:
         )
     except Exception as error:  # the client raises its own, requests', httpx's and OSError's, by version
         raise UserError(
-            f"prior {cfg.prior} is not on this machine ({_first_line(error)}); fetch it: {fetch_command(cfg)}"
+            f"prior {cfg.prior} is not on this machine ({first_line(error)}); fetch it: {fetch_command(cfg)}"
         ) from error
     return Path(folder), f"{cfg.prior}@{Path(folder).name[:12]}"
 
@@ -260,8 +260,3 @@ def _sha256(path: Path) -> str:
         return name
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

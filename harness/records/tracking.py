@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from harness.config import first_line
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 
@@ -79,7 +80,7 @@ class Tracker:
         except Exception as error:
             if mode == "offline":
                 raise
-            self.folder.log(f"W&B: no connection ({_one_line(error)}), so the mirror goes offline")
+            self.folder.log(f"W&B: no connection ({first_line(error)}), so the mirror goes offline")
             self._wandb = self._init(wandb, spec, "offline", study, sweep)
         self._wandb.define_metric("*", summary="none")
 
@@ -112,8 +113,4 @@ class Tracker:
             action()
         except Exception as error:
             self._wandb = None
-            self.folder.log(f"W&B: mirror given up ({_one_line(error)}); metrics.jsonl goes on")
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+            self.folder.log(f"W&B: mirror given up ({first_line(error)}); metrics.jsonl goes on")

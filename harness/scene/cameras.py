@@ -62,17 +62,18 @@ def sample(cfg: CameraConfig, u_R4: Tensor) -> Cameras:
 
 
 def evaluation(cfg: ViewsConfig) -> Cameras:
-    """The V = azimuths + 1 fixed cameras.
+    """The V = cfg.tiles fixed cameras.
 
     Evenly spaced azimuths (DreamFusion's protocol), then the front at the held-out elevation
-    (DreamFields' view).
+    (DreamFields' view), where there is one.
     """
     n = cfg.azimuths
+    held_out = [] if cfg.heldout_elevation is None else [cfg.heldout_elevation]
     return make(
-        [360.0 * i / n for i in range(n)] + [0.0],
-        [cfg.elevation] * n + [cfg.heldout_elevation],
-        [cfg.distance] * (n + 1),
-        [cfg.fov] * (n + 1),
+        [360.0 * i / n for i in range(n)] + [0.0] * len(held_out),
+        [cfg.elevation] * n + held_out,
+        [cfg.distance] * cfg.tiles,
+        [cfg.fov] * cfg.tiles,
     )
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from harness.config import Execution, UserError
+from harness.config import Execution, UserError, named_line
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 
@@ -84,7 +84,7 @@ class Worker:
         except Exception as error:
             oom = isinstance(error, PackTooLarge)
             traceback.print_exc()
-            reason = _one_line(error)
+            reason = named_line(error)
             if len(runs) > 1:
                 return {"problem": reason, "oom": oom}
             folder = RunFolder(self.root / runs[0])
@@ -118,11 +118,6 @@ class Worker:
             runs = [RunFolder.create(folder, RunSpec.model_validate(spec)).id for spec in specs]
             advance(Path(folder), runs, aside, emit, enough)
         return len(specs) * (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def main() -> None:
