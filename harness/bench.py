@@ -103,7 +103,7 @@ def make_pack(config: Config, guidance: Guidance, runs: int, encoder: str) -> st
     """A fresh pack of `runs` seeds of one prompt."""
     seeds = list(range(runs))
     scene = FieldGenerator(config.scene, guidance.latent_shape[0], encoder)
-    background_C = runner.background_code(guidance, config.scene.background_rgb)
+    background_C = guidance.flat_code(config.scene.background_rgb)
     params = scene.init(seeds, background_C.cpu().expand(runs, -1))
     params = {name: value.to(guidance.device) for name, value in params.items()}
     method_class = load_method(METHOD)

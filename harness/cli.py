@@ -85,7 +85,9 @@ def sweep(
         ),
     ] = "",
     seeds: Annotated[str, typer.Option(help="Seeds and ranges, such as 0-2,5.")] = "0",
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each run.")] = None,
+    steps: Annotated[
+        str, typer.Option(help="Steps of each run; several, such as 100,200,400, are runs of their own.")
+    ] = "",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Run the first K prompts; all stay the pool.")
     ] = None,
@@ -113,6 +115,9 @@ def sweep(
     study: Annotated[str, typer.Option(help="W&B's project; the group is the name of --out.")] = "dreamtime",
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between rows of metrics.jsonl.")] = 10,
+    keep_params: Annotated[
+        bool, typer.Option("--keep-params", help="Keep the parameters of every evaluated step (Fig. 3).")
+    ] = False,
     methods_dir: MethodsDir = [],  # noqa: B006
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and an estimate, write nothing.")
@@ -120,11 +125,8 @@ def sweep(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
 ) -> None:
     """Run every prompt × method × seed that is not done yet; the same command again continues."""
-    from harness.config import Execution, apply_overrides, nearest
-    from harness.config import preset as load_preset
-    from harness.distill.method import discover
-    from harness.records.tracking import default_mode
-    from harness.sweep import grid
+    from harness.config import nearest
+    from harness.sweep.request import Request, parse_steps
 
     if wandb not in (None, "online", "offline", "disabled"):
         raise UserError(
@@ -132,33 +134,37 @@ def sweep(
         )
     if pack != "auto" and not (pack.isdecimal() and int(pack) > 0):
         raise UserError(f"--pack takes a number of runs or auto, not '{pack}'")
-    of_config, of_methods = grid.split_overrides(settings, list(discover(methods_dir)))
-    config = apply_overrides(
-        load_preset(preset), of_config + ([f"steps={steps}"] if steps is not None else [])
+    request = Request(
+        prompts=prompts,
+        methods=methods,
+        seeds=seeds,
+        steps=parse_steps(steps) if steps else (),
+        limit=limit,
+        preset=preset,
+        settings=tuple(settings),
+        methods_dirs=tuple(d.resolve() for d in methods_dir),
     )
-    suite = grid.read_suite(prompts)
-    if config.guidance.prior == "toy-sd":
-        from harness.toyworld.grammar import check
-
-        for prompt in suite.prompts:
-            check(prompt)
-    choices = grid.choose_methods(methods, of_methods, methods_dir)
-    unused = {item.partition(".")[0] for item in of_methods} - {choice.name for choice in choices}
-    if unused:
-        raise UserError(f"--set {sorted(unused)[0]}.…: that method is not in this sweep")
-    specs = grid.expand(suite, choices, grid.parse_seeds(seeds), config, limit)
-    execution = Execution(
+    suite, specs = request.resolve()
+    execution = _execution(
+        out,
+        wandb,
         pack=None if pack == "auto" else int(pack),
         jobs=jobs,
         device=device,
         checkpoint_every=checkpoint_every,
         log_every=log_every,
-        wandb=wandb or default_mode(),  # type: ignore[arg-type] - checked above
         study=study,
-        sweep=out.resolve().name,
-        methods_dirs=tuple(str(d.resolve()) for d in methods_dir),
+        keep_params=keep_params,
+        methods_dirs=tuple(map(str, request.methods_dirs)),
     )
     raise typer.Exit(_sweep(out, suite, specs, execution, dry_run, retry_failed))
+
+
+def _execution(out: Path, wandb: str | None, **settings: Any) -> Any:
+    from harness.config import Execution
+    from harness.records.tracking import default_mode
+
+    return Execution(wandb=wandb or default_mode(), sweep=out.resolve().name, **settings)  # type: ignore[arg-type]
 
 
 def _sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool, retry_failed: bool) -> int:
@@ -310,26 +316,132 @@ def new_method(
     print(f"{path} written; try it: harness sweep prompts/smoke.txt --methods {name} --steps 50{dirs}")
 
 
+ClipName = Annotated[str, typer.Option("--clip", help="toy-clip, or an open_clip model of the allow-list.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+AllowMixed = Annotated[
+    bool, typer.Option("--allow-mixed", help="Put runs of different settings into one table all the same.")
+]
+Samples = Annotated[
+    int | None,
+    typer.Option("--prior-samples", min=0, help="Images of the prior itself per prompt; 4 for a toy prior."),
+]
+
+
+def _study(runs: Path, **options: Any) -> Any:
+    from eval.command import console_for_tables, open_study
+    from harness.toyworld.render import ground_truth
+
+    return open_study(runs, console_for_tables(), ground_truth=ground_truth, **options)
+
+
 @app.command(name="eval", epilog="Example: harness eval runs --out figures")
 def evaluate(
     runs: Runs = Path("runs"),
-    clip: Annotated[
-        str, typer.Option(help="toy-clip, or an open_clip model of the allow-list.")
-    ] = "toy-clip",
+    clip: ClipName = "toy-clip",
     out: Annotated[
         Path | None, typer.Option(help="Where tables and sheets go; RUNS/eval by default.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    allow_mixed: Annotated[
-        bool,
-        typer.Option("--allow-mixed", help="Put runs of different settings into one table all the same."),
-    ] = False,
+    device: Device = "auto",
+    allow_mixed: AllowMixed = False,
 ) -> None:
     """R-Precision of the stored views per method, with intervals, and a contact sheet."""
-    from eval.command import run
-    from harness.toyworld.render import ground_truth
+    from eval.command import evaluate as run
 
-    run(runs, clip=clip, out=out, device=device, allow_mixed=allow_mixed, ground_truth=ground_truth)
+    run(_study(runs, clip=clip, device=device, allow_mixed=allow_mixed), out)
+
+
+@app.command(epilog="Example: harness tables runs convergence diversity")
+def tables(
+    runs: Runs = Path("runs"),
+    names: Annotated[list[str], typer.Argument(help="Which; all that the runs allow by default.")] = [],  # noqa: B006
+    clip: ClipName = "toy-clip",
+    out: Annotated[Path | None, typer.Option(help="Where they go; RUNS/eval/tables by default.")] = None,
+    device: Device = "auto",
+    allow_mixed: AllowMixed = False,
+    prior_samples: Samples = None,
+) -> None:
+    """Tables with intervals as md, csv and tex: R-Precision, convergence, diversity, failures, claims."""
+    from eval.command import write_tables
+
+    options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
+    write_tables(_study(runs, **options), names, out)
+
+
+@app.command(epilog="Example: harness figures runs r_precision seeds_grid --out figures")
+def figures(
+    runs: Runs = Path("runs"),
+    names: Annotated[list[str], typer.Argument(help="Which; all that the runs allow by default.")] = [],  # noqa: B006
+    clip: ClipName = "toy-clip",
+    out: Annotated[Path | None, typer.Option(help="Where they go; RUNS/eval/figures by default.")] = None,
+    device: Device = "auto",
+    allow_mixed: AllowMixed = False,
+    prior_samples: Samples = None,
+) -> None:
+    """Figures as pdf and png, each with a manifest of the runs that made it."""
+    from eval.figures import write_figures
+
+    options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
+    command = " ".join(["harness figures", str(runs), *names])
+    for path in write_figures(_study(runs, **options), names, out or runs / "eval" / "figures", command):
+        print(path)
+
+
+@app.command(epilog="Example: harness reproduce fig8 --size toy")
+def reproduce(
+    name: Annotated[str, typer.Argument(help="An experiment of experiments/, or all.")],
+    size: Annotated[str, typer.Option(help="toy (two CPU cores, within 30 minutes) or paper.")] = "toy",
+    runs: Annotated[Path, typer.Option(help="Folders of runs, one per experiment, are in here.")] = Path(
+        "runs"
+    ),
+    out: Annotated[Path, typer.Option(help="Tables and figures go here, a folder per experiment.")] = Path(
+        "results"
+    ),
+    device: Device = "auto",
+    wandb: Annotated[str | None, typer.Option(help="online, offline or disabled.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plans and estimates only.")] = False,
+) -> None:
+    """A named experiment from sweep to figures; runs that are done are reused."""
+    from harness.sweep import experiment
+
+    for each in experiment.names() if name == "all" else [name]:
+        code = _reproduce(each, size, runs, out, device, wandb, dry_run)
+        if code:
+            raise typer.Exit(code)
+
+
+def _reproduce(
+    name: str, size: str, runs: Path, out: Path, device: str, wandb: str | None, dry_run: bool
+) -> int:
+    from eval.command import write_tables
+    from eval.figures import write_figures
+    from harness.records.identity import run_id
+    from harness.sweep import experiment
+
+    if size not in ("toy", "paper"):
+        raise UserError(f"--size is toy or paper, not '{size}'")
+    asked = experiment.load(name)
+    sized = asked.paper if size == "paper" else asked.toy
+    command = f"harness reproduce {name} --size {size}"
+    print(f"{name} ({size}): {asked.title}", flush=True)
+    folder = out / f"{name}-{size}"
+    if sized is None:
+        for path in [] if dry_run else write_figures(None, asked.figures, out / name, command):
+            print(path)
+        return 0
+    root = runs / f"{asked.runs or name}-{size}"
+    suite, specs = asked.request(sized).resolve()
+    execution = _execution(root, wandb, device=device, keep_params=asked.keep_params)
+    code = _sweep(root, suite, specs, execution, dry_run, retry_failed=False)
+    if code == INTERRUPTED or dry_run:
+        return code
+    for clip in sized.clips:
+        study = _study(root, clip=clip, device=device, only={run_id(spec) for spec in specs})
+        where = folder if len(sized.clips) == 1 else folder / clip.replace("/", "-")
+        if asked.tables:
+            write_tables(study, asked.tables, where)
+        for path in write_figures(study, asked.figures, where, command) if asked.figures else []:
+            print(path)
+    return code
 
 
 @app.command(epilog="Example: harness bench --check")
@@ -404,9 +516,10 @@ def toyworld_check() -> None:
 
     clip = load_clip("toy-clip")
 
-    def retrieval(views: Any, prompts: Any) -> Any:
-        found = Scorer.over(clip, Pool("toy world", "", tuple(prompts))).retrieve(views)
-        scores = [retrieved.score(target) for target, retrieved in enumerate(found)]
+    def retrieval(views: Any, prompts: Any, ring: int) -> Any:
+        scorer = Scorer.over(clip, Pool("toy world", "", tuple(prompts)))
+        features = [clip.embed_images(images).numpy() for images in views]
+        scores = [scorer.retrieve(rows_VD, ring).score(target) for target, rows_VD in enumerate(features)]
         return [(score.majority, score.per_view) for score in scores]
 
     raise typer.Exit(0 if run_check(retrieval, _say) else 1)

@@ -219,7 +219,8 @@ class Execution:
     """How runs are advanced; nothing here changes a result or an identity.
 
     `pack`: most runs advanced in lockstep, None = chosen for the device; `threads`: CPU threads of a worker,
-    None = torch's own choice; `checkpoint_every`, `log_every`: steps.
+    None = torch's own choice; `checkpoint_every`, `log_every`: steps; `keep_params`: keep the parameters of
+    every evaluated step, not only of the last.
     """
 
     pack: int | None = None
@@ -232,6 +233,7 @@ class Execution:
     study: str = "dreamtime"
     sweep: str = "sweep"
     encoder: str = "auto"
+    keep_params: bool = False
     methods_dirs: tuple[str, ...] = ()
 
 

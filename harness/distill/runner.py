@@ -164,7 +164,7 @@ class _Crew:
             self.emit(start | {"total": config.steps})
 
         seeds = [member.spec.seed for member in self.members]
-        background_C = background_code(guidance, config.scene.background_rgb)
+        background_C = guidance.flat_code(config.scene.background_rgb)
         scene = make_generator(
             config.scene, guidance.latent_shape[0], str(self.device), self.execution.encoder
         )
@@ -289,7 +289,14 @@ class _Crew:
         images = self.pack.guidance.decode(latents.flatten(0, 1)).mul(255).round().to(torch.uint8).cpu()
         images = images.permute(0, 2, 3, 1).unflatten(0, latents.shape[:2]).numpy()
         by_run = dict(zip(runs, images, strict=True))
-        return self._each(runs, lambda r: self.members[r].folder.save_views(self._step(r), by_run[r]))
+
+        def save(r: int) -> None:
+            folder, i = self.members[r].folder, self._step(r)
+            folder.save_views(i, by_run[r])
+            if self.execution.keep_params:
+                folder.save_params(i, {name: value[r] for name, value in self.pack.params.items()})
+
+        return self._each(runs, save)
 
     def _checkpoint(self, r: int) -> None:
         """Everything that the run needs to go on: parameters, Adam's moments, the method's state."""
@@ -375,14 +382,6 @@ def load_guidance(cfg: GuidanceConfig, device: torch.device) -> Guidance:
         _priors.clear()
         _priors[cfg, device] = Guidance.load(cfg, device)
     return _priors[cfg, device]
-
-
-def background_code(guidance: Guidance, rgb: Sequence[float]) -> Tensor:
-    """Latent code [C] of a flat colour: the middle of the encoded flat image, away from its padded edges."""
-    side = guidance.image_size
-    colour_3 = torch.tensor(rgb, dtype=torch.float32, device=guidance.device)
-    code_CHW = guidance.encode(colour_3[None, :, None, None].expand(1, 3, side, side))[0]
-    return code_CHW[:, code_CHW.shape[1] // 2, code_CHW.shape[2] // 2]
 
 
 def pick_device(requested: str) -> str:

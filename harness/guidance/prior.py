@@ -163,6 +163,13 @@ class Guidance:
         codes = _in_microbatches(lambda i: self.vae.encode(i).latent_dist.mean, self._vae_batch, images)
         return (codes - self._shift) * self._scale
 
+    def flat_code(self, rgb: Sequence[float]) -> Tensor:
+        """Latent code [C] of a flat colour: the middle of the encoded image, away from its padded edges."""
+        side = self.image_size
+        colour_3 = torch.tensor(rgb, dtype=torch.float32, device=self.device)
+        code_CHW = self.encode(colour_3[None, :, None, None].expand(1, 3, side, side))[0]
+        return code_CHW[:, code_CHW.shape[1] // 2, code_CHW.shape[2] // 2]
+
 
 def _in_microbatches(call: Callable[..., Tensor], size: int, *tensors: Tensor) -> Tensor:
     """`call` over slices of exactly `size` samples; the last is padded with zeros, later cut off."""

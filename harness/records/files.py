@@ -9,9 +9,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.config import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _counter = itertools.count()
 
@@ -52,6 +55,17 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def tiles(path: Path) -> np.ndarray:
+    """The square tiles of a strip, uint8 [V, H, H, 3]."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        strip = np.asarray(image.convert("RGB"))
+    height = strip.shape[0]
+    return strip.reshape(height, -1, height, 3).swapaxes(0, 1)
 
 
 def sync(path: Path) -> None:

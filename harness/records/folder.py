@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from harness.config import UserError, first_problem
-from harness.records.files import disk_errors, read_json, sync, write_bytes, write_json
+from harness.records.files import disk_errors, read_json, sync, tiles, write_bytes, write_json
 from harness.records.identity import RunSpec, run_id
 from harness.records.lease import Lease, holder, locked
 
@@ -123,13 +123,34 @@ class RunFolder:
 
     def views(self, step: int) -> np.ndarray:
         """The stored evaluation views, uint8 [V, H, W, 3]; V as in the spec's `config.views`."""
-        import numpy as np
-        from PIL import Image
+        return tiles(self.views_path(step))
 
-        with Image.open(self.views_path(step)) as image:
-            strip = np.asarray(image.convert("RGB"))
-        height = strip.shape[0]
-        return strip.reshape(height, -1, height, 3).swapaxes(0, 1)
+    def params_path(self, step: int) -> Path:
+        """Where the parameters of `step` are, if they were kept."""
+        return self.path / "params" / f"step_{step:06d}.safetensors"
+
+    def params_steps(self) -> list[int]:
+        """The steps whose parameters were kept, in order."""
+        return sorted(int(p.stem.removeprefix("step_")) for p in (self.path / "params").glob("step_*"))
+
+    def load_params(self, step: int) -> dict[str, Tensor] | None:
+        """The generator's parameters after `step`, kept or in the last checkpoint; None where neither is.
+
+        Raises RecordError for a file that is not whole.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        if self.params_path(step).exists():
+            try:
+                return load_file(self.params_path(step))
+            except (SafetensorError, OSError) as error:
+                raise RecordError(f"{self.params_path(step)} cannot be read ({error})") from error
+        checkpoint = self.load_checkpoint()
+        if checkpoint is None or checkpoint[1] != step:
+            return None
+        named = {name: value for name, value in checkpoint[0].items() if name.startswith("params.")}
+        return {name.removeprefix("params."): value for name, value in named.items()}
 
     # ---- the lease
 
@@ -191,6 +212,9 @@ class RunFolder:
             for later in self.view_steps():
                 if later > step:
                     self.views_path(later).unlink()
+            for later in self.params_steps():
+                if later > step:
+                    self.params_path(later).unlink()
 
     def save_checkpoint(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Replace checkpoint.safetensors by the tensors after `step`; metrics reach the disk first."""
@@ -244,6 +268,15 @@ class RunFolder:
         with self._write():
             self.views_path(step).parent.mkdir(exist_ok=True)
             write_bytes(self.views_path(step), buffer.getvalue(), durable=False)
+
+    def save_params(self, step: int, params: Mapping[str, Tensor]) -> None:
+        """Keep the generator's parameters after `step`."""
+        from safetensors.torch import save
+
+        data = save({name: value.detach().cpu().contiguous() for name, value in params.items()})
+        with self._write():
+            self.params_path(step).parent.mkdir(exist_ok=True)
+            write_bytes(self.params_path(step), data, durable=False)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the run done: result.json, the last file to be written, after all others are on disk."""

@@ -100,16 +100,19 @@ class MethodChoice:
 
 
 def choose_methods(names: str, overrides: Sequence[str], dirs: Sequence[Path] = ()) -> list[MethodChoice]:
-    """The methods of `--methods a,b:preset` (empty: all there are) with their `name.key=value` overrides.
+    """The methods of `--methods a,b:preset,b:key=value` (empty: all there are), with the overrides
+    `name.key=value` of `--set` for every variant of that method.
 
     Imports their folders. Raises UserError for unknown methods, presets, keys and values.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()] or sorted(discover(dirs))
     choices: list[MethodChoice] = []
     for text in wanted:
-        name, _, preset = text.partition(":")
+        name, *parts = text.split(":")
         method = load_method(name, dirs)
-        changes = _changes(method, name, overrides)
+        preset = parts.pop(0) if parts and "=" not in parts[0] else ""
+        own = [f"{name}.{part}" for part in parts]
+        changes = _changes(method, name, [*overrides, *own])
         full = method.resolve(({"preset": preset} if preset else {}) | changes, name).model_dump(mode="json")
         default = method.resolve({}, name).model_dump(mode="json")
         differing = tuple(sorted(key for key in full if full[key] != default[key]))
@@ -150,9 +153,9 @@ def expand(
     methods: Sequence[MethodChoice],
     seeds: Sequence[int],
     config: Config,
-    limit: int | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> list[RunSpec]:
-    """Every prompt × seed × method as a spec, the first `limit` prompts only; the suite stays the pool."""
+    """Every prompt × seed × method as a spec, for these prompts or all; the suite stays the pool."""
     return [
         RunSpec(
             method=method.name,
@@ -165,6 +168,6 @@ def expand(
             suite=suite.ref,
         )
         for method in methods
-        for prompt in suite.prompts[:limit]
+        for prompt in (suite.prompts if prompts is None else prompts)
         for seed in seeds
     ]

@@ -3,15 +3,21 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from harness.config import UserError
-from harness.distill.method import BUILT_IN, MethodParams, NoiseSchedule, discover, load_method, new_method
+from harness.distill.method import BUILT_IN, Method, NoiseSchedule, discover, load_method, new_method
 from harness.distill.schedules import sd_alphas_cumprod
 
 NOISE = NoiseSchedule(torch.from_numpy(sd_alphas_cumprod()).float(), 20, 980)
+
+
+def make(name: str, weighting: str = "one", **params: Any) -> Method:
+    method = load_method(name)
+    return method(method.resolve(params, name), NOISE, weighting)
 
 
 def write(folder: Path, source: str) -> Path:
@@ -78,9 +84,16 @@ def test_presets_and_settings() -> None:
 
 
 def test_uniform_covers_the_whole_range_and_no_more() -> None:
-    method = load_method("uniform_sds")(MethodParams(), NOISE)
+    method = make("uniform_sds")
     draws = torch.tensor([0.0, 0.5, 1 - 2**-24])
     assert method.timesteps(torch.ones(3).long(), torch.ones(3).long(), draws).tolist() == [20, 500, 980]
+
+
+def test_a_fixed_timestep_is_a_setting_of_uniform() -> None:
+    ones = torch.ones(3).long()
+    assert make("uniform_sds", t=900).timesteps(ones, ones, torch.rand(3)).tolist() == [900] * 3
+    with pytest.raises(UserError, match=r"uniform_sds.t=990 is outside the range 20…980"):
+        make("uniform_sds", t=990)
 
 
 @pytest.mark.parametrize("weighting", ["one", "sds", "fantasia"])
@@ -88,7 +101,7 @@ def test_weights(weighting: str) -> None:
     t = torch.tensor([20, 500, 980])
     alpha = NOISE.alphas_cumprod_T[t]
     expected = {"one": torch.ones(3), "sds": 1 - alpha, "fantasia": alpha.sqrt() * (1 - alpha)}[weighting]
-    assert torch.equal(load_method("uniform_sds")(MethodParams(), NOISE, weighting).weight(t), expected)
+    assert torch.equal(make("uniform_sds", weighting).weight(t), expected)
 
 
 def test_a_new_method(tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def test_settings_go_to_the_config_or_to_a_method():
 
 def test_the_grid_is_the_product_and_the_pool_stays_whole():
     suite = make_suite("s", ["a red bus", "a blue bus", "a cup"], "file")
-    specs = expand(suite, choose_methods("tp_sds,uniform_sds,tp_sds:iclr", []), [0, 4], Config(), limit=2)
+    choices = choose_methods("tp_sds,uniform_sds,tp_sds:iclr", [])
+    specs = expand(suite, choices, [0, 4], Config(), suite.prompts[:2])
     assert len(specs) == len({run_id(spec) for spec in specs}) == 3 * 2 * 2
     assert {spec.prompt for spec in specs} == {"a red bus", "a blue bus"}
     assert all(spec.suite and spec.suite.size == 3 for spec in specs)

@@ -1,0 +1,71 @@
+"""Named experiments (experiments/*.toml): what to run at which size, and what is drawn of it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from harness.config import Strict, UserError, first_problem, nearest
+from harness.sweep.request import Request
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS = ROOT / "experiments"
+
+
+class Size(Strict):
+    """One size of an experiment: a sweep, and the scorers of its views."""
+
+    preset: str
+    suite: str = "prompts/coco.txt"  # relative to the repository
+    prompts: int | None = Field(default=None, ge=1, description="so many at even distances; none = all")
+    methods: str = "uniform_sds,linear_decay,tp_sds"
+    seeds: str = "0"
+    steps: tuple[int, ...] = ()
+    set: tuple[str, ...] = ()
+    clips: tuple[str, ...] = ("toy-clip",)
+
+
+class Experiment(Strict):
+    """A question, the runs that answer it, and what is drawn of them; without sizes it needs no runs."""
+
+    title: str
+    source: str  # what of the paper it reproduces
+    reads: str  # what its outcome can and cannot show
+    runs: str | None = Field(default=None, description="share the runs of this experiment's folder")
+    keep_params: bool = Field(default=False, description="keep the parameters of every evaluated step")
+    tables: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    toy: Size | None = None
+    paper: Size | None = None
+
+    def request(self, size: Size) -> Request:
+        """The sweep of a size."""
+        return Request(
+            prompts=ROOT / size.suite,
+            methods=size.methods,
+            seeds=size.seeds,
+            steps=size.steps,
+            spread=size.prompts,
+            preset=size.preset,
+            settings=size.set,
+        )
+
+
+def names() -> list[str]:
+    """The experiments there are."""
+    return sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
+
+
+def load(name: str) -> Experiment:
+    """An experiment by its name; raises UserError for an unknown one and for a file that does not fit."""
+    path = EXPERIMENTS / f"{name}.toml"
+    if not path.is_file():
+        raise UserError(f"no experiment '{name}'{nearest(name, [*names(), 'all'])}")
+    try:
+        return Experiment.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: {error}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_problem(error)}") from None

@@ -1,0 +1,64 @@
+"""What a sweep is asked for, in the words of the command line or of an experiment, and the runs it means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config import UserError, apply_overrides, preset
+from harness.distill.method import discover
+from harness.records.identity import RunSpec
+from harness.sweep import grid
+
+
+@dataclass(frozen=True)
+class Request:
+    """Prompts × methods × seeds × numbers of steps. `limit` takes the first prompts, `spread` evenly spaced
+    ones; all of the suite stays the pool."""
+
+    prompts: Path
+    methods: str = ""
+    seeds: str = "0"
+    steps: tuple[int, ...] = ()
+    limit: int | None = None
+    spread: int | None = None
+    preset: str = "toy"
+    settings: tuple[str, ...] = ()
+    methods_dirs: tuple[Path, ...] = ()
+
+    def resolve(self) -> tuple[grid.Suite, list[RunSpec]]:
+        """The suite and every run asked for; raises UserError for whatever does not fit, before anything
+        starts."""
+        of_config, of_methods = grid.split_overrides(self.settings, list(discover(self.methods_dirs)))
+        config = apply_overrides(preset(self.preset), of_config)
+        suite = grid.read_suite(self.prompts)
+        if config.guidance.prior == "toy-sd":
+            from harness.toyworld.grammar import check
+
+            for prompt in suite.prompts:
+                check(prompt)
+        choices = grid.choose_methods(self.methods, of_methods, self.methods_dirs)
+        unused = {item.partition(".")[0] for item in of_methods} - {choice.name for choice in choices}
+        if unused:
+            raise UserError(f"--set {sorted(unused)[0]}.…: that method is not in this sweep")
+        configs = [config.model_copy(update={"steps": steps}) for steps in self.steps] or [config]
+        chosen = choose(suite.prompts, self.limit, self.spread)
+        seeds = grid.parse_seeds(self.seeds)
+        specs = [spec for each in configs for spec in grid.expand(suite, choices, seeds, each, chosen)]
+        return suite, specs
+
+
+def choose(prompts: Sequence[str], limit: int | None = None, spread: int | None = None) -> list[str]:
+    """The first `limit` prompts, or `spread` of them at even distances, in the suite's order."""
+    if spread is None or spread >= len(prompts):
+        return list(prompts[:limit])
+    return [prompts[k * len(prompts) // spread] for k in range(spread)]
+
+
+def parse_steps(text: str) -> tuple[int, ...]:
+    """`100,200` as (100, 200); raises UserError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--steps takes a number of steps, or several such as 100,200,400, not '{text}'")
+    return tuple(dict.fromkeys(int(part) for part in parts))

@@ -1,0 +1,77 @@
+"""Every experiment of experiments/ resolves at both sizes and asks for tables and figures that exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eval.command import TABLES
+from eval.figures import FIGURES
+from harness.config import UserError
+from harness.sweep import experiment
+from harness.sweep.request import Request, choose, parse_steps
+
+THIRTY_MINUTES = 95_000  # run-steps: two cores take about 55 of a field a second, or 75 of an image
+
+
+@pytest.mark.parametrize("name", experiment.names())
+def test_an_experiment_resolves(name: str) -> None:
+    asked = experiment.load(name)
+    assert set(asked.tables) <= set(TABLES) and set(asked.figures) <= set(FIGURES)
+    assert (asked.toy is None) == (asked.paper is None)
+    if asked.toy is None or asked.paper is None:
+        return
+    suite, specs = asked.request(asked.toy).resolve()
+    assert suite.name == "coco" and len(suite.prompts) == 153
+    assert sum(spec.config.steps for spec in specs) <= THIRTY_MINUTES
+    _, specs = asked.request(asked.paper).resolve()
+    assert {spec.config.guidance.prior for spec in specs} == {"CompVis/stable-diffusion-v1-4"}
+    if asked.runs:
+        other = experiment.load(asked.runs)
+        for size in ("toy", "paper"):
+            _, theirs = other.request(getattr(other, size)).resolve()
+            _, ours = asked.request(getattr(asked, size)).resolve()
+            assert {spec.model_dump_json() for spec in ours} <= {spec.model_dump_json() for spec in theirs}
+
+
+def test_the_experiments_of_the_paper_are_there() -> None:
+    wanted = "fig3 fig4 fig6 fig7 fig8 fig10 fig11 fig12 fig14 convergence diversity".split()
+    assert set(wanted) <= set(experiment.names())
+
+
+def test_an_unknown_experiment_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="no experiment 'fig88'; did you mean 'fig8'"):
+        experiment.load("fig88")
+    monkeypatch.setattr(experiment, "EXPERIMENTS", tmp_path)
+    (tmp_path / "mine.toml").write_text('title = "t"\nsource = "s"\nreads = "r"\nfigure = ["x"]\n')
+    with pytest.raises(UserError, match=r"mine\.toml: figure: "):
+        experiment.load("mine")
+    (tmp_path / "mine.toml").write_text("title = ")
+    with pytest.raises(UserError, match=r"mine\.toml: "):
+        experiment.load("mine")
+
+
+def test_prompts_at_even_distances() -> None:
+    prompts = [str(i) for i in range(10)]
+    assert choose(prompts) == prompts
+    assert choose(prompts, limit=3) == ["0", "1", "2"]
+    assert choose(prompts, spread=5) == ["0", "2", "4", "6", "8"]
+    assert choose(prompts, spread=99) == prompts
+
+
+def test_several_numbers_of_steps_are_runs_of_their_own() -> None:
+    assert parse_steps("100, 200,100") == (100, 200)
+    for wrong in ("0", "ten", "1,,2"):
+        with pytest.raises(UserError, match="--steps takes"):
+            parse_steps(wrong)
+    request = Request(Path("prompts/smoke.txt"), methods="tp_sds", steps=(5, 9), limit=1)
+    _, specs = request.resolve()
+    assert [spec.config.steps for spec in specs] == [5, 9]
+
+
+def test_variants_of_one_method_stand_side_by_side() -> None:
+    request = Request(Path("prompts/smoke.txt"), methods="tp_sds:iclr:m=250,tp_sds:iclr,tp_sds:s=75", limit=1)
+    _, specs = request.resolve()
+    assert [spec.label for spec in specs] == ["tp_sds:iclr,m=250", "tp_sds:iclr", "tp_sds:s=75"]
+    assert specs[0].params["m"] == 250 and specs[0].params_set == ("m", "prior", "snr_weight")
