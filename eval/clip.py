@@ -59,7 +59,7 @@ class Clip:
         return torch.cat(rows)
 
     @torch.inference_mode()
-    def embed_images(self, images: Sequence[np.ndarray]) -> Tensor:
+    def embed_images(self, images: Sequence[np.ndarray] | np.ndarray) -> Tensor:
         """[n, D] unit float32 rows on the CPU; uint8 HWC images, preprocessed as the model's config says."""
         transform: Any = image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
         rows = []

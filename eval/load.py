@@ -44,9 +44,21 @@ class RunRecord:
         return self.folder.path
 
     @property
+    def total(self) -> int:
+        """N: the run's own number of steps."""
+        return self.config.steps
+
+    @property
     def config_hash(self) -> str:
-        """8 hex digits over the resolved configuration, less the preset's name."""
-        return _hash(self.config.model_dump(mode="json", exclude=set(NOT_HASHED)))
+        """8 hex digits over the resolved configuration, less the preset's name and the number of steps.
+
+        N is an axis of every table, not a difference that keeps runs out of one.
+        """
+        return _hash(self.config.model_dump(mode="json", exclude={*NOT_HASHED, "steps"}))
+
+    def times(self) -> dict[int, float]:
+        """Wall seconds that the run had been worked on, at every logged step."""
+        return {int(row["step"]): float(row["time"]) for row in self.folder.metrics()}
 
     @property
     def settings_hash(self) -> str:

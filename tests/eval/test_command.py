@@ -6,26 +6,33 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from eval.command import CEILING, run
-from eval.tables import Report
+from eval.command import evaluate as write
+from eval.command import open_study
+from eval.results import CEILING, r_precision
+from eval.study import Study
+from eval.tables import Number
 from harness.config import Config, UserError, ViewsConfig
 from tests.eval.conftest import PROMPTS, TOY, Runs, picture
 
 
-def evaluate(runs: Runs, clip_folder: Path, **options) -> tuple[Report, str]:
+def evaluate(runs: Runs, clip_folder: Path, **options) -> tuple[Study, str]:
     text = io.StringIO()
-    report = run(
-        runs.root, clip=str(clip_folder), console=Console(file=text, width=200), device="cpu", **options
-    )
-    return report, text.getvalue()
+    study = open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0, **options)
+    write(study, console=Console(file=text, width=200))
+    return study, text.getvalue()
+
+
+def final(study: Study, method: str) -> pd.DataFrame:
+    return study.scores.loc[study.scores["final"] & (study.scores["method"] == method)]
 
 
 def ground_truth(prompt: str, views: ViewsConfig) -> np.ndarray:
-    return picture(prompt, 7, views.azimuths + 1)
+    return picture(prompt, 7, views.tiles)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -33,13 +40,13 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_writes_everything_and_twice_the_same(runs: Runs, clip_folder: Path) -> None:
-    report, printed = evaluate(runs, clip_folder, ground_truth=ground_truth)
+    study, printed = evaluate(runs, clip_folder, ground_truth=ground_truth)
     first = files(runs.root / "eval")
     assert set(first) == {"table.md", "table.csv", "contact_sheet.png", "manifest.json"}
     evaluate(runs, clip_folder, ground_truth=ground_truth)
     assert files(runs.root / "eval") == first
-    assert {row.method for row in report.rows} == {"tp_sds", "uniform_sds"}
-    assert [row.step for row in report.rows if row.method == "tp_sds"] == [10, 20]
+    assert study.methods == ["uniform_sds", "tp_sds"]
+    assert sorted(set(study.scores["step"])) == [10, 20]
     for text in (printed, first["table.md"].decode()):
         for word in (
             "toy",
@@ -52,73 +59,71 @@ def test_writes_everything_and_twice_the_same(runs: Runs, clip_folder: Path) -> 
         ):
             assert word in text
     manifest = json.loads(first["manifest.json"])
-    assert len(manifest["runs"]) == 12 and manifest["metrics"] == {"r_precision": 1} and manifest["toy"]
+    assert len(manifest["runs"]) == 12 and manifest["metrics"]["r_precision"] == 1 and manifest["toy"]
 
 
 def test_the_numbers_are_right(runs: Runs, clip_folder: Path) -> None:
-    report, _ = evaluate(runs, clip_folder, ground_truth=ground_truth)
-    rows = {(row.method, row.step): row for row in [*report.rows, *report.ceiling]}
-    expected = {
-        ("tp_sds", 10): 1,
-        ("tp_sds", 20): 1,
-        ("uniform_sds", 10): 0,
-        ("uniform_sds", 20): 5 / 6,
-        (CEILING, 0): 1,
-    }
-    assert set(rows) == set(expected)
-    for key, value in expected.items():
-        for name, interval in rows[key].scores.items():
-            assert interval.value == pytest.approx(value), (key, name)
-    interval = rows["uniform_sds", 20].scores["majority"]
-    assert (interval.n_prompts, interval.n_runs) == (3, 6) and interval.low == 0.5 and interval.high == 1
+    study, _ = evaluate(runs, clip_folder, ground_truth=ground_truth)
+    means = study.scores.groupby(["method", "step"])["majority"].mean()
+    expected = {("tp_sds", 10): 1, ("tp_sds", 20): 1, ("uniform_sds", 10): 0, ("uniform_sds", 20): 5 / 6}
+    assert means.to_dict() == pytest.approx(expected)
+    rows = {row[0]: row for row in r_precision(study).rows}
+    assert set(rows) == {"uniform_sds", "tp_sds", CEILING, "chance (floor)"}
+    cell = rows["uniform_sds"][2]
+    assert isinstance(cell, Number) and (cell.value, cell.low, cell.high) == (pytest.approx(5 / 6), 0.5, 1)
+    assert str(cell) == "83.3 [50.0, 100.0]" and str(rows[CEILING][2]) == "100.0 [100.0, 100.0]"
+    assert rows["uniform_sds"][-4:] == [3, 2, 0, 6]
 
 
 def test_csv_lines_carry_what_their_number_rests_on(runs: Runs, clip_folder: Path) -> None:
     evaluate(runs, clip_folder)
     lines = list(csv.DictReader(io.StringIO((runs.root / "eval" / "table.csv").read_text())))
-    assert len(lines) == 2 * 2 * 4
-    for line in lines:
-        assert 0 <= float(line["low"]) <= float(line["value"]) <= float(line["high"]) <= 1
-        assert (line["n_prompts"], line["n_seeds"], line["n_runs"], line["pool"]) == ("3", "2", "6", "6")
+    assert [line["method"] for line in lines] == ["uniform_sds", "tp_sds", "chance (floor)"]
+    for line in lines[:2]:
+        assert (
+            0 <= float(line["majority low"]) <= float(line["majority"]) <= float(line["majority high"]) <= 1
+        )
+        assert (line["prompts"], line["seeds"], line["failed"], line["pool"]) == ("3", "2", "0", "6")
         assert line["clip"] == "toy-tiny" and len(line["weights"]) == 64 and line["toy"] == "1"
+        assert "r_precision=1" in line["metrics"]
 
 
 def test_failed_runs_are_misses_and_are_shown(runs: Runs, clip_folder: Path) -> None:
     before, _ = evaluate(runs, clip_folder)
     for seed in (0, 1):
         runs.add("uniform_sds", PROMPTS[3], seed, end="failed")
-    report, printed = evaluate(runs, clip_folder)
-    last = {row.method: row for row in report.rows if row.final}
-    then = {row.method: row for row in before.rows if row.final}
-    assert last["uniform_sds"].n_failed == 2 and last["tp_sds"].n_failed == 0
-    for name, interval in last["uniform_sds"].scores.items():
-        assert interval.value == pytest.approx(then["uniform_sds"].scores[name].value * 3 / 4)
-    assert last["tp_sds"] == then["tp_sds"]
+    study, printed = evaluate(runs, clip_folder)
+    assert final(study, "uniform_sds")["problem"].notna().sum() == 2
+    assert final(study, "tp_sds")["problem"].notna().sum() == 0
+    for name in ("majority", "per_view", "mean_sim", "held_out"):
+        then = final(before, "uniform_sds")[name].mean()
+        assert final(study, "uniform_sds")[name].mean() == pytest.approx(then * 3 / 4)
     assert "non-finite gradient at step 13" in printed and "not paired" in printed
-    early = next(row for row in report.rows if row.method == "uniform_sds" and row.step == 10)
-    assert early.n_failed == 0, "its views of step 10 were stored before it failed"
+    early = study.scores.loc[(study.scores["method"] == "uniform_sds") & (study.scores["step"] == 10)]
+    assert early["problem"].isna().all(), "its views of step 10 were stored before it failed"
 
 
 def test_a_failed_run_is_a_miss_even_with_its_last_views(runs: Runs, clip_folder: Path) -> None:
     folder = runs.add("tp_sds", PROMPTS[4], 0, end="failed")
     folder.save_views(20, picture(PROMPTS[4], 1))
-    report, _ = evaluate(runs, clip_folder)
-    assert next(row for row in report.rows if row.method == "tp_sds" and row.final).n_failed == 1
+    study, _ = evaluate(runs, clip_folder)
+    assert final(study, "tp_sds")["problem"].notna().sum() == 1
 
 
 def test_damaged_views_are_told_and_do_not_stop_the_rest(runs: Runs, clip_folder: Path) -> None:
     victim = next(runs.root.glob("tp_sds-*"))
     (victim / "views" / "step_000020.png").write_bytes(b"\x89PNG broken")
-    report, printed = evaluate(runs, clip_folder)
-    assert next(row for row in report.rows if row.method == "tp_sds" and row.final).n_failed == 1
+    study, printed = evaluate(runs, clip_folder)
+    assert final(study, "tp_sds")["problem"].notna().sum() == 1
     assert "views of step 20" in printed
 
 
 def test_unfinished_runs_are_left_out_and_counted(runs: Runs, clip_folder: Path) -> None:
     before, _ = evaluate(runs, clip_folder)
     runs.add("tp_sds", PROMPTS[5], 0, end="new")
-    report, printed = evaluate(runs, clip_folder)
-    assert report.rows == before.rows and "1 unfinished" in printed
+    study, printed = evaluate(runs, clip_folder)
+    pd.testing.assert_frame_equal(study.scores, before.scores)
+    assert "1 unfinished" in printed
 
 
 def test_nothing_ended_is_a_user_error(tmp_path: Path, clip_folder: Path) -> None:
@@ -129,12 +134,24 @@ def test_nothing_ended_is_a_user_error(tmp_path: Path, clip_folder: Path) -> Non
 
 
 def test_mixed_settings_are_refused_unless_asked_for(runs: Runs, clip_folder: Path) -> None:
-    runs.add("tp_sds", PROMPTS[0], 0, config=TOY.model_copy(update={"steps": 40}))
-    with pytest.raises(UserError, match=r"steps is .*allow-mixed"):
+    other = TOY.model_copy(update={"optim": TOY.optim.model_copy(update={"lr": 0.5})})
+    runs.add("tp_sds", PROMPTS[0], 0, config=other)
+    with pytest.raises(UserError, match=r"optim\.lr is .*allow-mixed"):
         evaluate(runs, clip_folder)
-    report, _ = evaluate(runs, clip_folder, allow_mixed=True)
-    assert len({row.method for row in report.rows}) == 3
-    assert {row.step for row in report.rows if row.final} == {20, 40}
+    study, _ = evaluate(runs, clip_folder, allow_mixed=True)
+    assert len(study.methods) == 3 and all("@" in name for name in study.methods)
+
+
+def test_runs_with_their_own_number_of_steps_stand_in_rows_of_their_own(
+    runs: Runs, clip_folder: Path
+) -> None:
+    for method in ("tp_sds", "uniform_sds"):
+        for prompt in PROMPTS[:3]:
+            runs.add(method, prompt, 0, config=TOY.model_copy(update={"steps": 40}), shows=PROMPTS[5])
+    study, _ = evaluate(runs, clip_folder)
+    assert study.totals == [20, 40]
+    rows = {(row[0], row[1]): str(row[2]) for row in r_precision(study).rows}
+    assert rows["tp_sds", 20] == "100.0 [100.0, 100.0]" and rows["tp_sds", 40] == "0.0 [0.0, 0.0]"
 
 
 def test_mixed_pools_are_refused_unless_asked_for(runs: Runs, clip_folder: Path) -> None:
@@ -142,17 +159,18 @@ def test_mixed_pools_are_refused_unless_asked_for(runs: Runs, clip_folder: Path)
     other.add("linear_decay", PROMPTS[4], 0)
     with pytest.raises(UserError, match="different pools"):
         evaluate(runs, clip_folder)
-    report, _ = evaluate(runs, clip_folder, allow_mixed=True, ground_truth=ground_truth)
-    assert {row.method: row.pool for row in report.rows if row.final}["linear_decay"] == 2
-    assert len(report.ceiling) == 2
+    study, _ = evaluate(runs, clip_folder, allow_mixed=True, ground_truth=ground_truth)
+    rows = r_precision(study).rows
+    assert {row[-1] for row in rows if row[0] == "linear_decay"} == {2}
+    assert sorted(row[-1] for row in rows if row[0] == CEILING) == [2, 6]  # type: ignore[type-var]
 
 
 def test_other_weights_of_the_prior_are_refused_unless_asked_for(runs: Runs, clip_folder: Path) -> None:
     runs.add("uniform_sds", PROMPTS[4], 0, weights="0" * 64)
     with pytest.raises(UserError, match="other weights"):
         evaluate(runs, clip_folder)
-    report, _ = evaluate(runs, clip_folder, allow_mixed=True)
-    assert report.stamp.priors == ("toy-sd 000000000000", "toy-sd ffffffffffff")
+    study, _ = evaluate(runs, clip_folder, allow_mixed=True)
+    assert study.stamp.priors == ("toy-sd 000000000000", "toy-sd ffffffffffff")
 
 
 def test_toy_and_real_priors_never_share_a_table(runs: Runs, clip_folder: Path) -> None:
@@ -187,20 +205,19 @@ def test_a_renderer_that_does_not_know_a_prompt_leaves_the_table_without_ceiling
     def refuse(prompt: str, views: ViewsConfig) -> np.ndarray:
         raise UserError(f"unknown word in '{prompt}'")
 
-    report, printed = evaluate(runs, clip_folder, ground_truth=refuse)
-    assert not report.ceiling and "no ceiling: unknown word" in printed
+    study, printed = evaluate(runs, clip_folder, ground_truth=refuse)
+    assert not len(study.ceiling) and "no ceiling: unknown word" in printed
 
 
 def test_the_ceiling_covers_the_prompts_of_the_table(runs: Runs, clip_folder: Path) -> None:
     asked: list[str] = []
-    report, _ = evaluate(
+    study, _ = evaluate(
         runs,
         clip_folder,
         ground_truth=lambda prompt, views: asked.append(prompt) or ground_truth(prompt, views),
     )
-    assert asked == sorted(PROMPTS[:3])
-    [ceiling] = report.ceiling
-    assert ceiling.n_prompts == 3 and ceiling.pool == 6
+    assert asked == list(PROMPTS[:3])
+    assert list(study.ceiling["prompt"]) == asked and set(study.ceiling["pool"]) == {6}
 
 
 def test_the_contact_sheet_shows_every_seed_of_every_method(runs: Runs, clip_folder: Path) -> None:
@@ -229,8 +246,8 @@ def test_a_long_suite_gets_further_pages(clip_folder: Path, tmp_path: Path) -> N
 
 
 def test_rows_do_not_depend_on_the_order_of_runs(runs: Runs, clip_folder: Path, monkeypatch) -> None:
-    report, _ = evaluate(runs, clip_folder)
+    study, _ = evaluate(runs, clip_folder)
     from eval.load import load_runs
 
-    monkeypatch.setattr("eval.command.load_runs", lambda root: (load_runs(root)[0][::-1], []))
-    assert evaluate(runs, clip_folder)[0].rows == report.rows
+    monkeypatch.setattr("eval.study.load_runs", lambda root: (load_runs(root)[0][::-1], []))
+    assert r_precision(evaluate(runs, clip_folder)[0]).rows == r_precision(study).rows

@@ -53,11 +53,14 @@ def test_labels_tell_settings_apart_only_where_needed(runs: Runs) -> None:
     assert set(method_labels(load_runs(runs.root)[0]).values()) == {"tp_sds", "uniform_sds"}
     runs.add("tp_sds", PROMPTS[0], 0, params={"m": 500}, params_set=("m",), variant="iclr")
     assert set(method_labels(load_runs(runs.root)[0]).values()) == {"tp_sds", "tp_sds:iclr", "uniform_sds"}
-    runs.add("uniform_sds", PROMPTS[0], 0, config=TOY.model_copy(update={"steps": 40}))
+    runs.add("tp_sds", PROMPTS[0], 0, config=TOY.model_copy(update={"steps": 40}))
+    assert len(set(method_labels(load_runs(runs.root)[0]).values())) == 3, "N is an axis, not a setting"
+    other = TOY.model_copy(update={"optim": TOY.optim.model_copy(update={"lr": 0.5})})
+    runs.add("uniform_sds", PROMPTS[0], 0, config=other)
     labels = set(method_labels(load_runs(runs.root)[0]).values())
     assert len(labels) == 4 and all("@" in label for label in labels)
 
 
 def test_loading_imports_no_torch() -> None:
-    code = "import sys, eval.load, eval.tables, eval.contact_sheet; assert 'torch' not in sys.modules"
+    code = "import sys, eval.load, eval.convergence, eval.contact_sheet; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

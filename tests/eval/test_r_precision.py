@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import collections
-import json
 import shutil
 
 import numpy as np
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from eval.clip import Clip
+from eval.features import cache_key
 from eval.load import load_runs
 from eval.r_precision import Pool, Scorer, load_pool, retrieve, score_run
 from harness.config import UserError
@@ -45,7 +45,7 @@ def brute_force(rows: list[list[float]], target: int) -> dict[str, float]:
 @given(similarities)
 def test_equals_a_brute_force_implementation(similarity_VP: np.ndarray) -> None:
     for target in range(similarity_VP.shape[1]):
-        score = retrieve(similarity_VP).score(target)
+        score = retrieve(similarity_VP, len(similarity_VP) - 1).score(target)
         assert vars(score) == pytest.approx(brute_force(similarity_VP.tolist(), target))
 
 
@@ -56,13 +56,18 @@ def test_the_order_of_the_ring_does_not_matter(similarity_VP: np.ndarray, shuffl
     shuffle.shuffle(order)
     other = similarity_VP[[*order, len(similarity_VP) - 1]]
     for target in range(similarity_VP.shape[1]):
-        assert retrieve(similarity_VP).score(target) == retrieve(other).score(target)
+        assert retrieve(similarity_VP, len(similarity_VP) - 1).score(target) == retrieve(
+            other, len(other) - 1
+        ).score(target)
 
 
 @settings(max_examples=50, deadline=None)
 @given(similarities)
 def test_exactly_one_caption_is_retrieved(similarity_VP: np.ndarray) -> None:
-    scores = [retrieve(similarity_VP).score(target) for target in range(similarity_VP.shape[1])]
+    scores = [
+        retrieve(similarity_VP, len(similarity_VP) - 1).score(target)
+        for target in range(similarity_VP.shape[1])
+    ]
     for name in ("majority", "per_view", "mean_sim", "held_out"):
         values = [getattr(score, name) for score in scores]
         assert sum(values) == pytest.approx(1) and all(0 <= value <= 1 for value in values)
@@ -70,21 +75,27 @@ def test_exactly_one_caption_is_retrieved(similarity_VP: np.ndarray) -> None:
 
 def test_a_tied_vote_goes_to_the_higher_mean_similarity() -> None:
     similarity_VP = np.array([[0.9, 0.1, 0.8], [0.9, 0.1, 0.8], [0.0, 0.7, 0.6], [0.0, 0.7, 0.6], [0, 0, 1]])
-    got = retrieve(similarity_VP)
-    assert got.views == (0, 0, 1, 1, 2)
+    got = retrieve(similarity_VP, 4)
+    assert got.ring == (0, 0, 1, 1) and got.held_out == 2
     assert got.majority == 0, "caption 2 has the highest mean but no vote"
     assert got.mean_sim == 2
 
 
 def test_noise_retrieves_at_chance() -> None:
     pool, rng = 10, np.random.default_rng(0)
-    hits = [retrieve(rng.standard_normal((9, pool))).score(3).majority for _ in range(4000)]
+    hits = [retrieve(rng.standard_normal((9, pool)), 8).score(3).majority for _ in range(4000)]
     assert np.mean(hits) == pytest.approx(1 / pool, abs=0.02)
 
 
-def test_one_view_is_refused() -> None:
-    with pytest.raises(ValueError, match="two views"):
-        retrieve(np.zeros((1, 4)))
+def test_without_a_held_out_view_its_score_is_missing() -> None:
+    score = retrieve(np.array([[0.2, 0.9]]), 1).score(1)
+    assert (score.majority, score.per_view, score.mean_sim) == (1, 1, 1) and np.isnan(score.held_out)
+
+
+@pytest.mark.parametrize(("views", "ring"), [(1, 0), (3, 1), (1, 2)])
+def test_another_number_of_views_is_refused(views: int, ring: int) -> None:
+    with pytest.raises(ValueError, match="at most one more"):
+        retrieve(np.zeros((views, 4)), ring)
 
 
 def test_a_pool_must_tell_its_captions_apart() -> None:
@@ -114,9 +125,7 @@ def test_scores_equal_similarities_taken_one_by_one(runs: Runs, scorer: Scorer) 
 def test_the_cache_is_used_and_follows_the_views(runs: Runs, scorer: Scorer, monkeypatch) -> None:
     run = load_runs(runs.root)[0][0]
     first = score_run(run, scorer)
-    [cache] = (run.path / "eval").glob("r_precision-*.json")
-    entry = json.loads(cache.read_text())
-    assert entry["pool"]["size"] == len(PROMPTS) and entry["weights"] == scorer.clip.weights_hash
+    [cache] = (run.path / "eval").glob("features-*.safetensors")
 
     calls: list[int] = []
     embed = Clip.embed_images
@@ -128,13 +137,12 @@ def test_the_cache_is_used_and_follows_the_views(runs: Runs, scorer: Scorer, mon
     again, _ = score_run(run, scorer)
     assert calls == [5] and again[20] == again[10] == first[0][10]
     cache.write_text("{")
-    assert score_run(run, scorer)[0] == again and calls == [5, 10]
+    assert score_run(run, scorer)[0] == again and calls == [5, 5, 5]
 
 
-def test_another_scorer_or_pool_is_another_cache(runs: Runs, scorer: Scorer, clip: Clip, clip_folder) -> None:
-    smaller = Scorer.over(clip, Pool("five", "1", PROMPTS[:5]))
-    other = Scorer.over(Clip(clip.tag, "0" * 64, clip.model, clip.tokenizer, clip.device), scorer.pool)
-    assert len({scorer.key, smaller.key, other.key}) == 3
+def test_another_scorer_is_another_cache(clip: Clip) -> None:
+    other = Clip(clip.tag, "0" * 64, clip.model, clip.tokenizer, clip.device)
+    assert cache_key(clip) != cache_key(other)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a picture", None, 200, "tiles"])

@@ -1,0 +1,321 @@
+"""Convergence: how many steps, or seconds, a method needs for a level of R-Precision. No torch.
+
+Input is one table of scores with the columns method, prompt, seed, total (the run's own number of steps N),
+step, time (wall seconds since the run's start; read for x = "time" only) and value (0…1; a failed run is a
+miss, 0). "Iterations" has two readings, and for a schedule tied to N they differ:
+
+- checkpoints of one run: rows of one `total`, x = "step" or x = "time";
+- separate runs, each with its own N: rows with step == total, x = "total".
+
+A method's curve is the mean over prompts of the mean over a prompt's seeds. It is a straight line between the
+evaluated points, and the line from (0, 0) before the first: nothing is retrieved from an empty scene. Runs
+without a score at every x of their method are dropped and counted, so that each point of a curve is a mean
+over the same runs.
+
+Wall times differ between runs. Each run's curve, drawn as above over its own times, is read off on one grid
+for all methods: the times at which any run was evaluated, at most `GRID` of them, evenly spaced in rank.
+After a run's last checkpoint its last value is carried forward. A miss without a time counts from the run's
+previous checkpoint on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from eval.stats import (
+    RESAMPLES,
+    Difference,
+    Interval,
+    bootstrap_mean,
+    paired_difference,
+    percentile_interval,
+    resample,
+)
+from harness.config import UserError, nearest
+
+VERSION = 1
+AXES = ("step", "time", "total")
+KEY = ["method", "prompt", "seed", "total", "step"]
+GRID = 200  # points of a curve over wall time
+TOLERANCE = 1e-12  # of a level: equal means added up in another order
+
+Axis = Literal["step", "time", "total"]
+
+
+@dataclass(frozen=True)
+class Ratio(Interval):
+    """x at which the method reaches a level / x at which the baseline does; below 1 is faster.
+
+    `value` and `high` are inf where the level is never reached; `n_runs` counts (prompt, seed) pairs.
+    """
+
+    level: float  # share × the baseline's final mean
+    x: float  # at which the method reaches it
+    x_baseline: float
+    n_undefined: int  # resamples in which the method never reaches the level, or the level is zero
+    resamples: int
+    n_dropped: int  # pairs that are not complete in both methods
+
+
+@dataclass(frozen=True)
+class Area(Interval):
+    """Area under a method's curve over [0, N], divided by N: 0…1."""
+
+    difference: Difference | None  # to the baseline, where one was named
+    n_dropped: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Curves:
+    """The curves of one method: a row per (prompt, seed), a column per x."""
+
+    runs: pd.DataFrame
+    n_dropped: int
+
+    @property
+    def x_X(self) -> np.ndarray:
+        return self.runs.columns.to_numpy(dtype=np.float64)
+
+    def prompts_PX(self, pairs: pd.Index | None = None) -> np.ndarray:
+        """The mean over a prompt's seeds, prompts sorted; over `pairs` of (prompt, seed), or all."""
+        runs = self.runs if pairs is None else self.runs.loc[pairs]
+        return np.asarray(runs.groupby(level="prompt").mean())
+
+
+def curve(
+    frame: pd.DataFrame, rng: np.random.Generator, x: Axis = "step", resamples: int = RESAMPLES
+) -> pd.DataFrame:
+    """Mean curves with bands: method, x, mean, low, high, n_prompts, n_seeds, n_runs, n_dropped.
+
+    Bands (95 %, bootstrap over prompts) hold at each x by itself, not for the whole curve; they are nan for a
+    single prompt. Methods on equally many prompts see the same resamples. Raises UserError for a table that
+    does not fit the reading.
+    """
+    seed = int(rng.integers(2**63))
+    parts = []
+    for method, curves in _curves(_rows(frame, x), x).items():
+        y_PX = curves.prompts_PX()
+        n = len(y_PX)
+        means_BX = resample(n, np.random.default_rng(seed), resamples) @ y_PX / n
+        low, high = percentile_interval(means_BX) if n > 1 else (np.nan, np.nan)
+        columns = {"method": method, "x": curves.x_X, "mean": y_PX.mean(axis=0), "low": low, "high": high}
+        counts = {
+            "n_prompts": n,
+            "n_seeds": curves.runs.index.get_level_values("seed").nunique(),
+            "n_runs": len(curves.runs),
+            "n_dropped": curves.n_dropped,
+        }
+        parts.append(pd.DataFrame(columns | counts))
+    return pd.concat(parts, ignore_index=True)
+
+
+def steps_to_level(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, level: float) -> float:
+    """The x of the curve's first crossing: where it first reaches the level, for however short; inf if never.
+
+    Points are joined by lines, from (0, 0) on where x starts above zero. A mean of R-Precision is noisy and
+    may fall below the level again; its running maximum reaches it at the same evaluated point.
+    x rises strictly; ValueError otherwise.
+    """
+    x_X, y_X = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if x_X.shape != y_X.shape or x_X.ndim != 1 or not len(x_X):
+        raise ValueError("steps_to_level needs as many x as y, and at least one")
+    if x_X[0] < 0 or not (np.diff(x_X) > 0).all():
+        raise ValueError("steps_to_level needs x that start at 0 or above and rise")
+    return float(_first_crossing(x_X, y_X[None], np.array([level]))[0])
+
+
+def ratio_to_baseline(
+    frame: pd.DataFrame,
+    method: str,
+    baseline: str,
+    rng: np.random.Generator,
+    share: float = 1.0,
+    x: Axis = "step",
+    resamples: int = RESAMPLES,
+) -> Ratio:
+    """x_method(c) / x_baseline(c) at the level c = share × the baseline's final mean: "faster convergence".
+
+    Both curves are means over the (prompt, seed) pairs complete in both. A resample draws prompts for both
+    methods together and computes c, both crossings and the ratio anew. A level that the method never reaches
+    makes the ratio +inf, and the interval's upper end with it once more than 2.5 % of the resamples do so. A
+    level of zero leaves the ratio undefined: such a resample counts as 0 for the lower end and +inf for the
+    upper. Over "time" the baseline is final when its slowest run is, so share = 1 rests on that run; read
+    0.95 beside it. Raises UserError for an unknown method, a share outside (0, 1], no common pair.
+    """
+    if not 0 < share <= 1:
+        raise UserError(
+            f"share {share} of the baseline's final level; choose above 0 and at most 1, such as 0.95"
+        )
+    rows = _rows(frame, x)
+    for name in (method, baseline):
+        _known(name, rows)
+    rows = rows.loc[rows["method"].isin([method, baseline])]
+    curves = _curves(rows, x)
+    ours, theirs = curves[method], curves[baseline]
+    pairs = ours.runs.index.intersection(theirs.runs.index).sort_values()
+    if not len(pairs):
+        raise UserError(f"{method} and {baseline} have no (prompt, seed) in common that is complete over {x}")
+    method_PX, baseline_PX = ours.prompts_PX(pairs), theirs.prompts_PX(pairs)
+    n = len(baseline_PX)
+    counts_BP = np.vstack([np.ones(n), resample(n, rng, resamples)])  # row 0 is the sample itself
+    means_BX = counts_BP @ baseline_PX / n
+    level_B = share * means_BX[:, -1]
+    x_baseline_B = _first_crossing(theirs.x_X, means_BX, level_B)
+    x_method_B = _first_crossing(ours.x_X, counts_BP @ method_PX / n, level_B)
+    with np.errstate(divide="ignore", invalid="ignore"):  # both reach a level of zero at 0
+        ratio_B = x_method_B / x_baseline_B
+    low, high = percentile_interval(ratio_B[1:]) if n > 1 else (np.nan, np.nan)
+    return Ratio(
+        value=float(ratio_B[0]),
+        low=float(np.maximum(low, 0.0)),
+        high=float(high),
+        n_prompts=n,
+        n_runs=len(pairs),
+        level=float(level_B[0]),
+        x=float(x_method_B[0]),
+        x_baseline=float(x_baseline_B[0]),
+        n_undefined=int((~np.isfinite(ratio_B[1:])).sum()),
+        resamples=resamples,
+        n_dropped=len(rows.drop_duplicates(["prompt", "seed"])) - len(pairs),
+    )
+
+
+def area_under_curve(
+    frame: pd.DataFrame,
+    rng: np.random.Generator,
+    x: Axis = "step",
+    baseline: str | None = None,
+    resamples: int = RESAMPLES,
+) -> dict[str, Area]:
+    """Area under each method's curve over [0, N] / N with its interval, and the difference to the baseline.
+
+    N is the largest x that every method of the table has: the number of steps; over "time", the end of the
+    slowest run; over "total", the largest N run by all. The area is taken run by run: its mean is the area
+    under the mean curve, and it is paired by prompt and seed. Raises UserError as `curve` does.
+    """
+    rows = _rows(frame, x)
+    if baseline is not None:
+        _known(baseline, rows)
+    curves = _curves(rows, x)
+    end = min(one.x_X[-1] for one in curves.values())
+    areas = {method: _areas(one, end) for method, one in curves.items()}
+    seed = int(rng.integers(2**63))
+    found = {}
+    for method, values in areas.items():
+        mean = bootstrap_mean(values, np.random.default_rng(seed), resamples)
+        difference = None
+        if baseline is not None and method != baseline:
+            difference = paired_difference(values, areas[baseline], np.random.default_rng(seed), resamples)
+        found[method] = Area(**vars(mean), difference=difference, n_dropped=curves[method].n_dropped)
+    return found
+
+
+def _anchored(x_X: np.ndarray, y_BX: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Curves that start at (0, 0), unless they were evaluated at 0."""
+    if x_X[0] <= 0:
+        return x_X, y_BX
+    return np.r_[0.0, x_X], np.pad(y_BX, ((0, 0), (1, 0)))
+
+
+def _first_crossing(x_X: np.ndarray, y_BX: np.ndarray, level_B: np.ndarray) -> np.ndarray:
+    x_X, y_BX = _anchored(x_X, y_BX)
+    reached_BX = y_BX >= level_B[:, None] - TOLERANCE
+    rows_B, after_B = np.arange(len(y_BX)), reached_BX.argmax(axis=1)
+    before_B = np.maximum(after_B - 1, 0)
+    low_B = y_BX[rows_B, before_B]
+    rise_B = y_BX[rows_B, after_B] - low_B
+    part_B = np.divide(level_B - low_B, rise_B, out=np.ones_like(rise_B), where=rise_B > 0).clip(0, 1)
+    crossing_B = x_X[before_B] + part_B * (x_X[after_B] - x_X[before_B])
+    return np.where(reached_BX.any(axis=1), crossing_B, np.inf)
+
+
+def _areas(curves: _Curves, end: float) -> dict[str, dict[int, float]]:
+    x_X, y_RX = _anchored(curves.x_X, curves.runs.to_numpy())
+    knots = np.r_[x_X[x_X < end], end]
+    found: dict[str, dict[int, float]] = {}
+    for (prompt, seed), y_X in zip(curves.runs.index, y_RX, strict=True):
+        area = np.trapezoid(np.interp(knots, x_X, y_X), knots) / end
+        found.setdefault(prompt, {})[seed] = float(area)
+    return found
+
+
+def _curves(rows: pd.DataFrame, x: Axis) -> dict[str, _Curves]:
+    column = "step" if x == "time" else x
+    found = {}
+    for method, part in rows.groupby("method"):
+        values = part.pivot(index=["prompt", "seed"], columns=column, values="value")
+        complete = values.dropna()
+        if complete.empty:
+            points = ", ".join(map(str, values.columns))
+            raise UserError(
+                f"no run of {method} has a score at every {column} of {points}; finish or leave out some"
+            )
+        found[str(method)] = _Curves(complete, len(values) - len(complete))
+    return _over_time(rows, found) if x == "time" else found
+
+
+def _over_time(rows: pd.DataFrame, tables: dict[str, _Curves]) -> dict[str, _Curves]:
+    by_run = rows.pivot(index=["method", "prompt", "seed"], columns="step", values="time")
+    times = {}
+    for method, curves in tables.items():
+        known = by_run.loc[method].loc[curves.runs.index, curves.runs.columns]
+        times[method] = known.ffill(axis="columns").fillna(0.0).to_numpy(dtype=np.float64)
+    observed = np.unique(np.concatenate([time_RX.ravel() for time_RX in times.values()]))
+    ranks = np.linspace(0, len(observed) - 1, min(len(observed), GRID)).round().astype(int)
+    grid = observed[ranks]
+    if grid[-1] <= 0:
+        raise UserError("no run has a wall time above zero; use x = 'step'")
+    found = {}
+    for method, curves in tables.items():
+        y_RX = [
+            np.interp(grid, np.r_[0.0, time_X], np.r_[0.0, y_X])
+            for time_X, y_X in zip(times[method], curves.runs.to_numpy(), strict=True)
+        ]
+        runs = pd.DataFrame(np.array(y_RX), index=curves.runs.index, columns=grid)
+        found[method] = _Curves(runs, curves.n_dropped)
+    return found
+
+
+def _known(method: str, rows: pd.DataFrame) -> None:
+    names = set(rows["method"])
+    if method not in names:
+        raise UserError(f"no scores of the method '{method}'{nearest(method, names)}")
+
+
+def _rows(frame: pd.DataFrame, x: Axis) -> pd.DataFrame:
+    """The rows that a curve over `x` is read from; UserError where none can be."""
+    if x not in AXES:
+        raise UserError(f"unknown axis '{x}'{nearest(x, AXES)}")
+    for column in [*KEY, "value", *["time"] * (x == "time")]:
+        if column not in frame.columns:
+            raise UserError(f"the table of scores has no column '{column}'{nearest(column, frame.columns)}")
+    rows = frame.reset_index(drop=True)
+    if x == "total":
+        rows = rows.loc[rows["step"] == rows["total"]]
+    if rows.empty:
+        raise UserError("no scores" + (" at a run's own last step (step == total)" if x == "total" else ""))
+    totals = sorted(rows["total"].unique())
+    if x != "total" and len(totals) > 1:
+        listed = ", ".join(map(str, totals))
+        raise UserError(
+            f"a curve over '{x}' needs runs of one total, got {listed}; choose one, or x = 'total'"
+        )
+    _refuse(rows, "two scores for one run and step", rows.duplicated(KEY))
+    _refuse(rows, "a score outside 0..1", ~rows["value"].between(0, 1))
+    if x == "time":
+        _refuse(rows, "a score without wall time", rows["time"].isna() & (rows["value"] > 0))  # a miss may
+        _refuse(rows, "a wall time below zero", rows["time"] < 0)
+        timed = rows.dropna(subset=["time"]).sort_values("step")
+        _refuse(timed, "a wall time that falls", timed.groupby(KEY[:-1])["time"].diff() < 0)
+    return rows
+
+
+def _refuse(rows: pd.DataFrame, what: str, bad: Any) -> None:
+    if bad.any():
+        method, prompt, seed, total, step = rows.loc[bad, KEY].iloc[0]
+        raise UserError(f"{what}: {method}, '{prompt}', seed {seed}, step {step} of {total}")

@@ -1,0 +1,77 @@
+"""Image features of stored views, once per run and scorer: every CLIP metric is a function of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from eval.clip import Clip, sha256_file
+from eval.load import RunRecord
+from harness.config import first_line
+from harness.records.files import write_bytes
+
+VERSION = 1  # raise it when the features of a view can change: caches are keyed by it
+
+
+def cache_key(clip: Clip) -> str:
+    """12 hex digits over all that features depend on but the views."""
+    parts = f"features/{VERSION}/{clip.tag}/{clip.weights_hash}"
+    return hashlib.sha256(parts.encode()).hexdigest()[:12]
+
+
+def view_features(run: RunRecord, clip: Clip) -> tuple[dict[int, np.ndarray], dict[int, str]]:
+    """Unit features [V, D] at every step with readable views, and the reason at every step without.
+
+    Cached in `<run>/eval/features-<key>.safetensors`; an entry counts only for the view file it came from.
+    """
+    files = {step: run.view_path(step) for step in run.view_steps}
+    return file_features(
+        run.path / "eval" / f"features-{cache_key(clip)}.safetensors", files, run.views, clip
+    )
+
+
+def file_features(
+    cache: Path, files: Mapping[int, Path], read: Callable[[int], np.ndarray], clip: Clip
+) -> tuple[dict[int, np.ndarray], dict[int, str]]:
+    """Unit features [V, D] of the uint8 images that `read` gives for each file, through a cache file."""
+    cached = _read(cache)
+    found: dict[int, np.ndarray] = {}
+    digests: dict[int, str] = {}
+    problems: dict[int, str] = {}
+    fresh = False
+    for step, path in files.items():
+        try:
+            digests[step] = sha256_file(path)
+            if step in cached and cached[step][0] == digests[step]:
+                found[step] = cached[step][1]
+            else:
+                # Step by step: a number's bits may depend on how many others are computed with it.
+                found[step] = clip.embed_images(read(step)).numpy()
+                fresh = True
+        except (
+            Exception
+        ) as error:  # whatever a damaged picture makes the decoder raise is that run's failure only
+            problems[step] = f"views of step {step}: {first_line(error)}"
+    if fresh:
+        _write(cache, found, digests)
+    return found, problems
+
+
+def _read(path: Path) -> dict[int, tuple[str, np.ndarray]]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            digests = file.metadata() or {}
+            return {int(name): (digests[name], file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return {}  # a cache that cannot be read is a cache that is not there
+
+
+def _write(path: Path, features: dict[int, np.ndarray], digests: dict[int, str]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    tensors = {str(step): np.ascontiguousarray(rows_VD) for step, rows_VD in features.items()}
+    write_bytes(path, save(tensors, metadata={str(step): digests[step] for step in features}))

@@ -1,0 +1,87 @@
+"""Gradient maps: ‖ε̂ − ε‖ over step and timestep, DreamTime's figure 3 as numbers.
+
+For a run's kept parameters after a step: its front evaluation view x, x_t = √ᾱ_t·x + √(1−ᾱ_t)·ε, ε̂ with the
+run's own guidance; mean and variance over draws of ε of the norm per element, ‖ε̂ − ε‖/√n, which for w = 1 is
+the size of the SDS gradient at x. Only runs swept with --keep-params have more than their last step.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+
+from eval.load import RunRecord
+from harness import rng
+from harness.guidance.prior import Guidance
+from harness.guidance.views import view_name, view_prompt
+from harness.records.files import read_json, write_json
+from harness.scene.cameras import evaluation
+from harness.scene.generator import make_generator
+
+VERSION = 1
+TIMESTEPS = 10  # evenly spaced over the run's range, ends included
+DRAWS = 8  # of the noise
+
+
+class Row(TypedDict):
+    """One cell of a map."""
+
+    step: int
+    t: int
+    mean: float
+    variance: float
+
+
+def kept_steps(run: RunRecord) -> list[int]:
+    """The steps whose parameters can be had, rising."""
+    last = [run.total] if run.status == "done" else []
+    return sorted({*run.folder.params_steps(), *last})
+
+
+def gradient_map(run: RunRecord, guidance: Guidance) -> list[Row]:
+    """Every cell of one run's map; cached in `<run>/eval/gradients-v<version>.json`."""
+    path = run.path / "eval" / f"gradients-v{VERSION}.json"
+    steps = kept_steps(run)
+    cached = _cached(path, guidance.weights_hash)
+    if {row["step"] for row in cached} == set(steps):
+        return cached
+    rows = [row for step in steps for row in _at(run, step, guidance)]
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"weights": guidance.weights_hash, "rows": rows})
+    return rows
+
+
+def _cached(path, weights: str) -> list[Row]:
+    data = read_json(path) or {}
+    return data["rows"] if data.get("weights") == weights else []
+
+
+@torch.no_grad()
+def _at(run: RunRecord, step: int, guidance: Guidance) -> list[Row]:
+    params = run.folder.load_params(step)
+    if params is None:
+        return []
+    config = run.config
+    scene = make_generator(config.scene, guidance.latent_shape[0], str(guidance.device))
+    cameras = evaluation(config.views)[:1]
+    stacked = {name: value[None].to(guidance.device) for name, value in params.items()}
+    background_1C = guidance.flat_code(config.scene.background_rgb)[None]
+    x_1CHW = scene.view(stacked, cameras, background_1C, None).x_RCHW
+    name = (
+        "front"
+        if config.scene.kind == "image"
+        else view_name(0.0, config.views.elevation, config.camera.front_sector, config.camera.overhead)
+    )
+    cond_1LD = guidance.embed([view_prompt(config.guidance.view_prompt, run.prompt, name)])
+    noise_DCHW = rng.normal([run.seed] * DRAWS, range(DRAWS), "eval", x_1CHW.shape[1:]).to(guidance.device)
+    low, high = guidance.t_range
+    rows: list[Row] = []
+    for k in range(TIMESTEPS):
+        t = low + round((high - low) * k / (TIMESTEPS - 1))
+        t_D = torch.full((DRAWS,), t)
+        x_t_DCHW = guidance.add_noise(x_1CHW.expand_as(noise_DCHW), noise_DCHW, t_D)
+        eps_DCHW = guidance.cfg_noise(*guidance.predict_noise(x_t_DCHW, t_D, cond_1LD.expand(DRAWS, -1, -1)))
+        norm_D = (eps_DCHW - noise_DCHW).flatten(1).square().mean(1).sqrt()
+        rows.append({"step": step, "t": t, "mean": float(norm_D.mean()), "variance": float(norm_D.var())})
+    return rows

@@ -1,0 +1,138 @@
+"""Janus: does an object show its front where its back should be?
+
+Every view of the ring is compared, by cosine, with anchors whose azimuth is known, and takes the side of the
+nearest: front (less than 90° from azimuth 0), side (90°) or back. The anchors are
+
+- references: features of the prompt's ground truth at the ring's own azimuths; or, where there is none,
+- texts: "{prompt}, front view", "…, side view" and "…, back view", at 0°, 90° and 180°.
+
+Two signs of what DreamFusion (Poole et al. 2023) calls the Janus problem; the definitions are ours:
+
+- False front rate: the share of the back half of the ring that is nearest to a front anchor. Views of the
+  side and of the front half do not count: from there the front may rightly be seen.
+- Front peaks: local maxima around the ring of the front score (the best cosine with a front anchor less the
+  best with a back anchor) that are above 0 and stand out by half of the ring's own range. One is right, two
+  or more are Janus, none is an object on which nothing stands out. It does not matter which way it is turned.
+
+A run is flagged where it has two or more peaks, or where most of its back half and most of its front half
+show the front. An object that merely stands the wrong way round is not flagged.
+
+What the signs cannot tell:
+
+- With references, only a prompt whose front differs from its back is `applicable`: an apple has no Janus.
+- With texts, they are as good as the scorer's knowledge of the words, and prompts without a front go
+  unnoticed. toy-clip hardly knows the words (tests/eval/test_janus.py measures both ways), so use texts only
+  where there is no ground truth, and with a scorer that was checked.
+- A render that shows nothing takes either side by chance. Read the signs beside R-Precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.guidance.views import view_name
+
+VERSION = 1
+TEXT_AZIMUTHS = (0.0, 90.0, 180.0)  # of "front", "side" and "back", the first of VIEWS
+MOST = 0.5  # share of a half of the ring
+PROMINENCE = 0.5  # of the range of the front score around the ring
+MARGIN = 0.03  # cosine by which the front and the back of a reference must differ
+
+
+@dataclass(frozen=True)
+class Janus:
+    """The signs of one ring of views."""
+
+    false_front_rate: float
+    peaks: int
+    flagged: bool
+
+
+def view_scores(features_VD: np.ndarray, texts_KD: np.ndarray) -> np.ndarray:
+    """Cosines [V, K] of V views with K texts or reference views."""
+    views_VD, texts_KD = (
+        rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        for rows in (np.asarray(features_VD, np.float64), np.asarray(texts_KD, np.float64))
+    )
+    return views_VD @ texts_KD.T
+
+
+def janus(
+    features_VD: np.ndarray,
+    texts_KD: np.ndarray,
+    azimuths: Sequence[float],
+    references_VD: np.ndarray | None = None,
+) -> Janus:
+    """The signs of V views at rising `azimuths`, in degrees, evenly spaced over 360°.
+
+    `texts_KD`: the prompt with each word of `harness.guidance.views.VIEWS`, in that order; the last one,
+    overhead, has no place on the ring and is not used. `references_VD`: ground truth at the same azimuths;
+    where it is given, the texts are not looked at. ValueError for other shapes, and for a ring that lacks a
+    front or a back half.
+    """
+    if references_VD is None:
+        anchors_KD = texts_KD[: len(TEXT_AZIMUTHS)]
+        anchor_halves = _halves(TEXT_AZIMUTHS)
+    else:
+        anchors_KD, anchor_halves = references_VD, _halves(azimuths)
+    halves = _halves(azimuths)
+    if len(features_VD) != len(halves) or len(anchors_KD) != len(anchor_halves):
+        raise ValueError(
+            f"{len(features_VD)} views at {len(halves)} azimuths, "
+            f"{len(anchors_KD)} anchors at {len(anchor_halves)}"
+        )
+    if not {"front", "back"} <= set(halves):
+        raise ValueError(f"a ring with a front and a back half is needed, got the azimuths {list(azimuths)}")
+    scores_VK = view_scores(features_VD, anchors_KD)
+    fronts_V = anchor_halves[scores_VK.argmax(axis=1)] == "front"
+    rate = float(fronts_V[halves == "back"].mean())
+    peaks = count_peaks(_front_scores(scores_VK, anchor_halves))
+    everywhere = rate >= MOST and fronts_V[halves == "front"].mean() >= MOST
+    return Janus(rate, peaks, bool(peaks >= 2 or everywhere))
+
+
+def applicable(references_VD: np.ndarray, azimuths: Sequence[float], margin: float = MARGIN) -> bool:
+    """Whether the scorer tells a prompt's front from its back, by ground truth at the ring's azimuths.
+
+    So where the front view is nearer to itself than to any view of the back half, and the back view to itself
+    than to any of the front half, by at least `margin`.
+    """
+    halves = _halves(azimuths)
+    scores_V = _front_scores(view_scores(references_VD, references_VD), halves)
+    from_front_V = np.abs((np.asarray(azimuths) + 180) % 360 - 180)
+    return bool(min(scores_V[from_front_V.argmin()], -scores_V[from_front_V.argmax()]) >= margin)
+
+
+def count_peaks(scores_V: np.ndarray, prominence: float = PROMINENCE) -> int:
+    """Maxima of a closed ring of scores that are above 0 and stand out by `prominence` of the scores' range.
+
+    A maximum stands out where the scores fall by that much on both sides before they rise above it.
+    """
+    need = prominence * np.ptp(scores_V)
+    if need < 1e-9:  # a flat ring, up to rounding
+        return 0
+    start = int(np.argmin(scores_V))
+    peaks, low, high = 0, scores_V[start], -np.inf
+    # Round the ring from its lowest score back to it; `high` is finite on the way down from a possible peak.
+    for score in [*np.roll(scores_V, -start)[1:], scores_V[start]]:
+        if high == -np.inf:
+            low = min(low, score)
+            high = score if score - low >= need else high
+        else:
+            high = max(high, score)
+            if high - score >= need:
+                peaks += bool(high > 0)
+                low, high = score, -np.inf
+    return peaks
+
+
+def _front_scores(scores_VK: np.ndarray, halves_K: np.ndarray) -> np.ndarray:
+    return scores_VK[:, halves_K == "front"].max(axis=1) - scores_VK[:, halves_K == "back"].max(axis=1)
+
+
+def _halves(azimuths: Sequence[float]) -> np.ndarray:
+    """The half of the ring that each azimuth lies in, "front" or "back", or "side" between them."""
+    return np.array([view_name(azimuth, 0, front_sector=180) for azimuth in azimuths])

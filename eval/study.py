@@ -1,0 +1,450 @@
+"""The ended runs of a folder and what is derived of them; every table and figure reads from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from eval import appearance, convergence, diversity, janus, spectrum
+from eval.clip import Clip, load_clip
+from eval.features import view_features
+from eval.geometry import textureless_features
+from eval.load import ENDED, RunRecord, load_runs, method_labels
+from eval.r_precision import MISS, VERSION, Pool, Scorer, load_pool, score_run
+from harness.config import UserError, ViewsConfig
+from harness.guidance.views import VIEWS
+
+GroundTruth = Callable[[str, ViewsConfig], np.ndarray]
+Track = Callable[[Sequence[RunRecord], str], Iterable[RunRecord]]
+BASELINE = "uniform_sds"
+SIGNATURES = ("false_front_rate", "peaks", "janus", "saturation", "contrast", "adjacent")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What every number of a study rests on."""
+
+    metrics: tuple[tuple[str, int], ...]
+    clip: str
+    weights: str
+    pools: tuple[str, ...]
+    priors: tuple[str, ...]
+    toy: bool
+
+    def line(self, metric: str = "") -> str:
+        """One line for a caption, with the version of the metric that it shows."""
+        parts = [
+            *(f"{name} v{version}" for name, version in self.metrics if name == metric),
+            f"CLIP {self.clip} {self.weights[:12]}",
+            f"pool {', '.join(self.pools)}",
+            f"prior {', '.join(self.priors)}",
+        ]
+        return " · ".join(["toy"] * self.toy + parts)
+
+
+class Study:
+    """Ended runs under `root` whose numbers may stand in one table, and the scorer.
+
+    `ground_truth(prompt, views)` returns the ceiling's images, [V, H, W, 3] uint8. `only` keeps these run
+    ids. What is derived is computed when it is first asked for, and cached in the run folders where it is
+    slow.
+    Raises UserError for no ended run, for runs that do not belong together, and for an unusable scorer.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        clip: str = "toy-clip",
+        device: str = "auto",
+        allow_mixed: bool = False,
+        ground_truth: GroundTruth | None = None,
+        only: Collection[str] | None = None,
+        samples: int | None = None,
+        track: Track = lambda runs, text: runs,
+    ):
+        self.root, self._track, self._device, self._samples = root, track, device, samples
+        records, self.notes = load_runs(root)
+        if only is not None:
+            records = [record for record in records if record.run_id in only]
+        self.runs = [record for record in records if record.status in ENDED]
+        if not self.runs:
+            raise UserError(
+                f"no run in {root} has ended yet ({len(records)} unfinished); see `harness status {root}`"
+            )
+        check_comparable(self.runs, clip, allow_mixed)
+        if len(self.runs) < len(records):
+            self.notes.append(f"{len(records) - len(self.runs)} unfinished runs are left out")
+        self.labels = method_labels(self.runs)
+        names = sorted(set(self.labels.values()))
+        self.baseline = BASELINE if BASELINE in names else None
+        self.methods = sorted(names, key=lambda name: (name != self.baseline, name))
+        self.pools = {run.suite: load_pool(root, run.suite) for run in self.runs if run.suite}
+        self.clip: Clip = load_clip(clip, device)
+        self.scorers = {suite: Scorer.over(self.clip, pool) for suite, pool in self.pools.items()}
+        self._render = ground_truth
+
+    # ---- what the runs are
+
+    @property
+    def totals(self) -> list[int]:
+        """The numbers of steps N that runs were given, rising."""
+        return sorted({run.total for run in self.runs})
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts run, in the order of their suite."""
+        run = {record.prompt for record in self.runs}
+        ordered = [prompt for pool in self._pools() for prompt in pool.prompts if prompt in run]
+        return list(dict.fromkeys([*ordered, *sorted(run)]))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds run."""
+        return sorted({run.seed for run in self.runs})
+
+    def _pools(self) -> list[Pool]:
+        return sorted(self.pools.values(), key=lambda pool: pool.name)
+
+    @cached_property
+    def stamp(self) -> Stamp:
+        """What the numbers rest on."""
+        known = sorted({f"{run.prior} {run.prior_hash[:12]}" for run in self.runs if run.prior_hash})
+        return Stamp(
+            metrics=METRICS,
+            clip=self.clip.tag,
+            weights=self.clip.weights_hash,
+            pools=tuple(
+                f"{pool.name} ({len(pool.prompts)} captions, {pool.sha256[:12]})" for pool in self._pools()
+            ),
+            priors=tuple(known or sorted({run.prior for run in self.runs})),
+            toy=self.runs[0].toy,
+        )
+
+    def views(self, run: RunRecord, step: int) -> np.ndarray:
+        """The views of a step, [V, H, W, 3] uint8."""
+        return run.views(step)
+
+    def last_features(self, run: RunRecord) -> np.ndarray | None:
+        """Features [V, D] of a finished run's last views; None for a failed run and for unreadable views."""
+        return None if run.failure else self._features[run.run_id].get(run.total)
+
+    @cached_property
+    def _features(self) -> dict[str, dict[int, np.ndarray]]:
+        return {run.run_id: view_features(run, self.clip)[0] for run in self._track(self.runs, "features")}
+
+    # ---- R-Precision
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row per run and evaluated step: run, method, prompt, seed, total, step, time, final, pool, the
+        scores, and why a run counts as a miss there.
+
+        A step without readable views is a miss; so is the last step of a failed run, whatever its folder
+        holds.
+        """
+        rows = []
+        for run in self._track(self.runs, "scoring"):
+            assert run.suite is not None  # check_comparable refuses a run without one
+            scorer = self.scorers[run.suite]
+            scores, problems = score_run(run, scorer)
+            times = run.times()
+            for step in run.config.views.steps(run.total):
+                problem = problems.get(step)
+                if run.status == "failed" and (step == run.total or step not in scores):
+                    problem = run.failure
+                elif step not in scores:
+                    problem = problem or f"no views of step {step}"
+                rows.append(
+                    {
+                        "run": run.run_id,
+                        "method": self.labels[run.run_id],
+                        "prompt": run.prompt,
+                        "seed": run.seed,
+                        "total": run.total,
+                        "step": step,
+                        "time": times.get(step, float("nan")),
+                        "final": step == run.total,
+                        "pool": len(scorer.pool.prompts),
+                        **asdict(MISS if problem else scores[step]),
+                        "problem": problem,
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def truth(self) -> dict[str, np.ndarray]:
+        """Ground-truth views per prompt; {} where there is no ground truth."""
+        if self._render is None:
+            return {}
+        views = self.runs[0].config.views
+        if any(run.config.views != views for run in self.runs):
+            self.notes.append("no ceiling: the runs differ in their evaluation cameras")
+            return {}
+        try:
+            return {prompt: self._render(prompt, views) for prompt in self.prompts}
+        except UserError as error:
+            self.notes.append(f"no ceiling: {error}")
+            return {}
+
+    @cached_property
+    def truth_features(self) -> dict[str, np.ndarray]:
+        """Features [V, D] of the ground truth."""
+        return {prompt: self.clip.embed_images(views).numpy() for prompt, views in self.truth.items()}
+
+    @cached_property
+    def ceiling(self) -> pd.DataFrame:
+        """Scores of the ground truth: prompt, pool and the scores; empty where there is none."""
+        ring = self.runs[0].config.views.azimuths
+        rows = []
+        for suite, scorer in self.scorers.items():
+            asked = {run.prompt for run in self.runs if run.suite == suite}
+            for prompt in self.prompts:
+                if prompt in asked and prompt in self.truth_features:
+                    retrieval = scorer.retrieve(self.truth_features[prompt], ring)
+                    score = retrieval.score(scorer.pool.index(prompt))
+                    rows.append({"prompt": prompt, "pool": len(scorer.pool.prompts), **asdict(score)})
+        return pd.DataFrame(rows)
+
+    # ---- beyond R-Precision, at each run's last step
+
+    @cached_property
+    def diversity(self) -> pd.DataFrame:
+        """Spread over seeds: method, total, prompt, n_seeds, vendi, distance, prior_distance, collapsed.
+
+        Prompts with fewer than two finished runs are left out; UserError where that leaves nothing.
+        """
+        groups: dict[tuple[str, int, str], list[np.ndarray]] = {}
+        for run in self.runs:
+            rows_VD = self.last_features(run)
+            if rows_VD is not None:
+                groups.setdefault((self.labels[run.run_id], run.total, run.prompt), []).append(rows_VD)
+        rows = []
+        for (method, total, prompt), features in sorted(groups.items()):
+            if len(features) < 2:
+                continue
+            spread = diversity.of_prompt(np.stack(features))
+            prior = self.prior_distance.get(prompt, float("nan"))
+            rows.append(
+                {
+                    "method": method,
+                    "total": total,
+                    "prompt": prompt,
+                    "n_seeds": spread.n_seeds,
+                    "vendi": spread.vendi,
+                    "distance": spread.distance,
+                    "prior_distance": prior,
+                    "collapsed": bool(diversity.collapsed(spread.distance, prior)),
+                }
+            )
+        if not rows:
+            raise UserError("diversity needs at least two seeds of a prompt: sweep with --seeds 0-1 or more")
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def prior_samples(self) -> dict[str, np.ndarray]:
+        """The prior's own images of each prompt, front view, [n, H, W, 3] uint8; {} where none are wanted.
+
+        By default four for a toy prior and none for a real one, which takes minutes on a GPU.
+        """
+        from eval.samples import prior_samples
+
+        count = self._samples if self._samples is not None else 4 * self.stamp.toy
+        if not count:
+            return {}
+        try:
+            return prior_samples(
+                self.root,
+                self.runs[0].config.guidance,
+                self.runs[0].prior_hash,
+                self.prompts,
+                count,
+                self._device,
+            )
+        except UserError as error:
+            self.notes.append(f"no samples of the prior: {error}")
+            return {}
+
+    @cached_property
+    def prior_distance(self) -> dict[str, float]:
+        """Mean pairwise distance of the prior's own samples of each prompt."""
+        return {
+            prompt: diversity.mean_pairwise_distance(self.clip.embed_images(images).numpy())
+            for prompt, images in self.prior_samples.items()
+            if len(images) > 1
+        }
+
+    @cached_property
+    def signatures(self) -> pd.DataFrame:
+        """Failure signatures of every finished run: run, method, prompt, seed, total, and `SIGNATURES`.
+
+        The signs of Janus are nan where a prompt's front and back look alike in its ground truth.
+        """
+        rows = []
+        for run in self.runs:
+            rows_VD = self.last_features(run)
+            if rows_VD is not None:
+                rows.append(self._about(run) | self._signature(run, rows_VD))
+        columns = ["run", "method", "prompt", "seed", "total", *SIGNATURES]
+        return pd.DataFrame(rows, columns=columns)
+
+    def _signature(self, run: RunRecord, rows_VD: np.ndarray) -> dict:
+        ring = run.config.views.azimuths
+        if ring < 3:  # no ring to walk round: a picture has colours, and no sides
+            images_VHWC = run.views(run.total)
+            looks = {
+                "saturation": appearance.saturation(images_VHWC),
+                "contrast": appearance.contrast(images_VHWC),
+            }
+            return dict.fromkeys(SIGNATURES, float("nan")) | looks
+        found = appearance.measure(run.views(run.total)[:ring], rows_VD[:ring])
+        azimuths = [360.0 * index / ring for index in range(ring)]
+        references_VD = self.truth_features[run.prompt][:ring] if run.prompt in self.truth_features else None
+        if references_VD is not None and not janus.applicable(references_VD, azimuths):
+            return found | dict.fromkeys(("false_front_rate", "peaks", "janus"), float("nan"))
+        signs = janus.janus(rows_VD[:ring], self._view_texts[run.prompt], azimuths, references_VD)
+        return found | {
+            "false_front_rate": signs.false_front_rate,
+            "peaks": signs.peaks,
+            "janus": float(signs.flagged),
+        }
+
+    @cached_property
+    def _view_texts(self) -> dict[str, np.ndarray]:
+        return {
+            prompt: self.clip.embed_texts([f"{prompt}, {view} view" for view in VIEWS]).numpy()
+            for prompt in self.prompts
+        }
+
+    @cached_property
+    def geometry(self) -> pd.DataFrame:
+        """Scores of the textureless renders at the last step: run, method, prompt, seed, total, pool, scores.
+
+        Failed runs are misses; empty where the runs have no field.
+        """
+        rows = []
+        for run in self._track(self.runs, "textureless"):
+            assert run.suite is not None
+            scorer, score = self.scorers[run.suite], MISS
+            if not run.failure:
+                rows_VD = textureless_features(run, self.clip)
+                if rows_VD is None:
+                    return pd.DataFrame()
+                retrieval = scorer.retrieve(rows_VD, run.config.views.azimuths)
+                score = retrieval.score(scorer.pool.index(run.prompt))
+            about = self._about(run) | {"pool": len(scorer.pool.prompts), "problem": run.failure}
+            rows.append(about | asdict(score))
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def gradients(self) -> pd.DataFrame:
+        """Maps of ‖ε̂ − ε‖: run, method, prompt, seed, total, step, t, mean, variance.
+
+        Of the runs that kept the parameters of every evaluated step; empty where none did.
+        """
+        from eval.gradients import gradient_map
+        from harness.guidance.prior import Guidance
+
+        kept = [run for run in self.runs if len(run.folder.params_steps()) > 1]
+        rows = []
+        if kept:
+            where = str(self.clip.device)
+            guidance = Guidance.load(kept[0].config.guidance, where, local_files_only=True)
+            for run in self._track(kept, "gradients"):
+                rows += [self._about(run) | row for row in gradient_map(run, guidance)]
+        columns = ["run", "method", "prompt", "seed", "total", "step", "t", "mean", "variance"]
+        return pd.DataFrame(rows, columns=columns)
+
+    @cached_property
+    def spectra(self) -> pd.DataFrame:
+        """Radial power of every run's views at every evaluated step: …, step, power [K]."""
+        rows = []
+        for run in self._track(self.runs, "spectra"):
+            ring = run.config.views.azimuths
+            for step in self._features[run.run_id]:
+                power_K = spectrum.radial_power(run.views(step)[:ring])
+                rows.append(self._about(run) | {"step": step, "power": power_K})
+        return pd.DataFrame(rows, columns=["run", "method", "prompt", "seed", "total", "step", "power"])
+
+    @cached_property
+    def reference_spectra(self) -> dict[str, np.ndarray]:
+        """Radial power [K] of real images per prompt: ground truth, else the prior's samples."""
+        ring = self.runs[0].config.views.azimuths
+        if self.truth:
+            return {prompt: spectrum.radial_power(views[:ring]) for prompt, views in self.truth.items()}
+        return {prompt: spectrum.radial_power(images) for prompt, images in self.prior_samples.items()}
+
+    def _about(self, run: RunRecord) -> dict:
+        return {
+            "run": run.run_id,
+            "method": self.labels[run.run_id],
+            "prompt": run.prompt,
+            "seed": run.seed,
+            "total": run.total,
+        }
+
+
+METRICS = (
+    ("r_precision", VERSION),
+    ("convergence", convergence.VERSION),
+    ("diversity", diversity.VERSION),
+    ("janus", janus.VERSION),
+    ("appearance", appearance.VERSION),
+    ("spectrum", spectrum.VERSION),
+)
+
+
+def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) -> None:
+    """Raises UserError unless the runs' numbers may stand in one table."""
+    first = runs[0]
+    settings: dict[str, str] = {}
+    weights: dict[str, str] = {}
+    for other in runs:
+        if other.suite is None:
+            raise UserError(f"{other.run_id} belongs to no suite, so there is no pool to retrieve from")
+        if other.toy != first.toy:
+            raise UserError(
+                f"toy and real priors never share a table: '{first.prior}' ({first.run_id}), '{other.prior}' "
+                f"({other.run_id}); keep them in separate folders"
+            )
+        if allow_mixed:
+            continue
+        if other.config_hash != first.config_hash:
+            raise UserError(
+                f"runs of different settings in one folder: {_difference(first, other)} ({first.run_id}, "
+                f"{other.run_id}); separate them or pass --allow-mixed"
+            )
+        if other.settings_hash != settings.setdefault(other.method, other.settings_hash):
+            raise UserError(
+                f"runs of {other.method} differ in its parameters; separate them or pass --allow-mixed"
+            )
+        if other.prior_hash and other.prior_hash != weights.setdefault(other.prior, other.prior_hash):
+            raise UserError(
+                f"'{other.prior}' had other weights in {other.run_id}; separate them or pass --allow-mixed"
+            )
+        if other.suite != first.suite:
+            raise UserError(
+                f"runs of different suites have different pools ({first.run_id}, {other.run_id}); "
+                f"separate them or pass --allow-mixed"
+            )
+    if not first.toy and Path(clip).name.startswith("toy-"):
+        raise UserError(
+            f"'{clip}' knows only the toy world; score '{first.prior}' with ViT-B-32-quickgelu/openai"
+        )
+
+
+def _difference(one: RunRecord, other: RunRecord) -> str:
+    def flat(prefix: str, data: dict) -> dict:
+        pairs = {}
+        for key, value in data.items():
+            pairs |= flat(f"{prefix}{key}.", value) if isinstance(value, dict) else {prefix + key: value}
+        return pairs
+
+    a, b = (flat("", record.config.model_dump(mode="json")) for record in (one, other))
+    del a["steps"], b["steps"]
+    return "; ".join(f"{key} is {a[key]} and {b[key]}" for key in a if a[key] != b[key])

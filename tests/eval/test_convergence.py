@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from eval.convergence import Axis, Ratio, area_under_curve, curve, ratio_to_baseline, steps_to_level
+from eval.stats import bootstrap_mean
+from harness.config import UserError
+
+N = 400
+FEW = 400  # resamples
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def scores(
+    method: str, onsets: Mapping[tuple[str, int], float], steps: Sequence[int], seconds: float = 0.1
+) -> pd.DataFrame:
+    """Runs that retrieve their prompt from the step `onsets[prompt, seed]` on, at `seconds` per step."""
+    rows = [
+        (method, prompt, seed, N, step, seconds * step, float(step >= onset))
+        for (prompt, seed), onset in onsets.items()
+        for step in steps
+    ]
+    return pd.DataFrame(rows, columns=["method", "prompt", "seed", "total", "step", "time", "value"])
+
+
+def onsets(prompts: int = 20, seeds: int = 3, fastest: float = 40, slowest: float = N) -> dict:
+    draws = np.random.default_rng(7).uniform(fastest, slowest, (prompts, seeds))
+    return {(f"p{i:02d}", s): float(draws[i, s]) for i in range(prompts) for s in range(seeds)}
+
+
+def own_totals(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same numbers as if every checkpoint were the end of a run of its own."""
+    return frame.assign(total=frame["step"])
+
+
+BASE = onsets()
+HALF = {run: onset / 2 for run, onset in BASE.items()}
+TWICE_AS_FAST = pd.concat(
+    [scores("base", BASE, range(40, N + 1, 40)), scores("fast", HALF, range(20, N + 1, 20))]
+)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.95, 0.5])
+def test_half_the_steps_is_half(share: float) -> None:
+    checkpoints, own = TWICE_AS_FAST, own_totals(TWICE_AS_FAST)
+    frames: dict[Axis, pd.DataFrame] = {"step": checkpoints, "time": checkpoints, "total": own}
+    for x, frame in frames.items():
+        found = ratio_to_baseline(frame, "fast", "base", rng(), share, x)
+        assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5)), x
+        assert found.level == pytest.approx(share) and found.x == pytest.approx(found.x_baseline / 2)
+        assert (found.n_prompts, found.n_runs, found.n_dropped, found.n_undefined) == (20, 60, 0, 0)
+
+
+def test_half_the_steps_at_twice_the_cost_is_no_gain_in_time() -> None:
+    frame = TWICE_AS_FAST.assign(time=TWICE_AS_FAST["time"] * (1 + (TWICE_AS_FAST["method"] == "fast")))
+    assert ratio_to_baseline(frame, "fast", "base", rng(), 0.9, "time").value == pytest.approx(1)
+    assert ratio_to_baseline(frame, "fast", "base", rng(), 0.9, "step").value == pytest.approx(0.5)
+
+
+def test_ratio_agrees_with_scipy_and_a_search() -> None:
+    """The interval against scipy's bootstrap of indices, the crossing against a search on a fine grid."""
+    steps, fine = range(40, N + 1, 40), np.linspace(0, N, 4001)
+    noisy = {run: onset * np.random.default_rng(9).lognormal(-0.3, 0.3) for run, onset in BASE.items()}
+    frame = pd.concat([scores("base", BASE, steps), scores("noisy", noisy, steps)])
+    tables = frame.pivot_table(index=["method", "prompt"], columns="step", values="value")
+    base_PX, noisy_PX = tables.loc["base"].to_numpy(), tables.loc["noisy"].to_numpy()
+
+    def reach(y_PX: np.ndarray, level: float) -> float:
+        return fine[np.argmax(np.interp(fine, np.r_[0, steps], np.r_[0, y_PX.mean(axis=0)]) >= level - 1e-12)]
+
+    def statistic(index: np.ndarray) -> float:
+        drawn = index.astype(int)
+        level = 0.9 * base_PX[drawn].mean(axis=0)[-1]
+        return reach(noisy_PX[drawn], level) / reach(base_PX[drawn], level)
+
+    indices = np.arange(len(base_PX))
+    theirs = scipy_stats.bootstrap(
+        (indices,), statistic, n_resamples=1000, vectorized=False, method="percentile", rng=rng()
+    ).confidence_interval
+    ours = ratio_to_baseline(frame, "noisy", "base", rng(), 0.9)
+    assert ours.value == pytest.approx(statistic(indices), abs=2e-3)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+    assert ours.low < ours.value < ours.high
+
+
+def test_a_level_never_reached_is_infinite_and_opens_the_interval() -> None:
+    late = {run: math.inf for run in BASE}
+    frame = pd.concat([scores("base", BASE, [200, 400]), scores("late", late, [200, 400])])
+    found = ratio_to_baseline(frame, "late", "base", rng(), resamples=FEW)
+    assert found.value == found.low == found.high == math.inf
+    assert found.n_undefined == found.resamples == FEW and found.x_baseline == pytest.approx(400)
+
+
+def test_some_resamples_without_the_level_open_only_the_upper_end() -> None:
+    names = sorted({prompt for prompt, _ in BASE})
+    base = {(name, 0): 200 if i < 10 else math.inf for i, name in enumerate(names)}
+    other = {(name, 0): 100 if i >= 9 else math.inf for i, name in enumerate(names)}
+    frame = pd.concat([scores("base", base, [100, 200, 400]), scores("other", other, [100, 200, 400])])
+    found = ratio_to_baseline(frame, "other", "base", rng())
+    assert found.value == pytest.approx(100 * 10 / 11 / 200)
+    assert 0 < found.low < 1 and found.high == math.inf
+    assert 0.2 < found.n_undefined / found.resamples < 0.6
+
+
+def test_a_baseline_at_zero_defines_no_ratio() -> None:
+    never = {run: math.inf for run in BASE}
+    frame = pd.concat([scores("base", never, [200, 400]), scores("other", BASE, [200, 400])])
+    found = ratio_to_baseline(frame, "other", "base", rng(), resamples=FEW)
+    assert math.isnan(found.value) and (found.low, found.high) == (0, math.inf)
+    assert found.level == 0 and found.n_undefined == FEW
+
+
+def test_one_prompt_has_a_ratio_but_no_interval() -> None:
+    frame = TWICE_AS_FAST.loc[TWICE_AS_FAST["prompt"] == "p00"]
+    found = ratio_to_baseline(frame, "fast", "base", rng())
+    assert found.value == pytest.approx(0.5) and math.isnan(found.low) and math.isnan(found.high)
+    assert curve(frame, rng())[["low", "high"]].isna().to_numpy().all()
+
+
+def test_only_pairs_complete_in_both_methods_count() -> None:
+    frame = own_totals(TWICE_AS_FAST)
+    lacks = (frame["method"] == "fast") & (frame["prompt"] == "p03") & (frame["seed"] == 1)
+    gap, absent = frame.loc[~(lacks & (frame["step"] == 200))], frame.loc[~lacks]
+    for part, dropped in ((gap, 1), (absent, 0)):
+        found = ratio_to_baseline(part, "fast", "base", rng(), 0.5, "total", FEW)
+        assert (found.n_prompts, found.n_runs, found.n_dropped) == (20, 59, 1)
+        assert found.value == pytest.approx(0.5), "the pair is left out of both curves"
+        table = curve(part, rng(), "total", FEW).groupby("method").first()
+        assert table.loc["fast", ["n_runs", "n_dropped", "n_seeds"]].tolist() == [59, dropped, 3]
+    only = frame.loc[~((frame["method"] == "base") ^ (frame["prompt"] == "p00"))]
+    with pytest.raises(UserError, match="in common"):
+        ratio_to_baseline(only, "fast", "base", rng(), x="total")
+    torn = frame.loc[(frame["method"] == "base") | ((frame["seed"] == 0) ^ (frame["step"] < 200))]
+    with pytest.raises(UserError, match="no run of fast has a score at every total"):
+        curve(torn, rng(), "total")
+
+
+def test_curve_is_the_mean_over_prompts_with_its_bootstrap_band() -> None:
+    uneven = {run: onset for run, onset in BASE.items() if run != ("p00", 2)}
+    frame = scores("base", uneven, [100, 200, 400])
+    table = curve(frame, rng()).set_index("x")
+    assert list(table.index) == [100, 200, 400] and set(table["n_prompts"]) == {20}
+    at_200 = frame.loc[frame["step"] == 200]
+    values = {str(prompt): list(part["value"]) for prompt, part in at_200.groupby("prompt")}
+    one = bootstrap_mean(values, np.random.default_rng(int(rng().integers(2**63))))
+    assert list(table.loc[200, ["mean", "low", "high"]]) == pytest.approx([one.value, one.low, one.high])
+
+
+def test_methods_that_score_alike_have_the_same_band() -> None:
+    frame = pd.concat([scores(name, BASE, [100, 200, 400]) for name in ("a", "b")])
+    for x in ("step", "time"):
+        table = curve(frame, rng(), x, FEW)
+        a, b = (table[table["method"] == name].drop(columns="method").to_numpy() for name in ("a", "b"))
+        assert np.array_equal(a, b) and np.ptp(a[:, 2]) > 0
+
+
+def test_over_time_every_run_is_read_at_its_own_pace_and_kept_after_its_end() -> None:
+    quick = scores("m", {("a", 0): 100}, [100, 200], seconds=1).assign(total=200)
+    slow = scores("m", {("b", 0): 200}, [100, 200], seconds=4).assign(total=200)
+    table = curve(pd.concat([quick, slow]), rng(), "time", FEW).set_index("x")["mean"]
+    # a rises from (0, 0) to 1 at 100 s, ends at 200 s and stays; b is 0 until 400 s and rises to 1 at 800 s
+    assert table.to_dict() == pytest.approx({100: 0.5, 200: 0.5, 400: 0.5, 800: 1.0})
+
+
+def test_a_miss_without_a_time_counts_from_the_checkpoint_before() -> None:
+    frame = scores("m", {("a", 0): 100}, [100, 200, 400], seconds=1)
+    frame.loc[frame["step"] == 400, ["time", "value"]] = [math.nan, 0.0]  # failed after step 200
+    other = scores("m", {("b", 0): 100}, [100, 200, 400], seconds=1)
+    table = curve(pd.concat([frame, other]), rng(), "time", FEW).set_index("x")["mean"]
+    assert table.to_dict() == {100: 1.0, 200: 0.5, 400: 0.5}
+
+
+def test_the_grid_of_times_is_bounded() -> None:
+    paces = np.random.default_rng(3).uniform(0.5, 2, 60)
+    runs = [
+        scores("m", {run: BASE[run]}, range(40, N + 1, 40), s) for run, s in zip(BASE, paces, strict=True)
+    ]
+    frame = pd.concat(runs)
+    table = curve(frame, rng(), "time", FEW)
+    assert len(table) == 200 and table["x"].is_monotonic_increasing
+    assert table["x"].iloc[-1] == pytest.approx(N * paces.max()) and table["mean"].iloc[-1] == pytest.approx(
+        1
+    )
+
+
+def test_area_of_known_curves() -> None:
+    names = [(f"p{i}", 0) for i in range(5)]
+    at_once, half_way, never = (scores(m, dict.fromkeys(names, at), [1, 200, 201, 400])
+                                for m, at in (("first", 0), ("half", 201), ("never", math.inf)))  # fmt: skip
+    found = area_under_curve(pd.concat([at_once, half_way, never]), rng(), baseline="half", resamples=FEW)
+    assert found["first"].value == pytest.approx(1 - 0.5 / N) and found["never"].value == 0
+    assert found["half"].value == pytest.approx(199.5 / N) and found["half"].difference is None
+    gain, loss = found["first"].difference, found["never"].difference
+    assert gain and gain.value == pytest.approx(200 / N) and gain.win_rate.value == 1 and gain.n_pairs == 5
+    assert loss and loss.value == pytest.approx(-199.5 / N) and loss.p_value == pytest.approx(2 / 2**5)
+
+
+def test_areas_are_compared_over_the_range_that_all_methods_have() -> None:
+    base = own_totals(scores("base", BASE, [100, 200, 400]))
+    short = own_totals(scores("short", BASE, [100, 200]))
+    found = area_under_curve(pd.concat([base, short]), rng(), "total", "base", FEW)
+    assert found["base"].value == found["short"].value
+    difference = found["short"].difference
+    assert difference and (difference.value, difference.p_value) == (0, 1)
+
+
+def test_mean_area_is_the_area_under_the_mean_curve() -> None:
+    table = curve(TWICE_AS_FAST, rng(), resamples=FEW)
+    for method, one in area_under_curve(TWICE_AS_FAST, rng(), resamples=FEW).items():
+        mine = table[table["method"] == method]
+        area = np.trapezoid([0, *mine["mean"]], [0, *mine["x"]]) / N
+        assert one.value == pytest.approx(area) and one.low < one.value < one.high
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "level", "expected"),
+    [
+        ([100, 200], [0.2, 0.6], 0.4, 150),  # between two points
+        ([100, 200], [0.2, 0.6], 0.1, 50),  # on the line from (0, 0)
+        ([0, 100], [0.5, 0.6], 0.1, 0),  # evaluated at 0: no line before it
+        ([100, 200], [0.2, 0.6], 0.6, 200),
+        ([100, 200], [0.2, 0.6], 0.61, math.inf),
+        ([100, 200, 300, 400], [0.5, 0.2, 0.1, 0.7], 0.5, 100),  # first crossing, though it falls again
+        ([100, 200, 300], [0.4, 0.2, 0.6], 0.4, 100),
+        ([100], [0.0], 0.0, 0),
+        ([100], [0.3], 0.1 + 0.2, 100),  # equal but for the order of a sum
+    ],
+)
+def test_steps_to_level(x: list[float], y: list[float], level: float, expected: float) -> None:
+    assert steps_to_level(x, y, level) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("x", [[200, 100], [100, 100], [100], [], [-1, 1], [1, math.nan]])
+def test_steps_to_level_refuses_an_x_that_does_not_rise(x: list[float]) -> None:
+    with pytest.raises(ValueError):
+        steps_to_level(x, [0.1, 0.2], 0.1)
+
+
+curves = st.lists(st.sampled_from(np.linspace(0, 1, 11).tolist()), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(curves, st.floats(0.01, 1), st.sampled_from([0.001, 0.5, 3.0, 1e4]))
+def test_scaling_x_scales_the_steps(y: list[float], level: float, factor: float) -> None:
+    x = np.arange(1, len(y) + 1) * 10.0
+    steps = steps_to_level(x, y, level)
+    assert steps_to_level(factor * x, y, level) == pytest.approx(factor * steps)
+    assert (steps < math.inf) == (max(y) >= level - 1e-12)
+    if steps < math.inf:
+        assert np.interp(steps, [0, *x], [0, *y]) == pytest.approx(level, abs=1e-9)
+        assert steps <= steps_to_level(x, y, min(level * 1.1, max(y))) or level * 1.1 > max(y)
+
+
+tables = st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=6, max_size=6), min_size=2, max_size=6)
+
+
+def as_frame(rows: list[list[float]]) -> pd.DataFrame:
+    """A row per prompt: three points of the method "a", then three of "b"."""
+    return pd.DataFrame(
+        [
+            (method, f"p{p}", 0, 30, step, 0.1 * step, row[3 * m + k])
+            for p, row in enumerate(rows)
+            for m, method in enumerate("ab")
+            for k, step in enumerate((10, 20, 30))
+        ],
+        columns=["method", "prompt", "seed", "total", "step", "time", "value"],
+    )
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(tables, st.randoms(use_true_random=False), st.sampled_from(["step", "time"]))
+def test_the_order_of_rows_changes_nothing(rows: list[list[float]], random, x: Axis) -> None:
+    frame = as_frame(rows)
+    shuffled = frame.iloc[random.sample(range(len(frame)), len(frame))]
+    functions: list[Callable] = [
+        lambda f: repr(ratio_to_baseline(f, "a", "b", rng(), x=x, resamples=50)),
+        lambda f: repr(area_under_curve(f, rng(), x, "a", resamples=50)),
+        lambda f: curve(f, rng(), x, resamples=50).to_csv(),
+    ]
+    for function in functions:
+        assert function(frame) == function(shuffled)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(tables, st.sampled_from([0.5, 0.95, 1.0]), st.sampled_from(["step", "time"]))
+def test_ranges_and_the_ratio_of_a_method_to_itself(rows: list[list[float]], share: float, x: Axis) -> None:
+    frame = as_frame(rows)
+    for area in area_under_curve(frame, rng(), x, resamples=200).values():
+        assert -1e-12 <= area.low <= area.value + 1e-9 and area.value - 1e-9 <= area.high <= 1 + 1e-12
+    other = ratio_to_baseline(frame, "a", "b", rng(), share, x, resamples=200)
+    assert 0 <= other.low <= other.high and (math.isnan(other.value) or other.value >= 0)
+    same = ratio_to_baseline(frame, "b", "b", rng(), share, x, resamples=200)
+    if same.level == 0:
+        assert math.isnan(same.value) and same.n_undefined == 200
+    else:
+        assert same.value == 1
+        assert (same.low, same.high) == ((1, 1) if same.n_undefined < 5 else (0, math.inf))
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(tables)
+def test_time_proportional_to_steps_gives_the_ratio_of_steps(rows: list[list[float]]) -> None:
+    frame = as_frame(rows)
+    by_step, by_time = (
+        ratio_to_baseline(frame, "a", "b", rng(), x=x, resamples=50) for x in ("step", "time")
+    )
+
+    def ends(ratio: Ratio) -> tuple[float, ...]:
+        return ratio.value, ratio.low, ratio.high, ratio.level, ratio.n_undefined
+
+    assert ends(by_step) == pytest.approx(ends(by_time), nan_ok=True)
+
+
+def test_tables_that_do_not_fit_are_refused() -> None:
+    frame = TWICE_AS_FAST.reset_index(drop=True)
+    first = frame.index == 0
+
+    def refused(match: str, table: pd.DataFrame, x: str = "step") -> None:
+        with pytest.raises(UserError, match=match):
+            curve(table, rng(), x)  # pyright: ignore[reportArgumentType]
+
+    refused("did you mean 'step'", frame, "steps")
+    refused("no column 'value'.*did you mean 'values'", frame.rename(columns={"value": "values"}))
+    refused("no column 'time'", frame.drop(columns="time"), "time")
+    refused("no scores", frame.iloc[:0])
+    refused("step == total", frame.loc[frame["step"] < N], "total")
+    refused("one total, got 200, 400", frame.assign(total=np.where(frame["method"] == "fast", 200, 400)))
+    refused("two scores.*base, 'p00', seed 0, step 40 of 400", pd.concat([frame, frame.loc[first]]))
+    refused("outside 0..1: base", frame.assign(value=frame["value"].mask(first, 1.5)))
+    refused("outside 0..1: base", frame.assign(value=frame["value"].mask(first, math.nan)))
+    hit = frame["value"] > 0
+    refused("without wall time", frame.assign(time=frame["time"].mask(hit)), "time")
+    refused("below zero", frame.assign(time=-frame["time"]), "time")
+    refused("falls: base, 'p00', seed 0, step 80", frame.assign(time=frame["time"].mask(first, 9.0)), "time")
+    refused("no run has a wall time", frame.assign(time=0.0), "time")
+    with pytest.raises(UserError, match="did you mean 'base'"):
+        ratio_to_baseline(frame, "fast", "bose", rng())
+    with pytest.raises(UserError, match="did you mean 'fast'"):
+        area_under_curve(frame, rng(), baseline="fats")
+    with pytest.raises(UserError, match="share"):
+        ratio_to_baseline(frame, "fast", "base", rng(), share=1.5)
