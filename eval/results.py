@@ -145,10 +145,9 @@ def convergence_frames(study: Study) -> dict[str, tuple[convergence.Axis, pd.Dat
     """Reading → (axis, scores as eval.convergence takes them), for the readings that the runs allow."""
     frame = study.scores.rename(columns={"majority": "value"})
     longest = frame.loc[frame["total"] == max(study.totals)]
-    readings: dict[str, tuple[convergence.Axis, pd.DataFrame]] = {
-        "step": ("step", longest),
-        "wall time": ("time", longest),
-    }
+    readings: dict[str, tuple[convergence.Axis, pd.DataFrame]] = {"step": ("step", longest)}
+    if longest.loc[longest["value"] > 0, "time"].notna().all():  # other people's renders carry no clock
+        readings["wall time"] = ("time", longest)
     if len(study.totals) > 1:
         readings["own N"] = ("total", frame.loc[frame["final"]])
     return readings

@@ -37,17 +37,17 @@ def radial_power(images_VHWC: np.ndarray, bins: int | None = None) -> np.ndarray
     pixels_VHW = luma(images_VHWC)
     height, width = pixels_VHW.shape[1:]
     most = min(height, width) // 2
-    bins = most if bins is None else bins
-    if not 1 <= bins <= most:
-        raise ValueError(f"{bins} rings do not fit into images of {height} × {width}: 1 to {most} do")
+    count = most if bins is None else bins
+    if not 1 <= count <= most:
+        raise ValueError(f"{count} rings do not fit into images of {height} × {width}: 1 to {most} do")
     window_HW = np.outer(_hann(height), _hann(width))
     means_V = np.average(pixels_VHW, axis=(1, 2), weights=np.broadcast_to(window_HW, pixels_VHW.shape))
     windowed_VHW = (pixels_VHW - means_V[:, None, None]) * window_HW
     power_HW = (np.abs(np.fft.fft2(windowed_VHW)) ** 2).mean(axis=0) / np.square(window_HW).sum()
     radius_HW = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
-    ring_HW = np.rint(radius_HW * 2 * bins).astype(int)
-    inside = (ring_HW >= 1) & (ring_HW <= bins)
-    sums, counts = (np.bincount(ring_HW[inside], w, bins + 1)[1:] for w in (power_HW[inside], None))
+    ring_HW = np.rint(radius_HW * 2 * count).astype(int)
+    inside = (ring_HW >= 1) & (ring_HW <= count)
+    sums, counts = (np.bincount(ring_HW[inside], w, count + 1)[1:] for w in (power_HW[inside], None))
     return sums / counts
 
 

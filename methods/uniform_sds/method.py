@@ -2,7 +2,6 @@
 
 from pydantic import Field
 
-from harness.config import UserError
 from harness.distill.method import Method, MethodParams, NoiseSchedule
 
 
@@ -20,7 +19,7 @@ class UniformSDS(Method):
     def __init__(self, params: Params, noise: NoiseSchedule, weighting: str = "one"):
         super().__init__(params, noise, weighting)
         if params.t is not None and not noise.t_min <= params.t <= noise.t_max:
-            raise UserError(f"uniform_sds.t={params.t} is outside the range {noise.t_min}…{noise.t_max}")
+            raise ValueError(f"t={params.t} is outside the range {noise.t_min}…{noise.t_max}")
 
     def timesteps(self, step_R, total_R, draws_R):
         if self.params.t is None:

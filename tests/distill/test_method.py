@@ -92,7 +92,7 @@ def test_uniform_covers_the_whole_range_and_no_more() -> None:
 def test_a_fixed_timestep_is_a_setting_of_uniform() -> None:
     ones = torch.ones(3).long()
     assert make("uniform_sds", t=900).timesteps(ones, ones, torch.rand(3)).tolist() == [900] * 3
-    with pytest.raises(UserError, match=r"uniform_sds.t=990 is outside the range 20…980"):
+    with pytest.raises(ValueError, match="t=990 is outside the range 20…980"):
         make("uniform_sds", t=990)
 
 

@@ -132,7 +132,8 @@ class Runs:
         steps = config.views.steps(config.steps)
         looks = [shows or prompt] * len(steps) if shows is None or isinstance(shows, str) else list(shows)
         for step, look in list(zip(steps, looks, strict=True))[: 1 if end == "failed" else None]:
-            folder.save_views(step, picture(str(look), seed + step, config.views.azimuths + 1))
+            folder.append_metrics([{"step": step, "time": step / 10}])
+            folder.save_views(step, picture(str(look), seed + step, config.views.tiles))
         if end == "done":
             folder.finish({"steps": config.steps})
         else:

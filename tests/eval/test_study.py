@@ -1,0 +1,163 @@
+"""A study's tables over run folders, and what is derived from a run's parameters and its prior."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from eval.command import TABLES, make_tables, open_study, write_tables
+from eval.geometry import textureless
+from eval.gradients import DRAWS, TIMESTEPS, gradient_map
+from eval.load import load_runs
+from eval.results import differences
+from eval.samples import prior_samples
+from eval.study import Study
+from eval.tables import Number, Table, as_csv, latex
+from harness.config import GuidanceConfig, UserError, ViewsConfig
+from harness.guidance.prior import Guidance
+from tests import tinyruns
+from tests.eval.conftest import PROMPTS, TOY, Runs, picture
+
+
+def ground_truth(prompt: str, views: ViewsConfig) -> np.ndarray:
+    return picture(prompt, 7, views.tiles)
+
+
+def study_of(runs: Runs, clip_folder: Path) -> Study:
+    return open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0, ground_truth=ground_truth)
+
+
+def test_every_table_of_a_full_study_is_written_three_ways(
+    runs: Runs, clip_folder: Path, tmp_path: Path
+) -> None:
+    for prompt in PROMPTS[:3]:
+        for method in ("tp_sds", "uniform_sds"):
+            runs.add(method, prompt, 0, config=TOY.model_copy(update={"steps": 10}))
+    text = io.StringIO()
+    tables = write_tables(
+        study_of(runs, clip_folder), out=tmp_path / "out", console=Console(file=text, width=200)
+    )
+    assert [table.name for table in tables] == list(TABLES)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert {f"{name}.{kind}" for name in TABLES for kind in ("md", "csv", "tex")} <= set(written)
+    again = write_tables(study_of(runs, clip_folder), out=tmp_path / "again", console=Console(file=text))
+    assert len(again) == len(tables)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == written
+    page = written["tables.md"].decode()
+    for word in ("own N", "wall time", "Holm", "Vendi", "35 % faster convergence", "As published by others"):
+        assert word in page
+    assert "toy-tiny" not in written["published.csv"].decode(), (
+        "other people's figures carry no stamp of ours"
+    )
+
+
+def test_the_paired_difference_is_that_of_the_runs(runs: Runs, clip_folder: Path) -> None:
+    [row] = differences(study_of(runs, clip_folder)).rows
+    assert row[:2] == ["tp_sds", 20]
+    gap, wins = row[2], row[3]
+    # One of six pairs is won, the others tie.
+    assert isinstance(gap, Number) and gap.value == pytest.approx(1 / 6)
+    assert isinstance(wins, Number) and wins.value == pytest.approx((1 + 5 / 2) / 6)
+    assert row[-3:] == [3, 6, 0]
+
+
+def test_a_table_that_cannot_be_made_is_left_out_or_refused(tmp_path: Path, clip_folder: Path) -> None:
+    runs = Runs(tmp_path / "runs")
+    runs.add("tp_sds", PROMPTS[0], 0)
+    study = study_of(runs, clip_folder)
+    made, left_out = make_tables(study)
+    assert "r_precision" in {table.name for table in made}
+    told = {line.split(":")[0] for line in left_out}
+    assert told == {f"no table {name}" for name in ("differences", "convergence", "diversity", "claims")}
+    with pytest.raises(UserError, match="at least two seeds"):
+        make_tables(study, ["diversity"])
+    with pytest.raises(UserError, match="no table 'divresity'; did you mean 'diversity'"):
+        make_tables(study, ["divresity"])
+
+
+def test_only_the_runs_asked_for_take_part(runs: Runs, clip_folder: Path) -> None:
+    every = [run.run_id for run in load_runs(runs.root)[0]]
+    study = open_study(runs.root, clip=str(clip_folder), device="cpu", only=every[:3])
+    assert [run.run_id for run in study.runs] == every[:3]
+
+
+def test_a_number_is_written_with_its_interval() -> None:
+    assert str(Number(0.5, 0.25, math.inf, digits=2)) == "0.50 [0.25, ∞]"
+    assert str(Number(math.nan)) == "–" and str(Number(0.123, scale=100)) == "12.3"
+    assert str(Number(-0.0001, -0.1, 0.1, scale=100, sign=True)) == "+0.0 [-10.0, +10.0]"
+    with pytest.raises(ValueError, match="2 cells for 1 columns"):
+        Table("t", None, "t", ["a"], [["b", "c"]])
+
+
+def test_latex_escapes_what_tex_reads(runs: Runs, clip_folder: Path) -> None:
+    stamp = study_of(runs, clip_folder).stamp
+    table = Table("t", "r_precision", "50 % & more", ["a_b", "n"], [["x_y", Number(0.5, 0.25, math.inf)]])
+    text = latex(table, stamp)
+    assert r"50 \% \& more" in text and r"x\_y & 0.5 [0.2, $\infty$] \\" in text
+    [line] = csv.DictReader(io.StringIO(as_csv(table, stamp)))
+    assert (line["n"], line["n low"], line["n high"]) == ("0.5", "0.25", "inf")
+
+
+@pytest.fixture(scope="module")
+def kept(tiny_prior: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A field's run on the tiny prior that kept its parameters, and one that did not."""
+    root = tmp_path_factory.mktemp("kept")
+    kept, plain = tinyruns.create(root, tiny_prior, runs=2)
+    tinyruns.run(root, [kept], keep_params=True)
+    tinyruns.run(root, [plain])
+    return root
+
+
+def test_gradient_maps_of_kept_parameters(kept: Path, tiny_prior: Path, clip_folder: Path) -> None:
+    runs, _ = load_runs(kept)
+    with_params = [run for run in runs if run.folder.params_steps()]
+    assert [run.folder.params_steps() for run in with_params] == [[2, 5, 7]]
+    guidance = Guidance.load(with_params[0].config.guidance, "cpu")
+    rows = gradient_map(with_params[0], guidance)
+    assert len(rows) == 3 * TIMESTEPS and {row["step"] for row in rows} == {2, 5, 7}
+    assert min(row["t"] for row in rows) == 20 and max(row["t"] for row in rows) == 980
+    assert all(row["mean"] > 0 and row["variance"] > 0 for row in rows) and DRAWS > 1
+    assert gradient_map(with_params[0], guidance) == rows
+    other = next(run for run in runs if not run.folder.params_steps())
+    assert {row["step"] for row in gradient_map(other, guidance)} == {7}, "the last checkpoint has parameters"
+
+
+def test_kept_parameters_are_those_of_the_last_checkpoint(kept: Path) -> None:
+    run = next(run for run in load_runs(kept)[0] if run.folder.params_steps())
+    at_end = run.folder.load_params(7)
+    checkpoint = run.folder.load_checkpoint()
+    assert at_end and checkpoint and run.folder.load_params(3) is None
+    assert all(torch.equal(value, checkpoint[0][f"params.{name}"]) for name, value in at_end.items())
+
+
+def test_textureless_renders_are_grey_and_show_the_shape(kept: Path) -> None:
+    run = load_runs(kept)[0][0]
+    images_VHWC = textureless(run, 32)
+    assert images_VHWC is not None and images_VHWC.shape == (run.config.views.tiles, 32, 32, 3)
+    centre = images_VHWC[:, 12:20, 12:20].astype(int)
+    assert (np.ptp(centre, axis=-1) < 40).mean() > 0.9, "the blob in the middle has no colour"
+    corner = images_VHWC[:, :2, :2]
+    assert (np.abs(corner - np.array(run.config.scene.background_rgb) * 255) <= 1).all()
+    image = run.config.model_copy(update={"scene": run.config.scene.model_copy(update={"kind": "image"})})
+    object.__setattr__(run, "config", image)
+    assert textureless(run, 32) is None
+
+
+def test_samples_of_the_prior_are_drawn_once(tiny_prior: Path, tmp_path: Path) -> None:
+    cfg = GuidanceConfig(prior=str(tiny_prior), dtype="float32")
+    first = prior_samples(tmp_path, cfg, "hash", ["a red mug"], 2, "cpu")["a red mug"]
+    assert first.shape[0] == 2 and not np.array_equal(first[0], first[1])
+    gone = cfg.model_copy(update={"prior": str(tmp_path / "nowhere")})
+    [folder] = (tmp_path / "eval").iterdir()
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = prior_samples(tmp_path, cfg, "hash", ["a red mug"], 2, "cpu")["a red mug"]
+    assert np.array_equal(again, first) and {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+    with pytest.raises(UserError, match="nowhere"):
+        prior_samples(tmp_path, gone, "hash", ["a red mug"], 2, "cpu")
