@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from eval.clip import THREADS
 from harness import rng
 from harness.config import GuidanceConfig
 from harness.guidance.prior import Guidance
@@ -40,6 +41,7 @@ def prior_samples(
     if missing:
         where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         guidance = Guidance.load(cfg, where, local_files_only=True)
+        torch.set_num_threads(THREADS)
         folder.mkdir(parents=True, exist_ok=True)
         for prompt in missing:
             write_bytes(paths[prompt], _draw(guidance, prompt, count))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from eval import appearance, convergence, diversity, janus, spectrum
 from eval.clip import Clip, load_clip
@@ -373,11 +374,20 @@ class Study:
 
     @cached_property
     def reference_spectra(self) -> dict[str, np.ndarray]:
-        """Radial power [K] of real images per prompt: ground truth, else the prior's samples."""
+        """Radial power [K] of real images per prompt: ground truth, else the prior's samples; at the size of
+        the runs' views, since a frequency is one per pixel."""
         ring = self.runs[0].config.views.azimuths
-        if self.truth:
-            return {prompt: spectrum.radial_power(views[:ring]) for prompt, views in self.truth.items()}
-        return {prompt: spectrum.radial_power(images) for prompt, images in self.prior_samples.items()}
+        images = {prompt: views[:ring] for prompt, views in self.truth.items()} or self.prior_samples
+        side = self._side
+        return {prompt: spectrum.radial_power(_resized(views, side)) for prompt, views in images.items()}
+
+    @cached_property
+    def _side(self) -> int:
+        """Height and width of the stored views."""
+        for run in self.runs:
+            for step in self._features[run.run_id]:
+                return run.views(step).shape[1]
+        raise UserError(f"no run in {self.root} has views that can be read")
 
     def _about(self, run: RunRecord) -> dict:
         return {
@@ -387,6 +397,13 @@ class Study:
             "seed": run.seed,
             "total": run.total,
         }
+
+
+def _resized(images_VHWC: np.ndarray, side: int) -> np.ndarray:
+    if images_VHWC.shape[1] == side:
+        return images_VHWC
+    pictures = (Image.fromarray(image).resize((side, side), Image.Resampling.BOX) for image in images_VHWC)
+    return np.stack([np.asarray(picture) for picture in pictures])
 
 
 METRICS = (

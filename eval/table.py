@@ -1,0 +1,352 @@
+"""What runs logged → one tidy long table, through a parquet cache. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from harness.config import UserError, first_line, nearest
+from harness.records.files import write_bytes
+from harness.records.folder import RunFolder, run_folders
+
+VERSION = 1  # of the cache's layout
+SHARDS = 32  # parquet files of a cache: a run that goes on makes one of them stale, not all
+SETTLED_SECONDS = 2.0  # a log that changed more recently is read anew, not trusted to its fingerprint
+TAIL_BYTES = 4096
+EMPTY = pa.table({"step": pa.array([], pa.int32()), "time": pa.array([], pa.float64())})
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """One run as the table names it; `log` is its metrics.jsonl, or a file of the same form."""
+
+    run: str
+    method: str
+    prompt: str
+    seed: int
+    state: str
+    log: Path
+
+
+Problems = list[str]
+
+
+def load_table(
+    source: str | Path, metrics: Sequence[str] | None = None, *, cache: Path | None = None
+) -> pd.DataFrame:
+    """One row per run, metric and logged step: run, method, prompt, seed, step, time, metric, value, state.
+
+    `source`: a folder of run folders; `wandb:entity/project[/group]`; an offline `.wandb` file; a folder with
+    `wandb/offline-run-*/run-*.wandb` and no run folders, or that `wandb` folder itself. `time` is the run's
+    wall time in seconds; a metric that a run logged at some of its steps, or as null, is NaN at the others.
+    Names are categories, step and seed int32, time float32, value float64: 27 bytes a row in all, 2.5 GB for
+    2 295 runs × 10 000 steps × 4 metrics. `metrics` selects, and is how to load more than memory holds; the
+    default is all. Rows come by run, metric, then step. `.attrs["problems"]`: a line for each run left out.
+
+    Parsed logs are kept as parquet in `cache` (default: `eval/cache` under the folder, `dreamtime-harness`
+    under the user's cache folder for W&B; a temporary folder where that cannot be written). An entry counts
+    only for the very file it came from: see `fingerprint`. Specs and states are read anew each time.
+    Raises UserError for a source without runs and for a metric that no run logged.
+    """
+    runs, problems, default = _find(source, cache)
+    with _writable(cache or default) as folder:
+        table = _long(sorted(runs, key=lambda run: run.run), metrics, folder)
+    table.attrs["problems"] = problems
+    return table
+
+
+def _find(source: str | Path, cache: Path | None) -> tuple[list[LoggedRun], Problems, Path]:
+    """The runs of a source, a line for each that is unusable, and where their cache is by default."""
+    from eval import wandb_source  # it builds on this module
+
+    if str(source).startswith("wandb:"):
+        folder = cache or _user_cache() / "wandb"
+        return *wandb_source.fetch(str(source), folder), folder
+    root = Path(source)
+    if root.is_file():
+        folder = cache or _user_cache() / "wandb"
+        return *wandb_source.read_offline([root], folder), folder
+    if any(root.glob("*/spec.json")):
+        return *_logged(root), root / "eval" / "cache"
+    mirrors = sorted([*root.glob("wandb/offline-run-*/run-*.wandb"), *root.glob("offline-run-*/run-*.wandb")])
+    if mirrors:
+        folder = cache or root / "eval" / "cache"
+        return *wandb_source.read_offline(mirrors, folder), folder
+    run_folders(root)  # raises where there is no folder
+    raise UserError(f"no runs in {root}: it has neither run folders nor wandb/offline-run-*/run-*.wandb")
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamtime-harness"
+
+
+def _logged(root: Path) -> tuple[list[LoggedRun], Problems]:
+    runs: list[LoggedRun] = []
+    problems: Problems = []
+    for folder in run_folders(root):
+        try:
+            spec, state = folder.spec(), folder.status()
+        except (OSError, ValueError, UserError) as error:
+            problems.append(f"{folder.id}: unreadable run folder, {first_line(error)}")
+            continue
+        log = folder.path / "metrics.jsonl"
+        runs.append(LoggedRun(folder.id, spec.label, spec.prompt, spec.seed, state, log))
+    if not runs:
+        raise UserError(f"no runs in {root} ({problems[0]})")
+    return runs, problems
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[Path]:
+    """`folder`, made where it is missing; a temporary one where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if usable:
+        yield folder
+    else:
+        with TemporaryDirectory() as temporary:
+            yield Path(temporary)
+
+
+# ---- one log
+
+
+def fingerprint(path: Path) -> list[Any] | None:
+    """What tells contents of a file apart without reading it: inode, size, mtime and ctime in ns, its tail.
+
+    Any write changes ctime, which no program can set; the hash of the last 4 KiB is for file systems of
+    coarse clocks. None, which equals nothing, for a missing file and for one changed so recently that another
+    write could bear the same time.
+    """
+    try:
+        with open(path, "rb") as file:
+            stat = os.fstat(file.fileno())
+            file.seek(max(0, stat.st_size - TAIL_BYTES))
+            tail = hashlib.sha256(file.read()).hexdigest()[:16]
+    except FileNotFoundError:
+        return None
+    if time.time() - stat.st_ctime < SETTLED_SECONDS:
+        return None
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, tail]
+
+
+def read_log(path: Path) -> pa.Table:
+    """A metrics.jsonl as columns: step int32, time and each numeric metric float64, NaN for null and absent.
+
+    Rows are those of `RunFolder.metrics`: a last line without its newline, and lines that are no JSON, are
+    left out.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return EMPTY
+    data = data[: data.rfind(b"\n") + 1]
+    if not data.strip():
+        return EMPTY
+    try:
+        options = pyarrow.json.ReadOptions(use_threads=False, block_size=min(len(data) + 1, 2**30))
+        raw = pyarrow.json.read_json(pa.BufferReader(data), read_options=options)
+        columns = {name: raw[name].cast(pa.float64(), safe=False).to_numpy() for name in _numeric(raw.schema)}
+    except pa.ArrowInvalid:  # a damaged line, or a value whose type changes
+        columns = _columns(RunFolder(path.parent).metrics())
+    if "step" not in columns:
+        return EMPTY
+    kept = np.isfinite(columns["step"])
+    names = ["step", "time", *sorted(columns.keys() - {"step", "time"})]
+    columns.setdefault("time", np.full(len(kept), np.nan))
+    arrays = {name: columns[name][kept] for name in names}
+    return pa.table(arrays | {"step": arrays["step"].astype(np.int32)})
+
+
+def _numeric(schema: pa.Schema) -> list[str]:
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    return [field.name for field in schema if any(kind(field.type) for kind in kinds)]
+
+
+def _columns(rows: Iterable[Any]) -> dict[str, np.ndarray]:
+    rows = [row for row in rows if isinstance(row, dict)]
+    columns = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        numbers = [float(v) if isinstance(v, int | float) else np.nan for v in values]
+        if any(isinstance(v, int | float) for v in values) or all(v is None for v in values):
+            columns[name] = np.array(numbers, np.float64)
+    return columns
+
+
+# ---- the cache: a few wide parquet files of many runs each; `runs` in their metadata: which rows are whose
+
+
+@dataclass(frozen=True)
+class _Entry:
+    run: str
+    fingerprint: list[Any] | None
+    rows: int
+    metrics: list[str]
+
+
+def _entries(schema: pa.Schema) -> list[_Entry]:
+    return [_Entry(*fields) for fields in json.loads((schema.metadata or {})[b"runs"])]
+
+
+def _slices(entries: Iterable[_Entry]) -> Iterator[tuple[_Entry, int]]:
+    start = 0
+    for entry in entries:
+        yield entry, start
+        start += entry.rows
+
+
+def _open(path: Path) -> pq.ParquetFile | None:
+    try:
+        file = pq.ParquetFile(path)
+        _entries(file.schema_arrow)
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or no cache of ours: made anew
+        return None
+    return file
+
+
+def _shard(path: Path, runs: Sequence[LoggedRun]) -> pq.ParquetFile:
+    """The cache file of some runs, brought up to date. It stays open: another process may replace it."""
+    now = {run.run: fingerprint(run.log) for run in runs}
+    file = _open(path)
+    kept = _entries(file.schema_arrow) if file else []
+    valid = {entry.run for entry in kept if entry.fingerprint and entry.fingerprint == now.get(entry.run)}
+    if file and valid == now.keys():
+        return file
+    old = file.read(use_threads=False) if file else EMPTY
+    parts = [
+        (entry, old.slice(start, entry.rows).select(["step", "time", *entry.metrics]))
+        for entry, start in _slices(kept)
+        if entry.run in valid
+    ]
+    for run in runs:
+        if run.run not in valid:
+            log = read_log(run.log)
+            parts.append((_Entry(run.run, now[run.run], log.num_rows, log.column_names[2:]), log))
+    table = pa.concat_tables([part for _, part in parts], promote_options="default")
+    names = [[entry.run, entry.fingerprint, entry.rows, entry.metrics] for entry, _ in parts]
+    metadata = {b"runs": json.dumps(names).encode()}
+    table = table.replace_schema_metadata(metadata)
+    data = io.BytesIO()
+    floats = table.column_names[1:]
+    pq.write_table(
+        table, data, compression="lz4", use_dictionary=False, use_byte_stream_split=floats,
+        write_statistics=False,
+    )  # fmt: skip
+    write_bytes(path, data.getvalue(), durable=False)
+    file = _open(path)
+    return file if file and file.schema_arrow.metadata == metadata else pq.ParquetFile(data)
+
+
+# ---- the long table
+
+
+def _long(runs: Sequence[LoggedRun], metrics: Sequence[str] | None, cache: Path) -> pd.DataFrame:
+    groups: dict[int, list[LoggedRun]] = {}
+    for run in runs:
+        groups.setdefault(zlib.crc32(run.run.encode()) % SHARDS, []).append(run)
+
+    def shard(number: int) -> pq.ParquetFile:
+        return _shard(cache / f"table-v{VERSION}-{number:02d}.parquet", groups[number])
+
+    with ThreadPoolExecutor(_cores()) as pool:
+        files = list(pool.map(shard, sorted(groups)))
+        entries = {entry.run: entry for file in files for entry in _entries(file.schema_arrow)}
+        wanted = _wanted(metrics, {name for run in runs for name in entries[run.run].metrics})
+        long = _Long(runs, entries, wanted)
+        list(pool.map(long.fill, files))
+    return long.frame()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _wanted(metrics: Sequence[str] | None, known: set[str]) -> list[str]:
+    for name in metrics or ():
+        if name not in known:
+            raise UserError(f"no run logged a metric '{name}'{nearest(name, known)}")
+    return sorted(known if metrics is None else set(metrics))
+
+
+class _Long:
+    """The columns of the table, allocated once and filled shard by shard: nothing as large beside them."""
+
+    def __init__(self, runs: Sequence[LoggedRun], entries: dict[str, _Entry], metrics: Sequence[str]):
+        self.runs = runs
+        self.metrics = metrics
+        self.wanted = [[m for m in metrics if m in entries[run.run].metrics] for run in runs]
+        self.lengths = [
+            entries[run.run].rows * len(names) for run, names in zip(runs, self.wanted, strict=True)
+        ]
+        self.starts = np.cumsum([0, *self.lengths])
+        self.index = {run.run: i for i, run in enumerate(runs)}
+        total = int(self.starts[-1])
+        self.step, self.time = np.empty(total, np.int32), np.empty(total, np.float32)
+        self.value, self.metric = np.empty(total), np.empty(total, _code(len(metrics)))
+
+    def fill(self, file: pq.ParquetFile) -> None:
+        """Write the rows of a shard's runs to their places, and close the file."""
+        with file:
+            names = [name for name in ("step", "time", *self.metrics) if name in file.schema_arrow.names]
+            table = file.read(names, use_threads=False)
+            columns = {name: table[name].to_numpy() for name in names}
+            for entry, first in _slices(_entries(file.schema_arrow)):
+                i = self.index.get(entry.run)
+                if i is None or not self.lengths[i]:
+                    continue  # a run that is gone, or one without these metrics
+                here, there = slice(first, first + entry.rows), slice(self.starts[i], self.starts[i + 1])
+                shape = (len(self.wanted[i]), entry.rows)
+                self.step[there].reshape(shape)[:] = columns["step"][here]
+                self.time[there].reshape(shape)[:] = columns["time"][here]
+                for k, name in enumerate(self.wanted[i]):
+                    self.value[there].reshape(shape)[k] = columns[name][here]
+                    self.metric[there].reshape(shape)[k] = self.metrics.index(name)
+
+    def frame(self) -> pd.DataFrame:
+        """The table, on the columns themselves."""
+        seeds = np.array([run.seed for run in self.runs])
+        codes = np.repeat(np.arange(len(self.runs), dtype=_code(len(self.runs))), self.lengths)
+        columns = {
+            "run": pd.Categorical.from_codes(codes, [run.run for run in self.runs], validate=False),
+            "method": self._each(codes, [run.method for run in self.runs]),
+            "prompt": self._each(codes, [run.prompt for run in self.runs]),
+            "seed": np.repeat(seeds.astype(np.int32) if (seeds < 2**31).all() else seeds, self.lengths),
+            "step": self.step,
+            "time": self.time,
+            "metric": pd.Categorical.from_codes(self.metric, list(self.metrics), validate=False),
+            "value": self.value,
+            "state": self._each(codes, [run.state for run in self.runs]),
+        }
+        return pd.DataFrame(columns, copy=False)
+
+    def _each(self, codes: np.ndarray, values: Sequence[str]) -> pd.Categorical:
+        """A category that follows from the run."""
+        names = sorted(set(values))
+        of_run = np.array([names.index(value) for value in values], _code(len(names)))
+        return pd.Categorical.from_codes(of_run[codes], names, validate=False)
+
+
+def _code(categories: int) -> type[np.signedinteger]:
+    """The integer type that pandas gives the codes of so many categories, so that it copies none."""
+    return next(t for t in (np.int8, np.int16, np.int32) if categories < np.iinfo(t).max)
