@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from eval.results import (
 from eval.study import Study
 from eval.tables import Table, as_csv, latex, markdown, terminal
 from harness.config import UserError, first_line, nearest
+from harness.records.environment import packages
 from harness.records.files import write_bytes, write_json
 
 TABLES: Mapping[str, Callable[[Study], Table]] = {
@@ -151,7 +151,6 @@ def all_notes(study: Study) -> list[str]:
 
 def manifest(study: Study) -> dict[str, Any]:
     """What the numbers were made from: metric versions, scorer, pools, prior, settings, runs, packages."""
-    packages = ("torch", "open-clip-torch", "numpy", "pillow", "matplotlib", "dreamtime-harness")
     stamp = study.stamp
     return {
         "metrics": dict(stamp.metrics),
@@ -161,15 +160,8 @@ def manifest(study: Study) -> dict[str, Any]:
         "toy": stamp.toy,
         "configs": sorted({run.config_hash for run in study.runs}),
         "runs": {run.run_id: run.status for run in study.runs},
-        "packages": {name: _version(name) for name in packages},
+        "packages": packages(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _write_sheets(folder: Path, study: Study) -> None:

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from eval import appearance, convergence, diversity, janus, spectrum
+from eval import appearance, convergence, diversity, geometry, gradients, janus, spectrum
 from eval.clip import Clip, load_clip
 from eval.features import view_features
-from eval.geometry import textureless_features
 from eval.load import ENDED, RunRecord, load_runs, method_labels
 from eval.r_precision import MISS, VERSION, Pool, Scorer, load_pool, score_run
 from harness.config import UserError, ViewsConfig
@@ -333,7 +332,7 @@ class Study:
             assert run.suite is not None
             scorer, score = self.scorers[run.suite], MISS
             if not run.failure:
-                rows_VD = textureless_features(run, self.clip)
+                rows_VD = geometry.textureless_features(run, self.clip)
                 if rows_VD is None:
                     return pd.DataFrame()
                 retrieval = scorer.retrieve(rows_VD, run.config.views.azimuths)
@@ -348,7 +347,6 @@ class Study:
 
         Of the runs that kept the parameters of every evaluated step; empty where none did.
         """
-        from eval.gradients import gradient_map
         from harness.guidance.prior import Guidance
 
         kept = [run for run in self.runs if len(run.folder.params_steps()) > 1]
@@ -357,7 +355,7 @@ class Study:
             where = str(self.clip.device)
             guidance = Guidance.load(kept[0].config.guidance, where, local_files_only=True)
             for run in self._track(kept, "gradients"):
-                rows += [self._about(run) | row for row in gradient_map(run, guidance)]
+                rows += [self._about(run) | row for row in gradients.gradient_map(run, guidance)]
         columns = ["run", "method", "prompt", "seed", "total", "step", "t", "mean", "variance"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -413,6 +411,8 @@ METRICS = (
     ("janus", janus.VERSION),
     ("appearance", appearance.VERSION),
     ("spectrum", spectrum.VERSION),
+    ("geometry", geometry.VERSION),
+    ("gradients", gradients.VERSION),
 )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 PACKAGES = (
     "dreamtime-harness", "torch", "torchvision", "diffusers", "transformers", "open-clip-torch", "numpy",
-    "numba", "safetensors", "wandb", "pydantic",
+    "numba", "safetensors", "wandb", "pydantic", "pandas", "matplotlib", "pillow",
 )  # fmt: skip
 
 

@@ -92,7 +92,13 @@ def _check_same(folder: RunFolder, spec: RunSpec) -> None:
     """The folder must hold this very run: a default that changed without a new id would mix two settings."""
     if (folder.path / "spec.json").exists():
         labels = {"suite", "variant", "params_set"}
-        there, here = (s.model_dump(mode="json", exclude=labels) for s in (folder.spec(), spec))
+        found = folder.spec()
+        there, here = (s.model_dump(mode="json", exclude=labels) for s in (found, spec))
+        # A setting that the method has gained since, and that stands at its default, is no difference.
+        gained = (here["params"].keys() ^ there["params"].keys()) - {*spec.params_set, *found.params_set}
+        for params in (there["params"], here["params"]):
+            for key in gained:
+                params.pop(key, None)
         for config in (there["config"], here["config"]):
             config.pop("preset")
         if there == here:

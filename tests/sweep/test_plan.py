@@ -86,6 +86,13 @@ def test_a_default_that_changed_without_a_new_id_is_refused(tmp_path: Path):
     assert make_plan(tmp_path, [relabelled], pack=1).new
 
 
+def test_a_setting_that_a_method_gains_leaves_its_runs_alone(tmp_path: Path):
+    spec = _specs("a", 1)[0]
+    RunFolder.create(tmp_path, spec)
+    gained = spec.model_copy(update={"params": {"t": None}})
+    assert run_id(gained) == run_id(spec) and make_plan(tmp_path, [gained], pack=1).new
+
+
 def test_runs_are_found_by_a_part_of_their_name(tmp_path: Path):
     folders = [RunFolder.create(tmp_path, spec) for spec in _specs("ab", 1)]
     assert find_run(folders[0].id[-8:], tmp_path).id == folders[0].id
