@@ -19,6 +19,7 @@ from torch import Tensor
 
 from eval.load import WEIGHTS
 from harness.config import UserError, first_line, nearest
+from harness.records.files import read_json
 
 MODEL_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"
@@ -124,7 +125,24 @@ def _load_folder(folder: Path, device: torch.device) -> Clip:
             f"the scorer {folder}: {tokenizer.vocab_size} tokens in its vocabulary, "
             f"{text_cfg['vocab_size']} in its text tower"
         )
-    return Clip(folder.name, sha256_file(weights), model.eval(), tokenizer, device)
+    return Clip(folder.name, _checked(weights, _card_hash(folder)), model.eval(), tokenizer, device)
+
+
+def _card_hash(folder: Path) -> str | None:
+    """The hash of the weights that the folder's card was written for."""
+    card = read_json(folder / "card.json") or {}
+    return card.get("sha256")
+
+
+def _checked(weights: Path, expected: str | None) -> str:
+    """The sha256 of the weights; UserError where it is not the expected one."""
+    found = sha256_file(weights)
+    if expected is not None and found != expected:
+        raise UserError(
+            f"{weights} are not the weights they should be: sha256 {found[:12]}, expected {expected[:12]}; "
+            "fetch or train them again"
+        )
+    return found
 
 
 def _load_tag(architecture: str, tag: str, device: torch.device) -> Clip:
@@ -145,7 +163,10 @@ def _load_tag(architecture: str, tag: str, device: torch.device) -> Clip:
             f"python -c \"import open_clip; open_clip.create_model('{architecture}', '{tag}')\""
         ) from error
     check_activation(model, ALLOWED[architecture, tag], name)
-    return Clip(name, sha256_file(weights), model.eval(), open_clip.get_tokenizer(architecture), device)
+    blob = weights.resolve().name  # the Hub's cache names a file by its sha256
+    expected = blob if len(blob) == 64 and set(blob) <= set("0123456789abcdef") else None
+    digest = _checked(weights, expected)
+    return Clip(name, digest, model.eval(), open_clip.get_tokenizer(architecture), device)
 
 
 def check_activation(model: torch.nn.Module, quick_gelu: bool, name: str) -> None:

@@ -1,5 +1,6 @@
 """`harness toyworld show|train|check`."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -64,6 +65,9 @@ def _card(folder: Path, what: str, facts: dict, outcomes: dict[str, Outcome]) ->
     card["training"] = {
         k: {"steps": o.steps, "seconds": o.seconds, "loss": o.loss} for k, o in outcomes.items()
     }
+    weights = folder / "open_clip_model.safetensors"
+    if weights.exists():  # evaluation refuses a scorer whose weights are not its card's
+        card["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     (folder / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 

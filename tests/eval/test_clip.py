@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from eval.clip import ALLOWED, CONFIG_FILE, MODEL_FILE, Clip, check_activation, load_clip, normalise
+from eval.clip import (
+    ALLOWED,
+    CONFIG_FILE,
+    MODEL_FILE,
+    Clip,
+    check_activation,
+    load_clip,
+    normalise,
+    sha256_file,
+)
 from harness.config import UserError
 
 
@@ -97,3 +107,13 @@ def test_weights_that_are_not_here_name_the_command_that_fetches_them(monkeypatc
     monkeypatch.setattr("open_clip.download_pretrained", offline)
     with pytest.raises(UserError, match=r"fetch them .*create_model\('ViT-B-32-quickgelu', 'openai'\)"):
         load_clip("ViT-B-32-quickgelu/openai")
+
+
+def test_weights_that_are_not_their_cards_are_refused(clip_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(clip_folder, tmp_path / "toy-tiny")
+    card = folder / "card.json"
+    card.write_text(json.dumps({"sha256": sha256_file(folder / MODEL_FILE)}))
+    assert load_clip(str(folder), "cpu").tag == "toy-tiny"
+    card.write_text(json.dumps({"sha256": "0" * 64}))
+    with pytest.raises(UserError, match="not the weights they should be: sha256 .*, expected 000000000000"):
+        load_clip(str(folder), "cpu")
