@@ -56,9 +56,9 @@ def load_table(
     `source`: a folder of run folders; `wandb:entity/project[/group]`; an offline `.wandb` file; a folder with
     `wandb/offline-run-*/run-*.wandb` and no run folders, or that `wandb` folder itself. `time` is the run's
     wall time in seconds; a metric that a run logged at some of its steps, or as null, is NaN at the others.
-    Names are categories, step and seed int32, time float32, value float64: 27 bytes a row in all, 2.5 GB for
-    2 295 runs × 10 000 steps × 4 metrics. `metrics` selects, and is how to load more than memory holds; the
-    default is all. Rows come by run, metric, then step. `.attrs["problems"]`: a line for each run left out.
+    Names are categories, step and seed int32, time float32; value is float32 where that is exact for all, as
+    for what the harness logs, else float64. A row has 23 bytes, 2.1 GB for 2 295 runs × 10 000 steps × 4
+    metrics. `metrics` selects, and is how to load more than memory holds; the default is all. Rows come by run, metric, then step. `.attrs["problems"]`: a line for each run left out.
 
     Parsed logs are kept as parquet in `cache` (default: `eval/cache` under the folder, `dreamtime-harness`
     under the user's cache folder for W&B; a temporary folder where that cannot be written). An entry counts
@@ -243,7 +243,7 @@ def _shard(path: Path, runs: Sequence[LoggedRun]) -> pq.ParquetFile:
         if run.run not in valid:
             log = read_log(run.log)
             parts.append((_Entry(run.run, now[run.run], log.num_rows, log.column_names[2:]), log))
-    table = pa.concat_tables([part for _, part in parts], promote_options="default")
+    table = _narrowed(pa.concat_tables([part for _, part in parts], promote_options="permissive"))
     names = [[entry.run, entry.fingerprint, entry.rows, entry.metrics] for entry, _ in parts]
     metadata = {b"runs": json.dumps(names).encode()}
     table = table.replace_schema_metadata(metadata)
@@ -256,6 +256,16 @@ def _shard(path: Path, runs: Sequence[LoggedRun]) -> pq.ParquetFile:
     write_bytes(path, data.getvalue(), durable=False)
     file = _open(path)
     return file if file and file.schema_arrow.metadata == metadata else pq.ParquetFile(data)
+
+
+def _narrowed(table: pa.Table) -> pa.Table:
+    """The time as float32, and so each metric that this keeps exactly, as values are that were float32."""
+    for i, name in enumerate(table.column_names):
+        column = table[name].to_numpy()
+        narrow = column.astype(np.float32)
+        if name == "time" or (name != "step" and np.array_equal(narrow, column, equal_nan=True)):
+            table = table.set_column(i, name, pa.array(narrow))
+    return table
 
 
 # ---- the long table
@@ -271,9 +281,7 @@ def _long(runs: Sequence[LoggedRun], metrics: Sequence[str] | None, cache: Path)
 
     with ThreadPoolExecutor(_cores()) as pool:
         files = list(pool.map(shard, sorted(groups)))
-        entries = {entry.run: entry for file in files for entry in _entries(file.schema_arrow)}
-        wanted = _wanted(metrics, {name for run in runs for name in entries[run.run].metrics})
-        long = _Long(runs, entries, wanted)
+        long = _Long(runs, files, metrics)
         list(pool.map(long.fill, files))
     return long.frame()
 
@@ -282,71 +290,74 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _wanted(metrics: Sequence[str] | None, known: set[str]) -> list[str]:
-    for name in metrics or ():
-        if name not in known:
-            raise UserError(f"no run logged a metric '{name}'{nearest(name, known)}")
-    return sorted(known if metrics is None else set(metrics))
-
-
 class _Long:
     """The columns of the table, allocated once and filled shard by shard: nothing as large beside them."""
 
-    def __init__(self, runs: Sequence[LoggedRun], entries: dict[str, _Entry], metrics: Sequence[str]):
-        self.runs = runs
-        self.metrics = metrics
-        self.wanted = [[m for m in metrics if m in entries[run.run].metrics] for run in runs]
-        self.lengths = [
-            entries[run.run].rows * len(names) for run, names in zip(runs, self.wanted, strict=True)
-        ]
-        self.starts = np.cumsum([0, *self.lengths])
+    def __init__(
+        self, runs: Sequence[LoggedRun], files: Sequence[pq.ParquetFile], metrics: Sequence[str] | None
+    ):
+        entries = {entry.run: entry for file in files for entry in _entries(file.schema_arrow)}
+        known = {name for run in runs for name in entries[run.run].metrics}
+        for name in metrics or ():
+            if name not in known:
+                raise UserError(f"no run logged a metric '{name}'{nearest(name, known)}")
+        wanted = known if metrics is None else set(metrics)
+        self.metrics = [sorted(wanted.intersection(entries[run.run].metrics)) for run in runs]
+        lengths = [entries[run.run].rows * len(names) for run, names in zip(runs, self.metrics, strict=True)]
+        self.starts = np.cumsum([0, *lengths])
         self.index = {run.run: i for i, run in enumerate(runs)}
-        total = int(self.starts[-1])
-        self.step, self.time = np.empty(total, np.int32), np.empty(total, np.float32)
-        self.value, self.metric = np.empty(total), np.empty(total, _code(len(metrics)))
+        self.names = {
+            "run": list(self.index),
+            **{what: sorted({getattr(run, what) for run in runs}) for what in ("method", "prompt", "state")},
+            "metric": sorted(wanted),
+        }
+        self.runs = runs
+        doubles = any(file.schema_arrow.field(name).type == pa.float64() for file in files
+                      for name in wanted.intersection(file.schema_arrow.names))  # fmt: skip
+        seeds = np.int32 if all(run.seed < 2**31 for run in runs) else np.int64
+        kinds = {
+            "run": self._code("run"), "method": self._code("method"), "prompt": self._code("prompt"),
+            "seed": seeds, "step": np.int32, "time": np.float32, "metric": self._code("metric"),
+            "value": np.float64 if doubles else np.float32, "state": self._code("state"),
+        }  # fmt: skip
+        self.columns = {name: np.empty(self.starts[-1], kind) for name, kind in kinds.items()}
+
+    def _code(self, what: str) -> type[np.signedinteger]:
+        """The integer type that pandas gives the codes of so many categories, so that it copies none."""
+        return next(t for t in (np.int8, np.int16, np.int32) if len(self.names[what]) < np.iinfo(t).max)
 
     def fill(self, file: pq.ParquetFile) -> None:
         """Write the rows of a shard's runs to their places, and close the file."""
         with file:
-            names = [name for name in ("step", "time", *self.metrics) if name in file.schema_arrow.names]
-            table = file.read(names, use_threads=False)
-            columns = {name: table[name].to_numpy() for name in names}
-            for entry, first in _slices(_entries(file.schema_arrow)):
-                i = self.index.get(entry.run)
-                if i is None or not self.lengths[i]:
-                    continue  # a run that is gone, or one without these metrics
-                here, there = slice(first, first + entry.rows), slice(self.starts[i], self.starts[i + 1])
-                shape = (len(self.wanted[i]), entry.rows)
-                self.step[there].reshape(shape)[:] = columns["step"][here]
-                self.time[there].reshape(shape)[:] = columns["time"][here]
-                for k, name in enumerate(self.wanted[i]):
-                    self.value[there].reshape(shape)[k] = columns[name][here]
-                    self.metric[there].reshape(shape)[k] = self.metrics.index(name)
+            entries = _entries(file.schema_arrow)
+            names = ["step", "time", *self.names["metric"]]
+            table = file.read([name for name in names if name in file.schema_arrow.names], use_threads=False)
+        wide = {name: table[name].to_numpy() for name in table.column_names}
+        for entry, start in _slices(entries):
+            i = self.index.get(entry.run)
+            if i is None or not self.metrics[i]:
+                continue  # a run that is gone, or one without these metrics
+            rows = slice(start, start + entry.rows)
+            block = {
+                name: column[self.starts[i] : self.starts[i + 1]].reshape(len(self.metrics[i]), -1)
+                for name, column in self.columns.items()
+            }
+            block["run"][:] = i
+            block["seed"][:] = self.runs[i].seed
+            for what in ("method", "prompt", "state"):
+                block[what][:] = self.names[what].index(getattr(self.runs[i], what))
+            block["step"][:] = wide["step"][rows]
+            block["time"][:] = wide["time"][rows]
+            for k, name in enumerate(self.metrics[i]):
+                block["metric"][k] = self.names["metric"].index(name)
+                block["value"][k] = wide[name][rows]
 
     def frame(self) -> pd.DataFrame:
         """The table, on the columns themselves."""
-        seeds = np.array([run.seed for run in self.runs])
-        codes = np.repeat(np.arange(len(self.runs), dtype=_code(len(self.runs))), self.lengths)
-        columns = {
-            "run": pd.Categorical.from_codes(codes, [run.run for run in self.runs], validate=False),
-            "method": self._each(codes, [run.method for run in self.runs]),
-            "prompt": self._each(codes, [run.prompt for run in self.runs]),
-            "seed": np.repeat(seeds.astype(np.int32) if (seeds < 2**31).all() else seeds, self.lengths),
-            "step": self.step,
-            "time": self.time,
-            "metric": pd.Categorical.from_codes(self.metric, list(self.metrics), validate=False),
-            "value": self.value,
-            "state": self._each(codes, [run.state for run in self.runs]),
+        columns: dict[str, Any] = {
+            name: pd.Categorical.from_codes(column, self.names[name], validate=False)
+            if name in self.names
+            else column
+            for name, column in self.columns.items()
         }
         return pd.DataFrame(columns, copy=False)
-
-    def _each(self, codes: np.ndarray, values: Sequence[str]) -> pd.Categorical:
-        """A category that follows from the run."""
-        names = sorted(set(values))
-        of_run = np.array([names.index(value) for value in values], _code(len(names)))
-        return pd.Categorical.from_codes(of_run[codes], names, validate=False)
-
-
-def _code(categories: int) -> type[np.signedinteger]:
-    """The integer type that pandas gives the codes of so many categories, so that it copies none."""
-    return next(t for t in (np.int8, np.int16, np.int32) if categories < np.iinfo(t).max)

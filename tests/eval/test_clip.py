@@ -115,5 +115,5 @@ def test_weights_that_are_not_their_cards_are_refused(clip_folder: Path, tmp_pat
     card.write_text(json.dumps({"sha256": sha256_file(folder / MODEL_FILE)}))
     assert load_clip(str(folder), "cpu").tag == "toy-tiny"
     card.write_text(json.dumps({"sha256": "0" * 64}))
-    with pytest.raises(UserError, match="not the weights they should be: sha256 .*, expected 000000000000"):
+    with pytest.raises(UserError, match=r"not the weights they should be: sha256 .*, expected 000000000000"):
         load_clip(str(folder), "cpu")

@@ -1,0 +1,142 @@
+"""R-Precision over steps and over wall time (DreamTime, fig. 8)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from eval.convergence import curve
+from eval.figures.style import (
+    COLUMN,
+    GREY,
+    PAGE,
+    SMALL,
+    Look,
+    Sheet,
+    chart,
+    few_ticks,
+    handle,
+    legend,
+    looks,
+)
+from eval.results import rng
+from eval.study import Study
+
+BANDS = 4  # that many shaded bands can be told apart
+
+
+def r_precision(study: Study) -> Sheet:
+    """Majority R-Precision against the step, with 95 % bands; runs with their own N in a second panel."""
+    several = len(study.totals) > 1
+    sheet, frame = _sheet(study, PAGE if several or _crowded(study) else COLUMN)
+    panels = np.atleast_1d(sheet.subplots(1, 1 + several, sharey=True))
+    look = looks(study.methods)
+    longest = _longest(frame)
+    _draw(panels[0], curve(longest, rng(), "step"), look, longest, study)
+    panels[0].set_xlabel("step")
+    if several:
+        panels[0].set_title(f"checkpoints of runs with N = {max(study.totals)}")
+        final = frame.loc[frame["final"]]
+        _draw(panels[1], curve(final, rng(), "total"), look, final, study, bars=True)
+        panels[1].set(title="runs with their own N", xlabel="N")
+    panels[0].set_ylabel("R-Precision, %")
+    return sheet.shows(frame["run"] if several else longest["run"])
+
+
+def r_precision_time(study: Study) -> Sheet:
+    """Majority R-Precision of the runs with the most steps against their wall time, with 95 % bands."""
+    sheet, frame = _sheet(study, PAGE if _crowded(study) else COLUMN, "Wall time of a run in its pack.")
+    axes = sheet.subplots()
+    longest = _longest(frame)
+    curves = curve(longest, rng(), "time")
+    unit, seconds = time_unit(float(curves["x"].to_numpy().max()))
+    _draw(axes, curves.assign(x=curves["x"] / seconds), looks(study.methods), longest, study, marks=6)
+    axes.set(xlabel=f"wall time, {unit}", ylabel="R-Precision, %")
+    return sheet.shows(longest["run"])
+
+
+def time_unit(seconds: float) -> tuple[str, float]:
+    """The unit that a time of that many seconds reads best in, and its length in seconds."""
+    return next(
+        pair for pair in (("h", 3600.0), ("min", 60.0), ("s", 1.0)) if seconds >= 2 * pair[1] or pair[1] == 1
+    )
+
+
+def counted(frame: pd.DataFrame) -> str:
+    """How many prompts, seeds and failed runs stand behind a figure."""
+    prompts, seeds = frame["prompt"].nunique(), frame["seed"].nunique()
+    text = f"{prompts} prompt{'s' * (prompts > 1)} × {seeds} seed{'s' * (seeds > 1)}"
+    if "problem" in frame:
+        text += f", {frame.loc[frame['problem'].notna(), 'run'].nunique()} failed"
+    return text
+
+
+def _sheet(study: Study, width: float, more: str = "") -> tuple[Sheet, pd.DataFrame]:
+    frame = study.scores.rename(columns={"majority": "value"})
+    pools = "/".join(map(str, sorted(set(frame["pool"]))))
+    band = "bars at the end" if _crowded(study) else "bands"
+    band = f"{band}: 95 % over prompts" if len(set(frame["prompt"])) > 1 else "one prompt, no interval"
+    caption = f"{counted(frame)}, pool {pools}, {study.stamp.clip}; vote over views; {band}. {more}"
+    sheet = chart(width, 2.6, toy=study.stamp.toy, caption=caption.strip())
+    look = looks(study.methods)
+    legend(sheet, [handle(name, look[name]) for name in study.methods])
+    return sheet, frame
+
+
+def _crowded(study: Study) -> bool:
+    """More bands than can be told apart: intervals then stand at the end of each curve only."""
+    return len(study.methods) > BANDS
+
+
+def _longest(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.loc[frame["total"] == frame["total"].max()]
+
+
+def _draw(
+    axes: Axes,
+    curves: pd.DataFrame,
+    look: dict[str, Look],
+    frame: pd.DataFrame,
+    study: Study,
+    bars: bool = False,
+    marks: int = 12,
+) -> None:
+    """Lines with bands, or points with error bars; the ceiling dashed and chance dotted."""
+    apart = 0.008 * curves["x"].max()  # between error bars that would hide each other
+    for place, name in enumerate(look):
+        own = curves.loc[curves["method"] == name]
+        if own.empty:
+            continue
+        x, mean, low, high = (100 * own[column].to_numpy() for column in ("x", "mean", "low", "high"))
+        x, shift = x / 100, apart * (place - (len(look) - 1) / 2)
+        spread = np.nan_to_num(np.array([mean - low, high - mean]).clip(min=0))
+        colour = look[name].colour
+        if bars:
+            axes.errorbar(x + shift, mean, spread, elinewidth=1.2, **look[name].draw())
+            continue
+        axes.plot(x, mean, markevery=max(1, math.ceil(len(x) / marks)), **look[name].draw())
+        if _crowded(study):
+            axes.errorbar(x[-1] + apart * (place + 1), mean[-1], spread[:, -1:], color=colour, elinewidth=1.2)
+        else:
+            axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+    if len(study.ceiling):
+        truth = study.ceiling.loc[study.ceiling["prompt"].isin(frame["prompt"])]
+        _reference(axes, 100 * truth["majority"].mean(), "ground truth", "--")
+    if len(set(frame["pool"])) == 1:
+        _reference(axes, 100 / frame["pool"].iloc[0], "chance", ":")
+    axes.set_ylim(0, 104)
+    axes.set_xlim(left=0)
+    few_ticks(axes)
+
+
+def _reference(axes: Axes, y: float, label: str, line: str) -> None:
+    axes.axhline(y, color=GREY, linestyle=line, linewidth=1.2)
+    # Where curves are seldom: under the ceiling at the start, over chance at the end.
+    x, shift, ha, va = (0.015, -2, "left", "top") if y > 50 else (0.985, 2, "right", "bottom")
+    axes.annotate(
+        label, (x, y), xycoords=("axes fraction", "data"), xytext=(0, shift), textcoords="offset points",
+        ha=ha, va=va, fontsize=SMALL, color=GREY,
+    )  # fmt: skip

@@ -1,0 +1,208 @@
+"""Grids of renders: over steps (DreamTime, fig. 7), seeds (fig. 10), prompts × methods (fig. 11, 12, 14)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.patches import Rectangle
+
+from eval.figures.style import COLUMN, FAINT, FINE, GREY, PAGE, SMALL, TEXT, Sheet
+from eval.load import RunRecord
+from eval.study import Study
+from harness.config import UserError, first_line, nearest
+
+STEPS, SEEDS, PROMPTS = 8, 8, 6  # at most that many are shown
+LARGEST, TALLEST = 1.0, 8.0  # inches: side of a picture, all rows together
+GAP = 0.03
+CHOSEN = "Chosen by name."
+
+Cell = np.ndarray | str  # pictures side by side, [H, W, 3] uint8, or why there are none
+
+
+def steps_grid(study: Study, prompt: str | None = None, seed: int | None = None) -> Sheet:
+    """Front views: a row per method, a column per evaluated step; or per N where runs have their own N.
+
+    Prompt and seed are the first of the study unless named. Steps are evenly spaced, the last one last.
+    """
+    choice = CHOSEN if prompt is not None or seed is not None else "The study's first prompt and first seed."
+    prompt, seed = _prompt(study, prompt), _seed(study, seed)
+    own_n = len(study.totals) > 1
+    runs = {
+        (study.labels[run.run_id], run.total): run
+        for run in study.runs
+        if (run.prompt, run.seed) == (prompt, seed)
+    }
+    if not runs:
+        raise UserError(f"no run of '{prompt}' with seed {seed} has ended")
+    longest = max(study.totals)
+    columns = study.totals if own_n else sorted({step for run in runs.values() for step in run.view_steps})
+    columns = columns[:: -math.ceil(len(columns) / STEPS)][::-1]
+    used: list[RunRecord] = []
+
+    def cell(method: str, column: int) -> Cell:
+        run = runs.get((method, column if own_n else longest))
+        return _picture(study, run, column, [0], used)
+
+    title = f"“{prompt}”, seed {seed}{_front(study)}" + ", last step of separate runs" * own_n
+    heads = {str(column): column for column in columns}
+    return _grid(study, title, study.methods, heads, cell, "N" if own_n else "step", choice).shows(_ids(used))
+
+
+def seeds_grid(study: Study, prompt: str | None = None) -> Sheet:
+    """Front views at the last step: a row per method, a column per seed.
+
+    The prompt is the study's first unless named. Raises UserError for fewer than two seeds.
+    """
+    choice = CHOSEN if prompt is not None else "The study's first prompt."
+    prompt = _prompt(study, prompt)
+    runs = {(study.labels[run.run_id], run.seed): run for run in _longest(study) if run.prompt == prompt}
+    seeds = sorted({seed for _, seed in runs})
+    if len(seeds) < 2:
+        raise UserError(
+            f"a grid of seeds needs two seeds or more of '{prompt}', these runs have {len(seeds)}"
+        )
+    used: list[RunRecord] = []
+
+    def cell(method: str, seed: int) -> Cell:
+        return _picture(study, runs.get((method, seed)), None, [0], used)
+
+    title = f"“{prompt}”{_front(study)}, step {max(study.totals)}"
+    columns = {str(seed): seed for seed in seeds[:SEEDS]}
+    return _grid(study, title, study.methods, columns, cell, "seed", choice).shows(_ids(used))
+
+
+def methods_grid(study: Study, seed: int | None = None) -> Sheet:
+    """The last step from the front: a row per prompt, a column per method.
+
+    Also from 90° where there are four azimuths and at most five columns. Prompts are evenly spaced in
+    the suite's order; ground truth comes first where it exists.
+    """
+    choice = f"Prompts evenly spaced in the suite's order. {'The first seed.' if seed is None else CHOSEN}"
+    seed = _seed(study, seed)
+    runs = {(run.prompt, study.labels[run.run_id]): run for run in _longest(study) if run.seed == seed}
+    if not runs:
+        raise UserError(f"no run of {max(study.totals)} steps with seed {seed} has ended")
+    prompts = [prompt for prompt in study.prompts if any(key[0] == prompt for key in runs)]
+    prompts = [prompts[i] for i in np.unique(np.linspace(0, len(prompts) - 1, PROMPTS).round().astype(int))]
+    columns = {"ground truth": None} if study.truth else {}
+    columns |= {method: method for method in study.methods}
+    azimuths = study.runs[0].config.views.azimuths
+    views = [0, round(azimuths / 4)] if azimuths >= 4 and len(columns) <= 5 else [0]
+    used: list[RunRecord] = []
+
+    def cell(prompt: str, method: str | None) -> Cell:
+        if method is None:
+            return np.concatenate([study.truth[prompt][view] for view in views], axis=1)
+        return _picture(study, runs.get((prompt, method)), None, views, used)
+
+    angles = " and ".join(f"{360 * view / azimuths:g}°" for view in views)
+    title = f"step {max(study.totals)}, seed {seed}" + f", azimuth {angles}" * (azimuths > 1)
+    return _grid(study, title, prompts, columns, cell, "", choice, tiles=len(views)).shows(_ids(used))
+
+
+def wrapped(text: str, letters: float) -> list[str]:
+    """Lines of at most so many letters, broken at spaces and after `: , @`, else after `_`, else too long."""
+    lines = [""]
+    words = re.split(r"(?<=[\s:,@])", text)
+    for part in (
+        part for word in words for part in ([word] if len(word) <= letters else re.split("(?<=_)", word))
+    ):
+        if lines[-1] and len(lines[-1] + part.rstrip()) > letters:
+            lines.append("")
+        lines[-1] += part
+    return [line.rstrip() for line in lines]
+
+
+def _prompt(study: Study, prompt: str | None) -> str:
+    if prompt is not None and prompt not in study.prompts:
+        raise UserError(f"no run of the prompt '{prompt}'{nearest(prompt, study.prompts)}")
+    return prompt or study.prompts[0]
+
+
+def _seed(study: Study, seed: int | None) -> int:
+    if seed is not None and seed not in study.seeds:
+        raise UserError(f"no run with seed {seed}; choose from {', '.join(map(str, study.seeds))}")
+    return study.seeds[0] if seed is None else seed
+
+
+def _front(study: Study) -> str:
+    """An image has no front."""
+    return ", front view" if study.runs[0].config.views.azimuths > 1 else ""
+
+
+def _longest(study: Study) -> list[RunRecord]:
+    return [run for run in study.runs if run.total == max(study.totals)]
+
+
+def _ids(runs: Sequence[RunRecord]) -> list[str]:
+    return [run.run_id for run in runs]
+
+
+def _picture(
+    study: Study, run: RunRecord | None, step: int | None, views: Sequence[int], used: list[RunRecord]
+) -> Cell:
+    """Views of a step (None: the run's last), side by side; the run is noted in `used`."""
+    if run is None:
+        return "no run"
+    used.append(run)
+    step = run.total if step is None else step
+    if run.failure and (step == run.total or step not in run.view_steps):
+        return f"failed: {run.failure}"
+    try:
+        return np.concatenate([study.views(run, step)[view] for view in views], axis=1)
+    except Exception as error:  # a damaged picture, told in its place as it is in the tables
+        return f"unreadable: {first_line(error)}"
+
+
+def _grid(
+    study: Study,
+    title: str,
+    rows: Sequence[str],
+    columns: Mapping[str, Any],
+    cell: Callable[[str, Any], Cell],
+    corner: str,
+    choice: str,
+    tiles: int = 1,
+) -> Sheet:
+    """Pictures in rows and columns; `corner` says what the columns are, a cell holds `tiles` pictures."""
+    label = 0.85
+    room = (PAGE - label) / len(columns) - 2 * GAP
+    side = min(LARGEST, room / tiles, TALLEST / len(rows) - GAP)
+    width = max(COLUMN, label + len(columns) * (side * tiles + 2 * GAP))
+    headings = [wrapped(name, (side * tiles + 2 * GAP) / 0.058) for name in columns]
+    head = 0.24 + 0.13 * max(map(len, headings))
+    caption = f"Prior {', '.join(study.stamp.priors)}. {choice}"
+    foot = 0.2
+    height = head + len(rows) * (side + GAP) + foot
+    sheet = Sheet(width, height, toy=study.stamp.toy, caption=caption)
+    sheet.text(0.04 / width, 1 - 0.03 / height, title, fontsize=TEXT, va="top")
+    sheet.text(0.04 / width, 1 - (head - 0.03) / height, corner, fontsize=SMALL, va="bottom", color=GREY)
+    for y, row in enumerate(rows):
+        top = head + y * (side + GAP)
+        text = "\n".join(wrapped(row, label / 0.058))
+        sheet.text(
+            0.04 / width, 1 - (top + side / 2) / height, text, fontsize=SMALL, va="center", linespacing=1.1
+        )
+        for x, ((_, column), heading) in enumerate(zip(columns.items(), headings, strict=True)):
+            left = label + x * (side * tiles + 2 * GAP)
+            if y == 0:
+                middle = (left + side * tiles / 2) / width
+                sheet.text(
+                    middle, 1 - (head - 0.03) / height, "\n".join(heading), fontsize=SMALL, ha="center",
+                    va="bottom", linespacing=1.1,
+                )  # fmt: skip
+            box = (left / width, 1 - (top + side) / height, side * tiles / width, side / height)
+            axes = sheet.add_axes(box)
+            axes.set_axis_off()
+            content = cell(row, column)
+            if isinstance(content, str):
+                axes.add_patch(Rectangle((0, 0), 1, 1, facecolor=FAINT, linewidth=0))
+                reason = "\n".join(wrapped(content, side * tiles / 0.052))
+                axes.text(0.5, 0.5, reason, fontsize=FINE, color=GREY, ha="center", va="center")
+            else:
+                axes.imshow(content, aspect="auto")
+    return sheet

@@ -1,0 +1,203 @@
+"""How every figure looks: sizes, fonts, and one fixed colour, marker and line per method."""
+
+from __future__ import annotations
+
+import textwrap
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+COLUMN, PAGE = 3.3, 6.8  # inches: a column and the full width of a paper's page
+TEXT, SMALL, FINE = 8.0, 7.0, 6.0  # points
+INK, GREY, FAINT = "0.1", "0.45", "0.9"
+
+RC: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
+    "font.size": TEXT,
+    "axes.titlesize": TEXT,
+    "axes.labelsize": TEXT,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "legend.fontsize": SMALL,
+    "legend.frameon": False,
+    "legend.handlelength": 2.0,
+    "legend.handletextpad": 0.5,
+    "legend.columnspacing": 1.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.0,
+    "errorbar.capsize": 2.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.05,
+    "image.interpolation": "none",
+    "image.cmap": "cividis",  # even in lightness, and made for colour-blind readers
+    "figure.dpi": 300,  # of the arranging too: letters are a little wider at fewer dots
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # text stays text
+    "svg.fonttype": "none",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Drawing and saving inside it depends on this module alone, not on a user's matplotlibrc."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        yield
+
+
+@dataclass(frozen=True)
+class Look:
+    """What tells one method from the others; the marker and the line do so without colour."""
+
+    colour: str
+    marker: str
+    line: Any
+
+    def draw(self) -> dict[str, Any]:
+        """Keywords of `Axes.plot`."""
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
+
+
+# Okabe & Ito 2008, without yellow, which is too pale for lines on white.
+BLUE, GREEN, VERMILLION = "#0072B2", "#009E73", "#D55E00"
+FREE = ("#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES: tuple[Any, ...] = ((0, (4, 1.2, 1, 1.2)), (0, (3, 1)), (0, (6, 1.5)), (0, (1, 0.8)))
+MARKERS = "DvPXhp<>"
+
+# Looks of labels that have none of their own: four colours, then the same with another line and marker.
+OTHERS = [
+    Look(colour, MARKERS[(k + 4 * turn) % len(MARKERS)], LINES[(k + turn) % len(LINES)])
+    for turn in range(len(LINES))
+    for k, colour in enumerate(FREE)
+]
+KNOWN = {
+    "uniform_sds": Look(BLUE, "o", "-"),
+    "linear_decay": Look(GREEN, "s", (0, (5, 1.2))),
+    "tp_sds": Look(VERMILLION, "^", "-"),
+    "tp_sds:iclr": OTHERS[0],
+    "tp_sds:prior_only": OTHERS[1],
+    "tp_sds:snr_only": OTHERS[2],
+    "linear_decay:truncated": OTHERS[3],
+}
+
+
+def looks(labels: Iterable[str]) -> dict[str, Look]:
+    """Label → its look, in the order given.
+
+    Known labels always look the same. Any other has a place of its own among the free colours, and the next
+    one only where a label before it in the alphabet, or a known one, stands there in the same figure.
+    """
+    labels = list(dict.fromkeys(labels))
+    found = {label: KNOWN[label] for label in labels if label in KNOWN}
+    for label in sorted(set(labels) - set(found)):
+        place = zlib.crc32(label.encode()) % len(FREE)
+        turns = [OTHERS[i : i + len(FREE)] for i in range(0, len(OTHERS), len(FREE))]
+        order = [look for turn in turns for look in turn[place:] + turn[:place]]
+        free = [look for look in order if look not in found.values()]
+        found[label] = (free or order)[0]
+    return {label: found[label] for label in labels}
+
+
+class Sheet(Figure):
+    """A figure that knows the runs it shows and says at its foot what its numbers rest on."""
+
+    def __init__(self, width: float, height: float, *, toy: bool = False, caption: str = "", **options: Any):
+        """Inches; the caption's lines and the head's (`toy`) come out of `height`."""
+        super().__init__(figsize=(width, height), **options)
+        self.run_ids: list[str] = []
+        self.caption = caption
+        self.toy = toy
+        lines = textwrap.wrap(caption, int(width * 21))
+        self.foot = (0.04 + 0.115 * len(lines)) / height
+        if lines:
+            self.text(
+                0.04 / width,
+                0.04 / height,
+                "\n".join(lines),
+                fontsize=FINE,
+                color=GREY,
+                va="bottom",
+                linespacing=1.25,
+            )
+        if toy:
+            corner = {"ha": "right", "va": "top", "fontsize": SMALL, "fontweight": "bold"}
+            self.text(1 - 0.04 / width, 1 - 0.03 / height, "toy", color=GREY, **corner)
+        engine = self.get_layout_engine()
+        if engine is not None:
+            engine.set(rect=(0.0, self.foot, 1.0, 1.0 - self.foot))  # type: ignore[call-arg]
+
+    def shows(self, run_ids: Iterable[str]) -> Sheet:
+        """Note runs that the figure was made from."""
+        self.run_ids = sorted({*self.run_ids, *run_ids})
+        return self
+
+    def arranged(self) -> Sheet:
+        """The axes in their final places, the same in every format that the figure is saved in."""
+        engine = self.get_layout_engine()
+        if engine is not None:
+            engine.execute(self)
+            self.set_layout_engine("none")
+        return self
+
+
+def chart(width: float, height: float, **options: Any) -> Sheet:
+    """A sheet whose axes arrange themselves."""
+    return Sheet(width, height, layout="constrained", **options)
+
+
+def legend(sheet: Sheet, handles: Sequence[Line2D]) -> None:
+    """One legend for all panels, above them and left of the corner that says `toy`, in as few rows as fit."""
+    labels = [str(handle.get_label()) for handle in handles]
+    columns = len(labels)
+    while columns > 1 and _legend_width(labels, columns) > sheet.get_figwidth() - 0.3 * sheet.toy:
+        columns -= 1
+    sheet.legend(
+        handles=list(handles), loc="outside upper left", ncols=columns, borderaxespad=0.1, borderpad=0.1
+    )
+
+
+def _legend_width(labels: Sequence[str], columns: int) -> float:
+    """Inches, near enough: letters of the longest label of each column, its line and the gap beside it."""
+    parts = np.array_split(np.array([len(label) for label in labels]), columns)
+    return sum(0.058 * max(part) + 0.4 for part in parts)
+
+
+def handle(label: str, look: Look, **options: Any) -> Line2D:
+    """A legend's entry for a method."""
+    return Line2D([], [], label=label, **look.draw() | options)
+
+
+def few_ticks(axes: Axes, x: int = 5, y: int = 5) -> None:
+    """At most that many ticks, so that they are readable at thumbnail size."""
+    axes.xaxis.set_major_locator(MaxNLocator(x, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(y, steps=[1, 2, 2.5, 5, 10]))
+
+
+def edges(centres: np.ndarray) -> np.ndarray:
+    """[n + 1] edges of cells around n rising centres, half way between neighbours."""
+    centres = np.asarray(centres, dtype=np.float64)
+    if len(centres) == 1:
+        return centres[0] + np.array([-0.5, 0.5])
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.r_[2 * centres[0] - middle[0], middle, 2 * centres[-1] - middle[-1]]

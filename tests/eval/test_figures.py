@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
+from PIL import Image
+
+from eval.figures import FIGURES, write_figures
+from eval.figures.schedules import SCHEDULES, T_MAX, T_MIN
+from eval.figures.style import COLUMN, KNOWN, OTHERS, PAGE, Sheet, edges, looks
+from eval.study import Study
+from harness.config import UserError, ViewsConfig
+from harness.distill.method import NoiseSchedule, load_method
+from harness.distill.schedules import sd_alphas_cumprod
+from tests.eval.conftest import PROMPTS, TOY, Runs, picture
+
+ROOT = Path(__file__).parents[2]
+LABELS = st.sets(st.sampled_from([*KNOWN, *(f"method_{k}:m={k}" for k in range(9))]), min_size=1, max_size=12)
+
+
+def ground_truth(prompt: str, views: ViewsConfig) -> np.ndarray:
+    return picture(prompt, 7, views.tiles)
+
+
+def open_study(root: Path, clip_folder: Path, truth: bool = True) -> Study:
+    render = ground_truth if truth else None
+    study = Study(root, clip=str(clip_folder), device="cpu", ground_truth=render, samples=0)
+    rows = [
+        (run.run_id, study.labels[run.run_id], run.prompt, run.seed, run.total, step, t, step + t, 1.0)
+        for run in study.runs
+        for step in (10, 20)
+        for t in (20, 500, 980)
+    ]
+    columns = ["run", "method", "prompt", "seed", "total", "step", "t", "mean", "variance"]
+    # What a diffusion prior would say of kept parameters, which these runs do not have.
+    study.gradients = pd.DataFrame(rows, columns=columns)
+    return study
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods, three prompts, two seeds; uniform_sds is wrong at first, and one of its runs failed."""
+    runs = Runs(tmp_path_factory.mktemp("figures") / "runs")
+    for prompt in PROMPTS[:3]:
+        for seed in (0, 1):
+            runs.add("tp_sds", prompt, seed)
+            failed = (prompt, seed) == (PROMPTS[0], 1)
+            shows = [PROMPTS[4], prompt]
+            runs.add("uniform_sds", prompt, seed, shows=shows, end="failed" if failed else "done")
+    return runs.root
+
+
+@pytest.fixture(scope="module")
+def study(root: Path, clip_folder: Path) -> Study:
+    return open_study(root, clip_folder)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Study:
+    """Runs with their own N: 10 and 20 steps."""
+    runs = Runs(tmp_path_factory.mktemp("totals") / "runs")
+    for total in (10, 20):
+        config = TOY.model_copy(update={"steps": total})
+        for method in ("tp_sds", "uniform_sds"):
+            for prompt in PROMPTS[:2]:
+                shows = PROMPTS[5] if total == 10 and method == "uniform_sds" else prompt
+                runs.add(method, prompt, 0, config=config, shows=shows)
+    return open_study(runs.root, clip_folder, truth=False)
+
+
+def texts(sheet: Sheet) -> str:
+    return "\n".join(text.get_text() for text in sheet.findobj(Text))
+
+
+def images(sheet: Sheet) -> list[np.ndarray]:
+    return [np.asarray(image.get_array()) for axes in sheet.axes for image in axes.get_images()]
+
+
+def line(sheet: Sheet, method: str, panel: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    colour = KNOWN[method].colour
+    found = [
+        one for one in sheet.axes[panel].lines if one.get_color() == colour and one.get_marker() != "None"
+    ]
+    return np.asarray(found[0].get_xdata()), np.asarray(found[0].get_ydata())
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_every_figure_is_written_and_the_same_without_caches(
+    root: Path, study: Study, clip_folder: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    paths = write_figures(study, [], tmp_path / "a", "harness figures runs", told.append)
+    assert told == []
+    assert [path.name for path in paths] == [
+        f"{name}.{end}" for name in FIGURES for end in ("pdf", "png", "json")
+    ]
+    first = files(tmp_path / "a")
+    assert set(first) == {path.name for path in paths}
+    for cache in root.glob("*/eval"):
+        shutil.rmtree(cache)
+    write_figures(open_study(root, clip_folder), [], tmp_path / "b", "harness figures runs")
+    again = files(tmp_path / "b")
+    assert [name for name in first if first[name] != again[name]] == []
+    for name, data in first.items():
+        if name.endswith("pdf"):
+            assert b"/FontFile2" in data and b"/Type3" not in data and b"CreationDate" not in data, name
+        if name.endswith("png"):
+            assert set(Image.open(tmp_path / "a" / name).info) == {"dpi"}, name
+
+
+def test_another_process_and_another_matplotlibrc_write_the_same_bytes(tmp_path: Path) -> None:
+    write_figures(None, ["schedules"], tmp_path / "here", "x")
+    (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\nfont.family: monospace\npdf.fonttype: 3\n")
+    code = (
+        "from pathlib import Path; from eval.figures import write_figures; "
+        f"write_figures(None, ['schedules'], Path({str(tmp_path / 'there')!r}), 'x')"
+    )
+    changed = {"MATPLOTLIBRC": str(tmp_path), "PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | changed, check=True)
+    assert files(tmp_path / "here") == files(tmp_path / "there")
+
+
+def test_manifests_name_the_runs_that_were_shown(study: Study, tmp_path: Path) -> None:
+    write_figures(study, ["r_precision", "steps_grid", "cost"], tmp_path, "harness figures runs …")
+    about = {path.stem: json.loads(path.read_bytes()) for path in tmp_path.glob("*.json")}
+    everything = [run.run_id for run in study.runs]
+    assert about["r_precision"]["runs"] == everything
+    assert about["cost"]["runs"] == [run.run_id for run in study.runs if not run.failure]
+    shown = [run.run_id for run in study.runs if run.prompt == PROMPTS[0] and run.seed == 0]
+    assert about["steps_grid"]["runs"] == shown
+    for data in about.values():
+        assert data["command"] == "harness figures runs …"
+        assert data["toy"] and data["stamp"].startswith("toy · ")
+        assert data["packages"]["matplotlib"] and data["packages"]["numpy"]
+        assert data["clip"] == {"tag": study.stamp.clip, "sha256": study.stamp.weights}
+    assert about["r_precision"]["metrics"] == {"r_precision": 1, "convergence": 1}
+
+
+def test_the_curve_shows_the_scores_the_ceiling_and_chance(study: Study) -> None:
+    sheet = FIGURES["r_precision"].draw(study)
+    for method, expected in {"tp_sds": [100, 100], "uniform_sds": [0, 250 / 3]}.items():
+        x, y = line(sheet, method)
+        assert list(x) == [10, 20] and y == pytest.approx(expected)
+    references = {
+        one.get_linestyle(): float(np.asarray(one.get_ydata())[0])
+        for one in sheet.axes[0].lines
+        if one.get_linestyle() in ("--", ":")
+    }
+    assert references == {"--": 100, ":": pytest.approx(100 / 6)}
+    bands = {
+        to_hex(np.asarray(one.get_facecolor())[0]).upper(): np.asarray(one.get_paths()[0].vertices)[:, 1]
+        for one in sheet.axes[0].collections
+    }
+    assert set(bands[KNOWN["tp_sds"].colour]) == {100}
+    # One prompt of three has one seed of two: 50, 100, 100.
+    assert bands[KNOWN["uniform_sds"].colour].max() == pytest.approx(100)
+    assert bands[KNOWN["uniform_sds"].colour].min() == 0
+    assert "3 prompts × 2 seeds, 1 failed, pool 6" in sheet.caption
+
+
+def test_the_curve_over_wall_time_ends_where_the_runs_end(study: Study) -> None:
+    x, y = line(FIGURES["r_precision_time"].draw(study), "uniform_sds")
+    assert x[-1] == pytest.approx(2) and y[-1] == pytest.approx(250 / 3)
+
+
+def test_runs_with_their_own_n_get_a_panel(several: Study) -> None:
+    sheet = FIGURES["r_precision"].draw(several)
+    own, longest = line(sheet, "uniform_sds", 1), line(sheet, "uniform_sds", 0)
+    assert own[0] == pytest.approx([10, 20], abs=0.2) and list(own[1]) == [0, 100]
+    assert list(longest[0]) == [10, 20] and list(longest[1]) == [100, 100]
+    assert sheet.run_ids == [run.run_id for run in several.runs]
+    grid = FIGURES["steps_grid"].draw(several)
+    assert len(grid.run_ids) == 4 and len(images(grid)) == 4
+    for figure in ("methods_grid", "r_precision_time", "cost", "spectra", "gradients"):
+        if figure != "spectra":
+            chosen = FIGURES[figure].draw(several).run_ids
+            assert {run.total for run in several.runs if run.run_id in chosen} == {20}, figure
+
+
+def test_grids_show_the_stored_views_and_why_there_is_none(study: Study) -> None:
+    by_key = {(study.labels[run.run_id], run.prompt, run.seed): run for run in study.runs}
+    steps = FIGURES["steps_grid"].draw(study, prompt=PROMPTS[0], seed=1)
+    run = by_key["tp_sds", PROMPTS[0], 1]
+    shown = images(steps)
+    assert len(shown) == 3, "the failed run left the views of its first step only"
+    for step in (10, 20):
+        assert any(np.array_equal(image, run.views(step)[0]) for image in shown)
+    assert re.search(r"failed:\s+non-finite\s+gradient", texts(steps))
+    seeds = FIGURES["seeds_grid"].draw(study)
+    assert len(images(seeds)) == 3 and "failed" in texts(seeds)
+    methods = FIGURES["methods_grid"].draw(study)
+    pair = by_key["uniform_sds", PROMPTS[2], 0].views(20)[[0, 1]]
+    assert len(images(methods)) == 9
+    assert any(np.array_equal(image, np.concatenate(list(pair), axis=1)) for image in images(methods))
+    assert "ground truth" in texts(methods) and PROMPTS[1] in texts(methods).replace("\n", " ")
+
+
+def test_a_damaged_picture_is_told_in_its_place(runs: Runs, clip_folder: Path) -> None:
+    [victim] = runs.root.glob("tp_sds-a-red-cup-s0-*")
+    (victim / "views" / "step_000020.png").write_bytes(b"\x89PNG broken")
+    sheet = FIGURES["seeds_grid"].draw(open_study(runs.root, clip_folder))
+    assert "unreadable" in texts(sheet) and len(images(sheet)) == 3
+
+
+def test_grids_are_drawn_for_what_is_named_and_refuse_what_is_not_there(study: Study) -> None:
+    assert "a green chair" in texts(FIGURES["seeds_grid"].draw(study, prompt="a green chair"))
+    with pytest.raises(UserError, match="did you mean 'a red cup'"):
+        FIGURES["steps_grid"].draw(study, prompt="a red cap")
+    with pytest.raises(UserError, match="choose from 0, 1"):
+        FIGURES["methods_grid"].draw(study, seed=7)
+
+
+def test_the_gradient_map_is_the_mean_over_runs(study: Study) -> None:
+    sheet = FIGURES["gradients"].draw(study)
+    for axes in sheet.axes[:2]:
+        [mesh] = axes.collections
+        assert np.asarray(mesh.get_array()).ravel() == pytest.approx([30, 40, 510, 520, 990, 1000])
+
+
+def test_what_the_runs_do_not_allow_is_skipped_unless_it_is_named(
+    runs: Runs, clip_folder: Path, tmp_path: Path
+) -> None:
+    for folder in runs.root.glob("*-s1-*"):
+        shutil.rmtree(folder)
+    study = Study(runs.root, clip=str(clip_folder), device="cpu", samples=0)
+    told: list[str] = []
+    written = {path.stem for path in write_figures(study, [], tmp_path, "x", told.append)}
+    missing = {"seeds_grid", "diversity", "gradients", "spectra"}
+    assert written == set(FIGURES) - missing
+    assert {text.split(":")[0].removeprefix("no figure ") for text in told} == missing
+    assert not [text for text in told if "\n" in text]
+    for name in missing:
+        with pytest.raises(UserError, match=f"no figure {name}: "):
+            write_figures(study, [name], tmp_path, "x")
+
+
+def test_names_are_checked_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no figure 'schedule'; did you mean 'schedules'"):
+        write_figures(None, ["schedules", "schedule"], tmp_path / "out", "x")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_study_there_are_the_schedules(tmp_path: Path) -> None:
+    told: list[str] = []
+    paths = write_figures(None, [], tmp_path, "x", told.append)
+    assert {path.stem for path in paths} == {"schedules"} and len(told) == len(FIGURES) - 1
+    about = json.loads((tmp_path / "schedules.json").read_bytes())
+    assert about["runs"] == [] and about["stamp"] is None and not about["toy"]
+    with pytest.raises(UserError, match="no figure cost: needs runs"):
+        write_figures(None, ["cost"], tmp_path, "x")
+
+
+def test_toy_studies_say_so_and_widths_are_a_papers(study: Study, several: Study) -> None:
+    for name, figure in FIGURES.items():
+        sheet = figure.draw(study)
+        assert COLUMN <= round(sheet.get_figwidth(), 6) <= PAGE, name
+        assert ("toy" in texts(sheet).splitlines()) == (name != "schedules"), name
+
+
+@pytest.mark.parametrize("label", SCHEDULES)
+def test_the_schedules_shown_are_the_methods(label: str) -> None:
+    import torch
+
+    name, _, preset = label.partition(":")
+    method = load_method(name)
+    alphas_T = torch.tensor(sd_alphas_cumprod())
+    params = method.resolve({"preset": preset} if preset else {}, name)
+    step, total = torch.arange(1, 401), torch.full((400,), 400)
+    draws = torch.rand(400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    theirs = method(params, NoiseSchedule(alphas_T, T_MIN, T_MAX)).timesteps(step, total, draws)
+    _, schedule = SCHEDULES[label].over(alphas_T.numpy())
+    ours = schedule.timesteps(step.numpy(), total.numpy(), draws.numpy())
+    # Drawn upwards by the one and downwards by the other, the same distribution.
+    expected = T_MIN + T_MAX - theirs.numpy() if label == "uniform_sds" else theirs.numpy()
+    assert np.array_equal(ours, expected)
+
+
+@given(LABELS)
+def test_a_method_looks_the_same_whatever_stands_beside_it(labels: set[str]) -> None:
+    found = looks(labels)
+    assert {label: found[label] for label in labels & set(KNOWN)} == {
+        k: KNOWN[k] for k in labels & set(KNOWN)
+    }
+    assert len(set(found.values())) == len(labels), "no two alike"
+    assert looks(sorted(labels)) == found and looks(sorted(labels, reverse=True)) == found
+    if "zzz" not in labels:
+        assert {k: v for k, v in looks(labels | {"zzz"}).items() if k != "zzz"} == found
+
+
+@given(st.text(min_size=1, max_size=12))
+def test_a_label_alone_has_a_look_of_its_own(label: str) -> None:
+    assert looks([label])[label] == KNOWN.get(label, looks([label, label])[label])
+    assert looks([label])[label] in [*KNOWN.values(), *OTHERS[:4]]
+
+
+def test_more_labels_than_looks_still_get_one() -> None:
+    many = [f"m{k}" for k in range(40)]
+    assert set(looks(many)) == set(many)
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=9, unique=True).map(sorted))
+def test_cells_hold_their_centres(centres: list[int]) -> None:
+    found = edges(np.array(centres))
+    assert len(found) == len(centres) + 1
+    assert (found[:-1] < centres).all() and (np.array(centres) < found[1:]).all()
