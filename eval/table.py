@@ -27,7 +27,7 @@ from harness.records.files import write_bytes
 from harness.records.folder import RunFolder, run_folders
 
 VERSION = 1  # of the cache's layout
-SHARDS = 32  # parquet files of a cache: a run that goes on makes one of them stale, not all
+SHARDS = 64  # parquet files of a cache: a run that goes on makes one of them stale, not all
 SETTLED_SECONDS = 2.0  # a log that changed more recently is read anew, not trusted to its fingerprint
 TAIL_BYTES = 4096
 EMPTY = pa.table({"step": pa.array([], pa.int32()), "time": pa.array([], pa.float64())})
@@ -58,7 +58,8 @@ def load_table(
     wall time in seconds; a metric that a run logged at some of its steps, or as null, is NaN at the others.
     Names are categories, step and seed int32, time float32; value is float32 where that is exact for all, as
     for what the harness logs, else float64. A row has 23 bytes, 2.1 GB for 2 295 runs × 10 000 steps × 4
-    metrics. `metrics` selects, and is how to load more than memory holds; the default is all. Rows come by run, metric, then step. `.attrs["problems"]`: a line for each run left out.
+    metrics. `metrics` selects, and is how to load more than memory holds; the default is all. Rows come by
+    run, metric, then step. `.attrs["problems"]`: a line for each run left out.
 
     Parsed logs are kept as parquet in `cache` (default: `eval/cache` under the folder, `dreamtime-harness`
     under the user's cache folder for W&B; a temporary folder where that cannot be written). An entry counts
@@ -260,10 +261,10 @@ def _shard(path: Path, runs: Sequence[LoggedRun]) -> pq.ParquetFile:
 
 def _narrowed(table: pa.Table) -> pa.Table:
     """The time as float32, and so each metric that this keeps exactly, as values are that were float32."""
-    for i, name in enumerate(table.column_names):
+    for i, name in enumerate(table.column_names[1:], start=1):
         column = table[name].to_numpy()
         narrow = column.astype(np.float32)
-        if name == "time" or (name != "step" and np.array_equal(narrow, column, equal_nan=True)):
+        if name == "time" or np.array_equal(narrow, column, equal_nan=True):
             table = table.set_column(i, name, pa.array(narrow))
     return table
 

@@ -45,8 +45,9 @@ def diversity(study: Study) -> Sheet:
     if known:
         distance.axvline(prior.mean(), color=GREY, linestyle="--", linewidth=1.2)
         distance.set_title("distance (dashed: the prior's own)")
-    run_ids = [run.run_id for run in study.runs if run.total == frame["total"].iloc[0] and not run.failure]
-    return sheet.shows(run_ids)
+    shown = set(zip(frame["method"], frame["total"], frame["prompt"], strict=True))
+    runs = [run for run in study.runs if (study.labels[run.run_id], run.total, run.prompt) in shown]
+    return sheet.shows(run.run_id for run in runs if not run.failure)
 
 
 def cost(study: Study) -> Sheet:

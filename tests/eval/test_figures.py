@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
 
 from eval.figures import FIGURES, write_figures
+from eval.figures.grids import wrapped
 from eval.figures.schedules import SCHEDULES, T_MAX, T_MIN
 from eval.figures.style import COLUMN, KNOWN, OTHERS, PAGE, Sheet, edges, looks
 from eval.study import Study
@@ -136,11 +137,15 @@ def test_another_process_and_another_matplotlibrc_write_the_same_bytes(tmp_path:
 
 
 def test_manifests_name_the_runs_that_were_shown(study: Study, tmp_path: Path) -> None:
-    write_figures(study, ["r_precision", "steps_grid", "cost"], tmp_path, "harness figures runs …")
+    write_figures(
+        study, ["r_precision", "steps_grid", "cost", "diversity"], tmp_path, "harness figures runs …"
+    )
     about = {path.stem: json.loads(path.read_bytes()) for path in tmp_path.glob("*.json")}
     everything = [run.run_id for run in study.runs]
     assert about["r_precision"]["runs"] == everything
     assert about["cost"]["runs"] == [run.run_id for run in study.runs if not run.failure]
+    alone = [run.run_id for run in study.runs if run.method == "uniform_sds" and run.prompt == PROMPTS[0]]
+    assert about["diversity"]["runs"] == [run_id for run_id in everything if run_id not in alone]
     shown = [run.run_id for run in study.runs if run.prompt == PROMPTS[0] and run.seed == 0]
     assert about["steps_grid"]["runs"] == shown
     for data in about.values():
@@ -290,6 +295,7 @@ def test_the_schedules_shown_are_the_methods(label: str) -> None:
     assert np.array_equal(ours, expected)
 
 
+@settings(deadline=None)
 @given(LABELS)
 def test_a_method_looks_the_same_whatever_stands_beside_it(labels: set[str]) -> None:
     found = looks(labels)
@@ -302,6 +308,7 @@ def test_a_method_looks_the_same_whatever_stands_beside_it(labels: set[str]) -> 
         assert {k: v for k, v in looks(labels | {"zzz"}).items() if k != "zzz"} == found
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=12))
 def test_a_label_alone_has_a_look_of_its_own(label: str) -> None:
     assert looks([label])[label] == KNOWN.get(label, looks([label, label])[label])
@@ -313,8 +320,24 @@ def test_more_labels_than_looks_still_get_one() -> None:
     assert set(looks(many)) == set(many)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=9, unique=True).map(sorted))
 def test_cells_hold_their_centres(centres: list[int]) -> None:
     found = edges(np.array(centres))
     assert len(found) == len(centres) + 1
     assert (found[:-1] < centres).all() and (np.array(centres) < found[1:]).all()
+
+
+@settings(deadline=None)
+@given(st.text("ab_:, ", max_size=40), st.integers(3, 20))
+def test_labels_break_where_they_may_and_lose_nothing(label: str, letters: int) -> None:
+    lines = wrapped(label, letters)
+    assert "".join("".join(lines).split()) == "".join(label.split())
+    for line in lines:
+        assert len(line) <= letters or not re.search(r"[_:,@\s](?=.)", line), line
+
+
+def test_labels_break_at_the_variant_first() -> None:
+    assert wrapped("tp_sds:snr_only", 11) == ["tp_sds:", "snr_only"]
+    assert wrapped("linear_decay", 9) == ["linear_", "decay"]
+    assert wrapped("a red car", 20) == ["a red car"]
