@@ -36,7 +36,7 @@ def test_an_experiment_resolves(name: str) -> None:
 
 
 def test_the_experiments_of_the_paper_are_there() -> None:
-    wanted = "fig3 fig4 fig6 fig7 fig8 fig10 fig11 fig12 fig14 convergence diversity".split()
+    wanted = ["fig3", "fig4", "fig6", "fig7", "fig8", "fig10", "fig11", "fig12", "fig14", "convergence", "diversity"]
     assert set(wanted) <= set(experiment.names())
 
 
