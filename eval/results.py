@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import pandas as pd
@@ -35,15 +35,20 @@ def by_prompt(frame: pd.DataFrame, column: str) -> dict[str, dict[int, float]]:
 
 def mean(frame: pd.DataFrame, column: str) -> Interval:
     """Mean over prompts of the mean over seeds, with its interval; nan where a value is missing."""
-    if frame[column].isna().any():
-        return Interval(math.nan, math.nan, math.nan, frame["prompt"].nunique(), len(frame))
+    if np.isnan(np.asarray(frame[column], dtype=np.float64)).any():
+        return Interval(math.nan, math.nan, math.nan, distinct(frame, "prompt"), len(frame))
     return bootstrap_mean(by_prompt(frame, column), rng())
+
+
+def distinct(frame: pd.DataFrame, column: str) -> int:
+    """How many different values a column has."""
+    return len(set(frame[column]))
 
 
 def counts(frame: pd.DataFrame) -> list[Cell]:
     """n prompts, n seeds, n failed."""
-    failed = int(frame["problem"].notna().sum()) if "problem" in frame else 0
-    return [int(frame["prompt"].nunique()), int(frame["seed"].nunique()), failed]
+    failed = sum(map(bool, frame["problem"])) if "problem" in frame else 0
+    return [distinct(frame, "prompt"), distinct(frame, "seed"), failed]
 
 
 def groups(study: Study, frame: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:
@@ -195,7 +200,7 @@ def diversity_table(study: Study) -> Table:
             [
                 method, total, number(mean(part, "vendi")), number(mean(part, "distance"), 3),
                 number(mean(part, "prior_distance"), 3), percent(mean(part, "collapsed")),
-                int(part["prompt"].nunique()), _span(part["n_seeds"]),
+                distinct(part, "prompt"), _span(set(part["n_seeds"])),
             ]
         )  # fmt: skip
     return Table(
@@ -209,15 +214,15 @@ def diversity_table(study: Study) -> Table:
     )  # fmt: skip
 
 
-def _span(values: pd.Series) -> str:
-    return "–".join(map(str, sorted({int(values.min()), int(values.max())})))
+def _span(values: Collection[int]) -> str:
+    return "–".join(map(str, sorted({min(values), max(values)})))
 
 
 def signatures_table(study: Study) -> Table:
     """Failure signatures at the last step, and how many runs diverged."""
     rows: list[list[Cell]] = []
     final = study.scores.loc[study.scores["final"]]
-    failed = {run.run_id for run in study.runs if run.failure}
+    failed = [run.run_id for run in study.runs if run.failure]
     for method, total, part in groups(study, final):
         own = study.signatures.loc[study.signatures["run"].isin(part["run"])]
         sided = own.loc[own["janus"].notna()]
@@ -225,7 +230,7 @@ def signatures_table(study: Study) -> Table:
         janus: list[Cell] = ["–"] * 4
         if len(sided):
             shares = [percent(mean(sided, name)) for name in ("janus", "false_front_rate")]
-            janus = [*shares, number(mean(sided, "peaks")), int(sided["prompt"].nunique())]
+            janus = [*shares, number(mean(sided, "peaks")), distinct(sided, "prompt")]
         looks = ("saturation", "contrast", "adjacent")
         cells = [*janus, *(number(mean(own, name), 3) if len(own) else "–" for name in looks)]
         rows.append([method, total, *cells, percent(mean(diverged, "diverged")), *counts(part)[:2]])

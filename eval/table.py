@@ -162,7 +162,7 @@ def read_log(path: Path) -> pa.Table:
     except FileNotFoundError:
         return EMPTY
     data = data[: data.rfind(b"\n") + 1]
-    if not data.strip():
+    if not data or data.isspace():
         return EMPTY
     try:
         options = pyarrow.json.ReadOptions(use_threads=False, block_size=min(len(data) + 1, 2**30))

@@ -1,6 +1,7 @@
 """A run whose scene is an image: the latent is what is optimised, in any pack, resumed or not."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from harness.scene.cameras import evaluation
 from harness.scene.generator import ImageGenerator, make_generator
 from tests import tinyprior, tinyruns
 
-IMAGE = {
+IMAGE: dict[str, Any] = {
     "scene": {"kind": "image", "resolution": tinyprior.LATENT},
     "views": {"count": 3, "azimuths": 1, "heldout_elevation": None},
 }

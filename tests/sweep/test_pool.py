@@ -212,9 +212,8 @@ def test_failed_runs_are_listed_and_retried_only_when_asked(tiny_prior: Path, tm
     suite = grid.make_suite("tiny", PROMPTS, "here")
     root = tmp_path / "runs"
     dirs = [tmp_path / "methods"]
-    specs = grid.expand(
-        suite, grid.choose_methods("broken,uniform_sds", [], dirs), [0], tinyruns.config(tiny_prior), limit=1
-    )
+    choices = grid.choose_methods("broken,uniform_sds", [], dirs)
+    specs = grid.expand(suite, choices, [0], tinyruns.config(tiny_prior), suite.prompts[:1])
     folders = {spec.method: RunFolder.create(root, spec) for spec in specs}
     execution = Execution(wandb="disabled", device="cpu", methods_dirs=tuple(map(str, dirs)))
 
