@@ -47,7 +47,7 @@ def distinct(frame: pd.DataFrame, column: str) -> int:
 
 def counts(frame: pd.DataFrame) -> list[Cell]:
     """n prompts, n seeds, n failed."""
-    failed = sum(map(bool, frame["problem"])) if "problem" in frame else 0
+    failed = sum(isinstance(why, str) for why in frame["problem"]) if "problem" in frame else 0
     return [distinct(frame, "prompt"), distinct(frame, "seed"), failed]
 
 
