@@ -11,8 +11,9 @@ from typing import Protocol
 
 import numpy as np
 from PIL import Image
+from pydantic import ValidationError
 
-from harness.config import Config, GuidanceConfig, UserError, ViewsConfig, first_line
+from harness.config import Config, GuidanceConfig, UserError, ViewsConfig, first_line, first_problem
 from harness.records.files import read_json, write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef, slug
@@ -70,13 +71,17 @@ def import_renders(
 
     The caller writes the suite beside the runs (`suites/<sha256[:12]>.json`), which evaluation needs as pool.
     Importing again overwrites. Raises UserError, before anything is written, for an unmatched prompt-id, a
-    seed that is no number, missing or unreadable frames, and two folders that are the same run.
+    seed that is no number, missing or unreadable frames, two folders that are the same run, and settings that
+    make no sense.
     """
-    config = Config(
-        guidance=GuidanceConfig(prior=prior),
-        views=ViewsConfig(azimuths=azimuths, elevation=elevation, heldout_elevation=None, count=1),
-        steps=steps,
-    )
+    try:
+        config = Config(
+            guidance=GuidanceConfig(prior=prior),
+            views=ViewsConfig(azimuths=azimuths, elevation=elevation, heldout_elevation=None, count=1),
+            steps=steps,
+        )
+    except ValidationError as error:
+        raise UserError(f"import: {first_problem(error)}") from None
     ref = SuiteRef(name=suite.name, sha256=suite.sha256, size=len(suite.prompts))
     root = folder / "methods" if (folder / "methods").is_dir() else folder
     listed = read_json((root.parent if root.name == "methods" else root) / "prompts.json")

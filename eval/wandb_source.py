@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from eval.table import LoggedRun, Problems, fingerprint
+from eval.logs import LoggedRun, Problems, fingerprint
 from harness.config import UserError, first_line, nearest
 from harness.records.files import read_json, write_bytes, write_json
 from harness.records.lease import locked

@@ -447,15 +447,15 @@ def _reproduce(
 @app.command(epilog="Example: harness bench --check")
 def bench(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
-    table: Annotated[
-        bool, typer.Option("--table", help="Loading the logs of 2295 runs of 10 000 steps (3.6 GB of disk).")
+    logs: Annotated[
+        bool, typer.Option("--logs", help="Loading the logs of 2295 runs of 10 000 steps (3.6 GB of disk).")
     ] = False,
 ) -> None:
     """Speed, side by side: packed against solo, against the usual loop, against the denoiser alone."""
-    if table:
-        from eval.bench_table import run as run_table
+    if logs:
+        from eval.bench_logs import run as run_logs
 
-        raise typer.Exit(int(check and not run_table().ok))
+        raise typer.Exit(int(check and not run_logs().ok))
     from harness.bench import run
 
     raise typer.Exit(run(check=check) or 0)
@@ -493,11 +493,13 @@ def export(
     out: Annotated[Path, typer.Option(help="A .parquet or .csv file.")] = Path("logs.parquet"),
 ) -> None:
     """Every logged value as one tidy table: run, method, prompt, seed, step, time, metric, value, state."""
-    from eval.table import load_table
+    from eval.logs import load_logs
 
     if out.suffix not in (".parquet", ".csv"):
         raise UserError(f"--out {out}: write to a .parquet or a .csv file")
-    frame = load_table(source, [name.strip() for name in metrics.split(",") if name.strip()] or None)
+    frame = load_logs(source, [name.strip() for name in metrics.split(",") if name.strip()] or None)
+    for problem in frame.attrs["problems"]:
+        print(f"left out: {problem}", file=sys.stderr)
     if out.suffix == ".csv":
         frame.to_csv(out, index=False)
     else:

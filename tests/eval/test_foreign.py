@@ -143,3 +143,11 @@ def test_captions_that_differ_beyond_their_slug_are_told_apart(tmp_path: Path) -
     _turn(tmp_path / "in" / "m" / "a-red-bus" / "0", frames=2)
     with pytest.raises(UserError, match="may be 'a red bus!' or 'a red bus\\?'; name the folder by index"):
         import_renders(tmp_path / "in", twins, tmp_path / "out", azimuths=2)
+
+
+def test_settings_that_make_no_sense(tmp_path: Path) -> None:
+    _turn(tmp_path / "in" / "m" / "0" / "0")
+    with pytest.raises(UserError, match=r"import: azimuths: .* greater than or equal to 1"):
+        import_renders(tmp_path / "in", Suite(), tmp_path / "out", azimuths=0)
+    with pytest.raises(UserError, match=r"import: steps: .* greater than or equal to 1"):
+        import_renders(tmp_path / "in", Suite(), tmp_path / "out", steps=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 import time
 from collections import defaultdict
@@ -20,8 +21,8 @@ import pandas as pd
 import pytest
 import wandb
 
-from eval import table, wandb_source
-from eval.table import load_table
+from eval import logs, wandb_source
+from eval.logs import load_logs
 from harness.config import Config, UserError
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
@@ -67,33 +68,37 @@ def test_offline_files_give_the_table_of_the_run_folders(tmp_path: Path) -> None
     _logged(resumed, 10, 30)
     resumed.truncate_metrics(20)
     _logged(resumed, 30, 40)  # the second segment tells the first two rows again
-    truth = load_table(runs)
+    truth = load_logs(runs)
     assert len(list(runs.glob("wandb/offline-run-*"))) == 3
-    mirror = load_table(runs / "wandb")
+    mirror = load_logs(runs / "wandb")
     words = truth["state"].astype(str).replace("new", "resume")  # a mirror knows of no checkpoint
     pd.testing.assert_frame_equal(mirror.assign(state=mirror["state"].astype(str)), truth.assign(state=words))
     assert set(mirror.query("state == 'done'")["run"]) == {done.id}
 
     (file,) = runs.glob(f"wandb/offline-run-*-{done.id}/run-*.wandb")
-    alone = load_table(file, ["grad_norm"], cache=tmp_path / "cache")
+    alone = load_logs(file, ["grad_norm"], cache=tmp_path / "cache")
     assert alone["value"].tolist() == [step / 7 for step in range(10, STEPS + 1, 10)]
     cut, junk = tmp_path / "cut.wandb", tmp_path / "junk.wandb"
     cut.write_bytes(file.read_bytes()[: file.stat().st_size * 3 // 4])
-    part = load_table(cut, ["grad_norm"], cache=tmp_path / "cache")
+    part = load_logs(cut, ["grad_norm"], cache=tmp_path / "cache")
     assert 0 < len(part) < len(alone) and set(part["state"]) == {"resume"}
     junk.write_bytes(b"no W&B file at all")
     with pytest.raises(UserError, match=f"{junk}: no readable W&B run"):
-        load_table(junk, cache=tmp_path / "cache")
+        load_logs(junk, cache=tmp_path / "cache")
 
 
 def test_an_offline_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "SETTLED_SECONDS", 0)
+    monkeypatch.setattr(logs, "SETTLED_SECONDS", 0)
     folder = _folder(tmp_path, 3)
     _logged(folder, 10, 20)
     mirror = tmp_path / "wandb"
-    first = load_table(mirror)
-    monkeypatch.setattr(wandb_source, "_inspect", lambda path: pytest.fail(f"{path} was read again"))
-    pd.testing.assert_frame_equal(load_table(mirror), first)
+    first = load_logs(mirror)
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb_source, "_inspect", lambda path: pytest.fail(f"{path} was read again"))
+        pd.testing.assert_frame_equal(load_logs(mirror), first)
+    shutil.rmtree(mirror / "eval")
+    (mirror / "eval").write_text("a file where the cache's folder would be")
+    pd.testing.assert_frame_equal(load_logs(mirror), first)
 
 
 def test_somebody_elses_offline_run_is_told(tmp_path: Path) -> None:
@@ -103,7 +108,7 @@ def test_somebody_elses_offline_run_is_told(tmp_path: Path) -> None:
     run.finish()
     _wait_for_files(tmp_path)
     with pytest.raises(UserError, match="no run of this harness, its W&B config has no prompt and seed"):
-        load_table(tmp_path, cache=tmp_path / "cache")
+        load_logs(tmp_path, cache=tmp_path / "cache")
 
 
 # ---- a server
@@ -244,23 +249,23 @@ def test_a_server_gives_the_table_of_the_run_folders(
     tmp_path: Path, server: Server, study: list[RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wandb_source, "PAGE", 20)  # steps: three pages a history
-    mirror = load_table("wandb:entity/project/runs")
-    pd.testing.assert_frame_equal(mirror, load_table(tmp_path / "runs"))
+    mirror = load_logs("wandb:entity/project/runs")
+    pd.testing.assert_frame_equal(mirror, load_logs(tmp_path / "runs"))
     assert len(server.asked["Runs"]) == 2 and len(server.asked["HistoryPage"]) == 3 * 3
-    assert len(load_table("wandb:entity/project")) == 4 * 5 * 3
+    assert len(load_logs("wandb:entity/project")) == 4 * 5 * 3
 
 
 def test_only_a_run_that_went_on_is_fetched_again(
     tmp_path: Path, server: Server, study: list[RunFolder]
 ) -> None:
-    load_table("wandb:entity/project/runs")
+    load_logs("wandb:entity/project/runs")
     pages = len(server.asked["HistoryPage"])
-    again = load_table("wandb:entity/project/runs")
+    again = load_logs("wandb:entity/project/runs")
     assert len(server.asked["HistoryPage"]) == pages == 3 and set(again["state"]) == {"done"}
 
     study[1].append_metrics([{"step": 60, "time": 9.0, "t": 5, "grad_norm": 1.0, "opacity": 1.0}])
     server.add(study[1], "runs", state="running")
-    later = load_table("wandb:entity/project/runs")
+    later = load_logs("wandb:entity/project/runs")
     assert len(server.asked["HistoryPage"]) == pages + 1
     assert set(later.query("step == 60")["run"]) == {study[1].id}
     assert set(later["state"]) == {"done", "running"}
@@ -268,8 +273,8 @@ def test_only_a_run_that_went_on_is_fetched_again(
 
 def test_a_busy_server_is_asked_again_later(tmp_path: Path, server: Server, study: list[RunFolder]) -> None:
     server.stumble = {"Runs": [500], "HistoryPage": [429]}
-    mirror = load_table("wandb:entity/project/others")
-    pd.testing.assert_frame_equal(mirror, load_table(tmp_path / "others"))
+    mirror = load_logs("wandb:entity/project/others")
+    pd.testing.assert_frame_equal(mirror, load_logs(tmp_path / "others"))
     for name in ("Runs", "HistoryPage"):
         first, second = server.asked[name]
         assert second - first > 1.5  # seconds
@@ -280,7 +285,7 @@ def test_what_is_wrong_is_told_in_one_line(
 ) -> None:
     def told(source: str) -> str:
         with pytest.raises(UserError) as caught:
-            load_table(source)
+            load_logs(source)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 

@@ -1,6 +1,6 @@
 """`harness bench --table`: how long the table of a whole study takes to load, and how much memory. No torch.
 
-    python -m eval.bench_table ROOT     loads one folder and prints what it took, as JSON
+    python -m eval.bench_logs ROOT     loads one folder and prints what it took, as JSON
 
 The logs are real files of the run folder's layout. They are read from the page cache they have just gone
 through: a cold disk adds the time it needs for as many bytes.
@@ -34,7 +34,7 @@ FIRST_SECONDS, SECOND_SECONDS, PEAK_BYTES = 60.0, 5.0, 4 * 2**30
 
 @dataclass(frozen=True)
 class Load:
-    """One load in a process of its own: wall and CPU seconds of `load_table`, its peak RSS, rows."""
+    """One load in a process of its own: wall and CPU seconds of `load_logs`, its peak RSS, rows."""
 
     seconds: float
     cpu_seconds: float
@@ -43,7 +43,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class TableFigures:
+class LogFigures:
     """What `run` measured."""
 
     runs: int
@@ -61,7 +61,7 @@ class TableFigures:
         )
 
 
-def run(runs: int = 2295, rows: int = 10_000, console: Console | None = None) -> TableFigures:
+def run(runs: int = 2295, rows: int = 10_000, console: Console | None = None) -> LogFigures:
     """Make `runs` run folders of `rows` logged steps in a temporary folder, load them twice, delete them.
 
     Each load is a child process. Prints the figures beside their bars, which are meant for the default size:
@@ -75,7 +75,7 @@ def run(runs: int = 2295, rows: int = 10_000, console: Console | None = None) ->
         cache_bytes = sum(path.stat().st_size for path in (root / "eval" / "cache").iterdir())
     finally:
         shutil.rmtree(root)
-    figures = TableFigures(runs, log_bytes, cache_bytes, first, second)
+    figures = LogFigures(runs, log_bytes, cache_bytes, first, second)
     table = Table("load", "seconds", "bar", "CPU seconds", "peak RSS, GiB", "bar")
     for name, load, bar in (("first", first, FIRST_SECONDS), ("second", second, SECOND_SECONDS)):
         memory = f"{load.peak_bytes / 2**30:.2f}"
@@ -131,7 +131,7 @@ def _rows(method: int, seed: int, rows: int) -> list[dict[str, float | int]]:
 
 
 def _load_in_child(root: Path) -> Load:
-    command = [sys.executable, "-m", "eval.bench_table", str(root)]
+    command = [sys.executable, "-m", "eval.bench_logs", str(root)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the load failed: {done.stderr[-2000:]}")
@@ -139,10 +139,10 @@ def _load_in_child(root: Path) -> Load:
 
 
 def _measure(root: Path) -> Load:
-    from eval.table import load_table
+    from eval.logs import load_logs
 
     started, cpu = time.perf_counter(), time.process_time()
-    table = load_table(root)
+    table = load_logs(root)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Load(seconds, cpu_seconds, peak, len(table))

@@ -8,7 +8,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +32,8 @@ SETTLED_SECONDS = 2.0  # a log that changed more recently is read anew, not trus
 TAIL_BYTES = 4096
 EMPTY = pa.table({"step": pa.array([], pa.int32()), "time": pa.array([], pa.float64())})
 
+Problems = list[str]
+
 
 @dataclass(frozen=True)
 class LoggedRun:
@@ -45,10 +47,7 @@ class LoggedRun:
     log: Path
 
 
-Problems = list[str]
-
-
-def load_table(
+def load_logs(
     source: str | Path, metrics: Sequence[str] | None = None, *, cache: Path | None = None
 ) -> pd.DataFrame:
     """One row per run, metric and logged step: run, method, prompt, seed, step, time, metric, value, state.
@@ -62,40 +61,38 @@ def load_table(
     run, metric, then step. `.attrs["problems"]`: a line for each run left out.
 
     Parsed logs are kept as parquet in `cache` (default: `eval/cache` under the folder, `dreamtime-harness`
-    under the user's cache folder for W&B; a temporary folder where that cannot be written). An entry counts
+    in the user's cache folder for W&B; a temporary folder where that cannot be written). An entry counts
     only for the very file it came from: see `fingerprint`. Specs and states are read anew each time.
     Raises UserError for a source without runs and for a metric that no run logged.
     """
-    runs, problems, default = _find(source, cache)
+    default, read = _reader(source)
     with _writable(cache or default) as folder:
+        runs, problems = read(folder)
         table = _long(sorted(runs, key=lambda run: run.run), metrics, folder)
     table.attrs["problems"] = problems
     return table
 
 
-def _find(source: str | Path, cache: Path | None) -> tuple[list[LoggedRun], Problems, Path]:
-    """The runs of a source, a line for each that is unusable, and where their cache is by default."""
+def _reader(source: str | Path) -> tuple[Path, Callable[[Path], tuple[list[LoggedRun], Problems]]]:
+    """Where the cache of a source is by default, and what finds its runs given the cache."""
     from eval import wandb_source  # it builds on this module
 
-    if str(source).startswith("wandb:"):
-        folder = cache or _user_cache() / "wandb"
-        return *wandb_source.fetch(str(source), folder), folder
     root = Path(source)
+    if str(source).startswith("wandb:"):
+        return _user_cache(), lambda cache: wandb_source.fetch(str(source), cache)
     if root.is_file():
-        folder = cache or _user_cache() / "wandb"
-        return *wandb_source.read_offline([root], folder), folder
+        return _user_cache(), lambda cache: wandb_source.read_offline([root], cache)
     if any(root.glob("*/spec.json")):
-        return *_logged(root), root / "eval" / "cache"
+        return root / "eval" / "cache", lambda _: _logged(root)
     mirrors = sorted([*root.glob("wandb/offline-run-*/run-*.wandb"), *root.glob("offline-run-*/run-*.wandb")])
     if mirrors:
-        folder = cache or root / "eval" / "cache"
-        return *wandb_source.read_offline(mirrors, folder), folder
+        return root / "eval" / "cache", lambda cache: wandb_source.read_offline(mirrors, cache)
     run_folders(root)  # raises where there is no folder
     raise UserError(f"no runs in {root}: it has neither run folders nor wandb/offline-run-*/run-*.wandb")
 
 
 def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamtime-harness"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamtime-harness" / "wandb"
 
 
 def _logged(root: Path) -> tuple[list[LoggedRun], Problems]:

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from eval import bench_table, table
-from eval.table import load_table, read_log
+from eval import bench_logs, logs
+from eval.logs import load_logs, read_log
 from harness.config import UserError
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
@@ -63,7 +63,7 @@ def _assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logs count as written long ago, so that the cache is trusted at once."""
     now = time.time
-    monkeypatch.setattr(table.time, "time", lambda: now() + 60)
+    monkeypatch.setattr(logs.time, "time", lambda: now() + 60)
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -82,7 +82,7 @@ def test_the_table_says_what_the_folders_say(tmp_path: Path) -> None:
     failed.fail("diverged", 1)
     other = _run(tmp_path, 0, _rows(2), method="vsd", params={"m": 1}, params_set=("m",), variant="iclr")
     silent = _run(tmp_path, 5)
-    found = load_table(tmp_path)
+    found = load_logs(tmp_path)
     _assert_same(found, _plain([done, failed, other, silent]))
     assert set(found["state"]) == {"done", "failed", "new"} and "vsd:iclr" in set(found["method"])
     kinds = {name: str(kind) for name, kind in found.dtypes.items()}
@@ -99,23 +99,23 @@ def test_metrics_select_and_an_unknown_one_names_the_nearest(tmp_path: Path) -> 
     runs = [_run(tmp_path, seed, _rows()) for seed in range(3)]
     everything = _plain(runs)
     wanted = everything.query("metric == 'loss'").reset_index(drop=True)
-    _assert_same(load_table(tmp_path, ["loss"]), wanted)
-    assert load_table(tmp_path, []).empty
+    _assert_same(load_logs(tmp_path, ["loss"]), wanted)
+    assert load_logs(tmp_path, []).empty
     with pytest.raises(UserError, match="no run logged a metric 'los'; did you mean 'loss'"):
-        load_table(tmp_path, ["los"])
+        load_logs(tmp_path, ["los"])
 
 
 def test_an_unreadable_run_is_told_and_no_runs_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no runs in"):
-        load_table(tmp_path)
+        load_logs(tmp_path)
     with pytest.raises(UserError, match="no folder"):
-        load_table(tmp_path / "nowhere")
+        load_logs(tmp_path / "nowhere")
     victim = _run(tmp_path, 1, _rows())
     (victim.path / "spec.json").write_text('{"method": ')
     with pytest.raises(UserError, match="unreadable run folder"):
-        load_table(tmp_path)
+        load_logs(tmp_path)
     good = _run(tmp_path, 0, _rows())
-    found = load_table(tmp_path)
+    found = load_logs(tmp_path)
     _assert_same(found, _plain([good]))
     assert len(found.attrs["problems"]) == 1 and victim.id in found.attrs["problems"][0]
 
@@ -153,29 +153,29 @@ def test_an_unchanged_run_is_not_parsed_again(
     tmp_path: Path, settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [_run(tmp_path, seed, _rows()) for seed in range(3)]
-    first = load_table(tmp_path)
+    first = load_logs(tmp_path)
     parsed: list[str] = []
-    monkeypatch.setattr(table, "read_log", lambda path: parsed.append(path.parent.name) or read_log(path))
-    pd.testing.assert_frame_equal(load_table(tmp_path), first)
+    monkeypatch.setattr(logs, "read_log", lambda path: parsed.append(path.parent.name) or read_log(path))
+    pd.testing.assert_frame_equal(load_logs(tmp_path), first)
     assert parsed == []
     runs[1].append_metrics([{"step": 9, "time": 2.0, "t": 1, "loss": 0.5, "new": 3}])
     runs[2].finish({"steps": 4})
-    _assert_same(load_table(tmp_path), _plain(runs))
+    _assert_same(load_logs(tmp_path), _plain(runs))
     assert parsed == [runs[1].id]
 
 
 def test_a_rewrite_of_equal_size_tail_and_mtime_is_seen(
     tmp_path: Path, settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table, "TAIL_BYTES", 20)
+    monkeypatch.setattr(logs, "TAIL_BYTES", 20)
     run = _run(tmp_path, 0, _rows())
-    load_table(tmp_path)
+    load_logs(tmp_path)
     log = run.path / "metrics.jsonl"
     before, data = log.stat(), log.read_bytes()
     _replace(log, data.replace(b"899", b"123"))
     os.utime(log, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert log.stat().st_mtime_ns == before.st_mtime_ns and log.stat().st_size == before.st_size
-    found = load_table(tmp_path, ["t"])
+    found = load_logs(tmp_path, ["t"])
     assert found["value"].tolist() == [123, 898, 897, 896]
 
 
@@ -184,7 +184,7 @@ def test_a_log_that_has_just_changed_is_never_trusted(tmp_path: Path) -> None:
     log = run.path / "metrics.jsonl"
     for value in (b"111", b"222", b"333"):  # as fast as can be: perhaps in one tick of the clock
         log.write_bytes(b'{"step": 1, "time": 1, "t": ' + value + b"}\n")
-        assert load_table(tmp_path)["value"].tolist() == [float(value)]
+        assert load_logs(tmp_path)["value"].tolist() == [float(value)]
 
 
 OPERATIONS = st.lists(
@@ -203,7 +203,7 @@ def test_whatever_changes_between_loads_the_cache_never_shows(
     keeper = _run(root, 99, _rows())
     with pytest.MonkeyPatch.context() as patch:
         now = time.time
-        patch.setattr(table.time, "time", lambda: now() + 60)
+        patch.setattr(logs.time, "time", lambda: now() + 60)
         for number, (what, seed) in enumerate(operations):
             run = _run(root, seed)
             log = run.path / "metrics.jsonl"
@@ -225,35 +225,35 @@ def test_whatever_changes_between_loads_the_cache_never_shows(
             else:
                 log.unlink()
             present = [RunFolder(path.parent) for path in root.glob("*/spec.json")]
-            _assert_same(load_table(root), _plain(present))
-    assert keeper.id in set(load_table(root)["run"])
+            _assert_same(load_logs(root), _plain(present))
+    assert keeper.id in set(load_logs(root)["run"])
 
 
 def test_a_spoilt_cache_is_made_anew_and_an_unwritable_one_is_done_without(
     tmp_path: Path, settled: None
 ) -> None:
     runs = [_run(tmp_path, seed, _rows()) for seed in range(2)]
-    load_table(tmp_path)
+    load_logs(tmp_path)
     for file in (tmp_path / "eval" / "cache").iterdir():
         file.write_bytes(b"no parquet")
-    _assert_same(load_table(tmp_path), _plain(runs))
+    _assert_same(load_logs(tmp_path), _plain(runs))
     other = tmp_path / "other"
     elsewhere = _run(other, 7, _rows())
     (other / "eval").write_text("a file where the cache's folder would be")
-    _assert_same(load_table(other), _plain([elsewhere]))
+    _assert_same(load_logs(other), _plain([elsewhere]))
 
 
 def test_the_benchmark_makes_real_runs_and_loads_all_of_them() -> None:
     text = StringIO()
-    figures = bench_table.run(runs=16, rows=30, console=Console(file=text, width=120))
+    figures = bench_logs.run(runs=16, rows=30, console=Console(file=text, width=120))
     assert figures.first.rows == figures.second.rows == 16 * 30 * 4
     assert figures.log_bytes > 16 * 30 * 100 and figures.first.peak_bytes > 50e6
     assert "16 runs × 30 steps" in text.getvalue()
 
 
 def test_generated_runs_are_what_the_harness_reads(tmp_path: Path) -> None:
-    bench_table.generate(tmp_path, runs=16, rows=5)
-    found = load_table(tmp_path)
+    bench_logs.generate(tmp_path, runs=16, rows=5)
+    found = load_logs(tmp_path)
     counts = tuple(len(found[name].unique()) for name in ("prompt", "method", "seed"))
     assert counts == (2, 3, 5) and set(found["state"]) == {"done"}
     assert set(found["metric"]) == {"t", "grad_norm", "opacity", "loss_entropy"}
@@ -263,7 +263,7 @@ def test_generated_runs_are_what_the_harness_reads(tmp_path: Path) -> None:
 
 def test_loading_imports_neither_torch_nor_wandb() -> None:
     code = (
-        "import sys, eval.table, eval.foreign, eval.wandb_source, eval.bench_table;"
+        "import sys, eval.logs, eval.foreign, eval.wandb_source, eval.bench_logs;"
         "assert not {'torch', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
