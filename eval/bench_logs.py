@@ -1,4 +1,4 @@
-"""`harness bench --table`: how long the table of a whole study takes to load, and how much memory. No torch.
+"""`harness bench --logs`: how long the table of a whole study takes to load, and how much memory. No torch.
 
     python -m eval.bench_logs ROOT     loads one folder and prints what it took, as JSON
 
@@ -68,7 +68,7 @@ def run(runs: int = 2295, rows: int = 10_000, console: Console | None = None) ->
     153 prompts × 3 methods × 5 seeds. Needs about 150 bytes of disk a row, 3.6 GB at that size.
     """
     console = console or Console()
-    root = Path(tempfile.mkdtemp(prefix="table-"))
+    root = Path(tempfile.mkdtemp(prefix="logs-"))
     try:
         log_bytes = generate(root, runs, rows)
         first, second = _load_in_child(root), _load_in_child(root)
