@@ -24,12 +24,29 @@ from harness.records.files import read_json
 MODEL_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"
 
-# (architecture, pretrained tag) → QuickGELU: the scorers of Dream Fields, DreamFusion and DreamTime. OpenAI's
-# weights were trained with QuickGELU; open_clip also loads them without, and numbers drop (open_clip#771).
+
+@dataclass(frozen=True)
+class Pin:
+    """What a scorer of the allow-list must be: its activation, and the sha256 of its open_clip weights file."""
+
+    quick_gelu: bool
+    sha256: str
+
+
+# (architecture, pretrained tag): the scorers of Dream Fields, DreamFusion and DreamTime. OpenAI's weights were
+# trained with QuickGELU; open_clip also loads them without, and numbers drop (open_clip#771). The files are
+# open_clip_model.safetensors of the Hub's timm/vit_{base_patch32,base_patch16,large_patch14}_clip_224.openai at
+# a6f597a3, 977e3dd0 and 18d05354.
 ALLOWED = {
-    ("ViT-B-32-quickgelu", "openai"): True,
-    ("ViT-B-16-quickgelu", "openai"): True,
-    ("ViT-L-14-quickgelu", "openai"): True,
+    ("ViT-B-32-quickgelu", "openai"): Pin(
+        True, "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31"
+    ),
+    ("ViT-B-16-quickgelu", "openai"): Pin(
+        True, "4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f"
+    ),
+    ("ViT-L-14-quickgelu", "openai"): Pin(
+        True, "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e"
+    ),
 }
 BATCH = 128
 # A float32 number's bits depend on how many threads computed it, and numba's OpenMP layer sets torch's number
@@ -139,33 +156,27 @@ def _checked(weights: Path, expected: str | None) -> str:
     found = sha256_file(weights)
     if expected is not None and found != expected:
         raise UserError(
-            f"{weights} are not the weights they should be: sha256 {found[:12]}, expected {expected[:12]}; "
+            f"{weights} is not the file it should be: sha256 {found[:12]}, expected {expected[:12]}; "
             "fetch or train them again"
         )
     return found
 
 
 def _load_tag(architecture: str, tag: str, device: torch.device) -> Clip:
-    name = f"{architecture}/{tag}"
+    name, pin = f"{architecture}/{tag}", ALLOWED[architecture, tag]
     try:
-        # Resolves from the cache where it can; the file is hashed, so it is asked for by path first.
+        # Resolves from the cache where it can.
         weights = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(architecture, tag)))
-        if weights.suffix != ".safetensors":
-            raise OSError(f"{weights.name} is not a safetensors file")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="QuickGELU mismatch")
-            model = open_clip.create_model(
-                architecture, pretrained=tag, device=device, require_pretrained=True
-            )
     except Exception as error:  # the Hub client's and open_clip's errors share no base class
         raise UserError(
             f"the weights of {name} are not here ({first_line(error)}); fetch them where there is a network: "
             f"python -c \"import open_clip; open_clip.create_model('{architecture}', '{tag}')\""
         ) from error
-    check_activation(model, ALLOWED[architecture, tag], name)
-    blob = weights.resolve().name  # the Hub's cache names a file by its sha256
-    expected = blob if len(blob) == 64 and set(blob) <= set("0123456789abcdef") else None
-    digest = _checked(weights, expected)
+    digest = _checked(weights, pin.sha256)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="QuickGELU mismatch")
+        model = open_clip.create_model(architecture, pretrained=tag, device=device, require_pretrained=True)
+    check_activation(model, pin.quick_gelu, name)
     return Clip(name, digest, model.eval(), open_clip.get_tokenizer(architecture), device)
 
 

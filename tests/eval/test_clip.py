@@ -73,10 +73,10 @@ def test_activation_is_checked_on_the_model_itself() -> None:
 
 
 def test_the_allow_list_agrees_with_open_clips_own_tables() -> None:
-    for (architecture, tag), quick_gelu in ALLOWED.items():
+    for (architecture, tag), pin in ALLOWED.items():
         config = open_clip.get_model_config(architecture)
-        assert config is not None and config.get("quick_gelu", False) is quick_gelu
-        assert open_clip.get_pretrained_cfg(architecture, tag)["quick_gelu"] is quick_gelu
+        assert config is not None and config.get("quick_gelu", False) is pin.quick_gelu
+        assert open_clip.get_pretrained_cfg(architecture, tag)["quick_gelu"] is pin.quick_gelu
 
 
 def test_unknown_scorer_names_the_nearest() -> None:
@@ -115,5 +115,13 @@ def test_weights_that_are_not_their_cards_are_refused(clip_folder: Path, tmp_pat
     card.write_text(json.dumps({"sha256": sha256_file(folder / MODEL_FILE)}))
     assert load_clip(str(folder), "cpu").tag == "toy-tiny"
     card.write_text(json.dumps({"sha256": "0" * 64}))
-    with pytest.raises(UserError, match=r"not the weights they should be: sha256 .*, expected 000000000000"):
+    with pytest.raises(UserError, match=r"not the file it should be: sha256 .*, expected 000000000000"):
         load_clip(str(folder), "cpu")
+
+
+def test_other_weights_under_an_allowed_name_are_refused(monkeypatch, tmp_path: Path) -> None:
+    other = tmp_path / "open_clip_model.safetensors"
+    other.write_bytes(b"other weights")
+    monkeypatch.setattr("open_clip.download_pretrained", lambda *_args, **_kwargs: str(other))
+    with pytest.raises(UserError, match=r"not the file it should be: .* expected e6d1bd7789aa"):
+        load_clip("ViT-B-32-quickgelu/openai")
