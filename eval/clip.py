@@ -27,7 +27,7 @@ CONFIG_FILE = "open_clip_config.json"
 
 @dataclass(frozen=True)
 class Pin:
-    """What a scorer of the allow-list must be: its activation, and the sha256 of its open_clip weights file."""
+    """What a scorer of the allow-list must be: its activation, and the sha256 of its weights file."""
 
     quick_gelu: bool
     sha256: str
@@ -35,8 +35,8 @@ class Pin:
 
 # (architecture, pretrained tag): the scorers of Dream Fields, DreamFusion and DreamTime. OpenAI's weights were
 # trained with QuickGELU; open_clip also loads them without, and numbers drop (open_clip#771). The files are
-# open_clip_model.safetensors of the Hub's timm/vit_{base_patch32,base_patch16,large_patch14}_clip_224.openai at
-# a6f597a3, 977e3dd0 and 18d05354.
+# open_clip_model.safetensors of timm/vit_{base_patch32,base_patch16,large_patch14}_clip_224.openai on the Hub
+# at a6f597a3, 977e3dd0 and 18d05354.
 ALLOWED = {
     ("ViT-B-32-quickgelu", "openai"): Pin(
         True, "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31"
