@@ -33,9 +33,9 @@ class Pin:
     sha256: str
 
 
-# (architecture, pretrained tag): the scorers of Dream Fields, DreamFusion and DreamTime. OpenAI's weights were
-# trained with QuickGELU; open_clip also loads them without, and numbers drop (open_clip#771). The files are
-# open_clip_model.safetensors of timm/vit_{base_patch32,base_patch16,large_patch14}_clip_224.openai on the
+# (architecture, pretrained tag): the scorers of Dream Fields, DreamFusion and DreamTime. OpenAI's weights
+# were trained with QuickGELU; open_clip also loads them without, and numbers drop (open_clip#771). The files
+# are open_clip_model.safetensors of timm/vit_{base_patch32,base_patch16,large_patch14}_clip_224.openai on the
 # Hub at a6f597a3, 977e3dd0 and 18d05354.
 ALLOWED = {
     ("ViT-B-32-quickgelu", "openai"): Pin(

@@ -31,6 +31,8 @@ LIGHT = [
     "harness/cli.py",
     "harness/config.py",
     "harness/sweep/grid.py",
+    "harness/sweep/request.py",
+    "harness/sweep/experiment.py",
     "harness/sweep/plan.py",
     "harness/sweep/status.py",
     "harness/sweep/pool.py",
