@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from eval.convergence import ratio_to_baseline
-from eval.results import convergence_frames, rng
+from eval.results import by_prompt, convergence_frames, rng
 from eval.stats import paired_difference
 from eval.study import Study
 from eval.tables import Cell, Table, number, percent
@@ -41,14 +41,8 @@ def _ratio(reading: str) -> Callable[[Study, str, str], str]:
 
 def _win_rate(study: Study, method: str, baseline: str) -> str:
     final = study.scores.loc[study.scores["final"] & (study.scores["total"] == max(study.totals))]
-    values = {
-        name: {
-            prompt: dict(zip(part["seed"], part["majority"], strict=True))
-            for prompt, part in final.loc[final["method"] == name].groupby("prompt")
-        }
-        for name in (method, baseline)
-    }
-    difference = paired_difference(values[method], values[baseline], rng())
+    ours, theirs = (by_prompt(final.loc[final["method"] == name], "majority") for name in (method, baseline))
+    difference = paired_difference(ours, theirs, rng())
     return f"{percent(difference.win_rate)} % of pairs won by R-Precision; no people were asked"
 
 
@@ -57,14 +51,11 @@ def _diversity(study: Study, method: str, baseline: str) -> str:
         frame = study.diversity
     except UserError:
         return "not tested by these runs: it needs two seeds or more"
-    frame = frame.loc[frame["total"] == frame["total"].max()]
-    values = {
-        name: {row.prompt: [row.distance] for row in frame.loc[frame["method"] == name].itertuples()}
-        for name in (method, baseline)
-    }
-    if not values[method] or not values[baseline]:
+    frame = frame.loc[frame["total"] == frame["total"].max()].assign(seed=0)
+    ours, theirs = (by_prompt(frame.loc[frame["method"] == name], "distance") for name in (method, baseline))
+    if not ours or not theirs:
         return "not tested by these runs: it needs two finished seeds of both methods"
-    return str(number(paired_difference(values[method], values[baseline], rng()), 3, sign=True))
+    return str(number(paired_difference(ours, theirs, rng()), 3, sign=True))
 
 
 CLAIMS = (

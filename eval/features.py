@@ -17,6 +17,9 @@ from harness.records.files import write_bytes
 
 VERSION = 1  # raise it when the features of a view can change: caches are keyed by it
 
+# Unit features [V, D] at every step with readable views, and the reason at every step without.
+ViewFeatures = tuple[dict[int, np.ndarray], dict[int, str]]
+
 
 def cache_key(clip: Clip) -> str:
     """12 hex digits over all that features depend on but the views."""
@@ -24,7 +27,7 @@ def cache_key(clip: Clip) -> str:
     return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
-def view_features(run: RunRecord, clip: Clip) -> tuple[dict[int, np.ndarray], dict[int, str]]:
+def view_features(run: RunRecord, clip: Clip) -> ViewFeatures:
     """Unit features [V, D] at every step with readable views, and the reason at every step without.
 
     Cached in `<run>/eval/features-<key>.safetensors`; an entry counts only for the view file it came from.
@@ -37,7 +40,7 @@ def view_features(run: RunRecord, clip: Clip) -> tuple[dict[int, np.ndarray], di
 
 def file_features(
     cache: Path, files: Mapping[int, Path], read: Callable[[int], np.ndarray], clip: Clip
-) -> tuple[dict[int, np.ndarray], dict[int, str]]:
+) -> ViewFeatures:
     """Unit features [V, D] of the uint8 images that `read` gives for each file, through a cache file."""
     cached = _read(cache)
     found: dict[int, np.ndarray] = {}

@@ -6,16 +6,13 @@ The field's density at the run's last step is rendered at image resolution; albe
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import torch
-from PIL import Image
 
 from eval.clip import Clip
 from eval.features import cache_key, file_features
 from eval.load import RunRecord
-from harness.records.files import tiles, write_bytes
+from harness.records.files import strip, tiles, write_bytes
 from harness.scene.cameras import evaluation
 from harness.scene.field import choose_backend
 from harness.scene.generator import FieldGenerator
@@ -35,10 +32,8 @@ def textureless_features(run: RunRecord, clip: Clip) -> np.ndarray | None:
         images_VHWC = textureless(run, run.views(run.total).shape[1])
         if images_VHWC is None:
             return None
-        data = io.BytesIO()
-        Image.fromarray(np.concatenate(list(images_VHWC), axis=1)).save(data, "PNG")
         path.parent.mkdir(exist_ok=True)
-        write_bytes(path, data.getvalue())
+        write_bytes(path, strip(images_VHWC))
     cache = run.path / "eval" / f"textureless-{cache_key(clip)}.safetensors"
     found, _ = file_features(cache, {run.total: path}, lambda step: tiles(path), clip)
     return found.get(run.total)
@@ -61,8 +56,7 @@ def textureless(run: RunRecord, side: int) -> np.ndarray | None:
 
 
 def _shade(scene: FieldGenerator, params: dict[str, torch.Tensor], camera, side: int) -> np.ndarray:
-    channels = params["w2"].shape[1] - 1
-    out = scene.render(params, camera, torch.zeros(1, channels), None, side)
+    out = scene.render(params, camera, torch.zeros(1, scene.field.channels), None, side)
     weights_PS, opacity_P = out.weights_RPS[0], out.opacity_RHW[0].flatten()
     hit_P = opacity_P > 0.05
     # The surface is where the light is taken: one normal a ray, at its mean depth.
@@ -73,7 +67,7 @@ def _shade(scene: FieldGenerator, params: dict[str, torch.Tensor], camera, side:
     forward_P3 = out.directions_RP3[0]
     light_3 = -forward_P3.mean(0) + torch.tensor([0.0, 0.0, 1.0])
     shade_P = AMBIENT + DIFFUSE * (normals_P3 @ (light_3 / light_3.norm())).clamp(min=0)
-    white = torch.tensor(scene.cfg.background_rgb)
+    backdrop_3 = torch.tensor(scene.cfg.background_rgb)
     alpha_P1 = (opacity_P * hit_P)[:, None]
-    image_P3 = alpha_P1 * shade_P[:, None] + (1 - alpha_P1) * white
+    image_P3 = alpha_P1 * shade_P[:, None] + (1 - alpha_P1) * backdrop_3
     return (image_P3.clamp(0, 1) * 255).round().to(torch.uint8).reshape(side, side, 3).numpy()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.clip import Clip, normalise
-from eval.features import view_features
+from eval.features import ViewFeatures, view_features
 from eval.load import RunRecord
 from harness.config import UserError
 
@@ -121,13 +121,15 @@ class Scorer:
         return retrieve(features_VD @ self.captions_PD.T, ring)
 
 
-def score_run(run: RunRecord, scorer: Scorer) -> tuple[dict[int, Score], dict[int, str]]:
-    """Scores at every step with readable views, and the reason at every step without."""
+def score_run(
+    run: RunRecord, scorer: Scorer, seen: ViewFeatures | None = None
+) -> tuple[dict[int, Score], dict[int, str]]:
+    """Scores at every step with readable views, and why there is none at the others; `seen` saves reading."""
     try:
         target = scorer.pool.index(run.prompt)
     except ValueError:
         return {}, dict.fromkeys(run.view_steps, f"its prompt is not in the pool '{scorer.pool.name}'")
-    features, problems = view_features(run, scorer.clip)
+    features, problems = seen or view_features(run, scorer.clip)
     ring = run.config.views.azimuths
     scores = {step: scorer.retrieve(rows_VD, ring).score(target) for step, rows_VD in features.items()}
     return scores, problems

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from eval.clip import THREADS
 from harness import rng
 from harness.config import GuidanceConfig
 from harness.guidance.prior import Guidance
 from harness.guidance.sampling import sample
-from harness.records.files import tiles, write_bytes
+from harness.records.files import strip, tiles, write_bytes
 from harness.records.identity import canonical_json, slug
 
 CFG_SCALE = 7.5  # Stable Diffusion's default for sampling; a run's own scale is for distillation
@@ -26,7 +24,7 @@ BATCH = 16
 
 
 def prior_samples(
-    root: Path, cfg: GuidanceConfig, prior_hash: str, prompts: Sequence[str], count: int, device: str = "auto"
+    root: Path, cfg: GuidanceConfig, prior_hash: str, prompts: Sequence[str], count: int, device: str
 ) -> dict[str, np.ndarray]:
     """`count` DDIM samples of each prompt's front view, seeds 0…count−1, [count, H, W, 3] uint8.
 
@@ -39,8 +37,7 @@ def prior_samples(
     paths = {prompt: folder / f"{slug(prompt)}-{_digest(prompt)}.png" for prompt in prompts}
     missing = [prompt for prompt in prompts if not paths[prompt].is_file()]
     if missing:
-        where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        guidance = Guidance.load(cfg, where, local_files_only=True)
+        guidance = Guidance.load(cfg, device, local_files_only=True)
         torch.set_num_threads(THREADS)
         folder.mkdir(parents=True, exist_ok=True)
         for prompt in missing:
@@ -52,9 +49,7 @@ def _draw(guidance: Guidance, prompt: str, count: int) -> bytes:
     noise_NCHW = rng.normal(range(count), [0] * count, "eval", guidance.latent_shape)
     images_NCHW = sample(guidance, [prompt] * count, VIEW, noise_NCHW, STEPS)
     tiles_NHWC = (images_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    data = io.BytesIO()
-    Image.fromarray(np.concatenate(list(tiles_NHWC), axis=1)).save(data, "PNG")
-    return data.getvalue()
+    return strip(tiles_NHWC)
 
 
 def _digest(prompt: str) -> str:

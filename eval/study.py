@@ -13,7 +13,7 @@ from PIL import Image
 
 from eval import appearance, convergence, diversity, geometry, gradients, janus, spectrum
 from eval.clip import Clip, load_clip
-from eval.features import view_features
+from eval.features import ViewFeatures, view_features
 from eval.load import ENDED, RunRecord, load_runs, method_labels
 from eval.r_precision import MISS, VERSION, Pool, Scorer, load_pool, score_run
 from harness.config import UserError, ViewsConfig
@@ -68,7 +68,7 @@ class Study:
         samples: int | None = None,
         track: Track = lambda runs, text: runs,
     ):
-        self.root, self._track, self._device, self._samples = root, track, device, samples
+        self.root, self._track, self._samples = root, track, samples
         records, self.notes = load_runs(root)
         if only is not None:
             records = [record for record in records if record.run_id in only]
@@ -132,11 +132,11 @@ class Study:
 
     def last_features(self, run: RunRecord) -> np.ndarray | None:
         """Features [V, D] of a finished run's last views; None for a failed run and for unreadable views."""
-        return None if run.failure else self._features[run.run_id].get(run.total)
+        return None if run.failure else self._features[run.run_id][0].get(run.total)
 
     @cached_property
-    def _features(self) -> dict[str, dict[int, np.ndarray]]:
-        return {run.run_id: view_features(run, self.clip)[0] for run in self._track(self.runs, "features")}
+    def _features(self) -> dict[str, ViewFeatures]:
+        return {run.run_id: view_features(run, self.clip) for run in self._track(self.runs, "features")}
 
     # ---- R-Precision
 
@@ -152,7 +152,7 @@ class Study:
         for run in self._track(self.runs, "scoring"):
             assert run.suite is not None  # check_comparable refuses a run without one
             scorer = self.scorers[run.suite]
-            scores, problems = score_run(run, scorer)
+            scores, problems = score_run(run, scorer, self._features[run.run_id])
             times = run.times()
             for step in run.config.views.steps(run.total):
                 problem = problems.get(step)
@@ -264,7 +264,7 @@ class Study:
                 self.runs[0].prior_hash,
                 self.prompts,
                 count,
-                self._device,
+                str(self.clip.device),
             )
         except UserError as error:
             self.notes.append(f"no samples of the prior: {error}")
@@ -365,7 +365,7 @@ class Study:
         rows = []
         for run in self._track(self.runs, "spectra"):
             ring = run.config.views.azimuths
-            for step in self._features[run.run_id]:
+            for step in self._features[run.run_id][0]:
                 power_K = spectrum.radial_power(run.views(step)[:ring])
                 rows.append(self._about(run) | {"step": step, "power": power_K})
         return pd.DataFrame(rows, columns=["run", "method", "prompt", "seed", "total", "step", "power"])
@@ -383,7 +383,7 @@ class Study:
     def _side(self) -> int:
         """Height and width of the stored views."""
         for run in self.runs:
-            for step in self._features[run.run_id]:
+            for step in self._features[run.run_id][0]:
                 return run.views(step).shape[1]
         raise UserError(f"no run in {self.root} has views that can be read")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import json
 import os
@@ -55,6 +56,16 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def strip(images_VHWC: np.ndarray) -> bytes:
+    """Square tiles, uint8 [V, H, H, 3], side by side as a PNG; `tiles` reads them back."""
+    from PIL import Image
+
+    views, height, width, channels = images_VHWC.shape
+    data = io.BytesIO()
+    Image.fromarray(images_VHWC.swapaxes(0, 1).reshape(height, views * width, channels)).save(data, "PNG")
+    return data.getvalue()
 
 
 def tiles(path: Path) -> np.ndarray:

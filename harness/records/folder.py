@@ -5,7 +5,6 @@ spec.json env.json state.json metrics.jsonl views/ checkpoint.safetensors result
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from harness.config import UserError, first_problem
-from harness.records.files import disk_errors, read_json, sync, tiles, write_bytes, write_json
+from harness.records.files import disk_errors, read_json, strip, sync, tiles, write_bytes, write_json
 from harness.records.identity import RunSpec, run_id
 from harness.records.lease import Lease, holder, locked
 
@@ -257,17 +256,14 @@ class RunFolder:
     def save_views(self, step: int, images_VHWC: np.ndarray) -> None:
         """Store evaluation views, uint8 [V, H, W, 3] with H = W, as one PNG strip of V tiles."""
         import numpy as np
-        from PIL import Image
 
         images = np.asarray(images_VHWC)
-        views, height, width, channels = images.shape
+        _, height, width, channels = images.shape
         if images.dtype != np.uint8 or height != width or channels != 3:
             raise ValueError(f"views must be uint8 [V, H, H, 3], not {images.dtype} {images.shape}")
-        buffer = io.BytesIO()
-        Image.fromarray(images.swapaxes(0, 1).reshape(height, views * width, 3)).save(buffer, "PNG")
         with self._write():
             self.views_path(step).parent.mkdir(exist_ok=True)
-            write_bytes(self.views_path(step), buffer.getvalue(), durable=False)
+            write_bytes(self.views_path(step), strip(images), durable=False)
 
     def save_params(self, step: int, params: Mapping[str, Tensor]) -> None:
         """Keep the generator's parameters after `step`."""
