@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -28,6 +29,10 @@ prompts_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Pro
 toyworld_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The embedded toy world and its weights."
 )
+slurm_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Slurm sites.")
+profile_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Profiles of Slurm sites.")
+app.add_typer(slurm_app, name="slurm")
+slurm_app.add_typer(profile_app, name="profile")
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(toyworld_app, name="toyworld")
 
@@ -54,6 +59,12 @@ def _complete_methods(incomplete: str) -> list[str]:
     return [before + comma + name for name in discover() if name.startswith(last)]
 
 
+def _complete_profiles(incomplete: str) -> list[str]:
+    from slurm.profile import names
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
 def _complete_settings(incomplete: str) -> list[str]:
     from harness.config import Config, override_keys
 
@@ -68,6 +79,14 @@ MethodsDir = Annotated[
     list[Path], typer.Option("--methods-dir", help="A folder with more methods; may be given several times.")
 ]
 Runs = Annotated[Path, typer.Argument(help="The folder that a sweep wrote.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="The folder that a sweep wrote.")]
+Filter = Annotated[
+    list[str],
+    typer.Argument(
+        help="Which: method=tp_sds, seed=0-2, prompt=bus, state=failed, a run's id or a pattern with *; all "
+        "words must fit.",
+    ),
+]
 
 
 @app.command(
@@ -119,6 +138,17 @@ def sweep(
         bool, typer.Option("--keep-params", help="Keep the parameters of every evaluated step (Fig. 3).")
     ] = False,
     methods_dir: MethodsDir = [],  # noqa: B006
+    slurm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[PROFILE]",
+            help="Submit to Slurm and return at once; `harness slurm profile new` writes a profile.",
+            autocompletion=_complete_profiles,
+        ),
+    ] = None,
+    array_parallelism: Annotated[
+        int | None, typer.Option(min=1, help="Most Slurm tasks at a time; the profile's by default.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and an estimate, write nothing.")
     ] = False,
@@ -157,7 +187,17 @@ def sweep(
         keep_params=keep_params,
         methods_dirs=tuple(map(str, request.methods_dirs)),
     )
-    raise typer.Exit(_sweep(out, suite, specs, execution, dry_run, retry_failed))
+    if slurm is None:
+        raise typer.Exit(_sweep(out, suite, specs, execution, dry_run, retry_failed))
+    from slurm.command import sweep as submit
+    from slurm.profile import load
+
+    profile = load(slurm)
+    if array_parallelism:
+        profile = profile.model_copy(update={"array_parallelism": array_parallelism})
+    command = shlex.join(["harness", *sys.argv[1:]])
+    ask = {"profile_name": slurm, "profile": profile, "command": command, "retry_failed": retry_failed}
+    submit(dry_run=dry_run, root=out, suite=suite, specs=specs, execution=execution, **ask)
 
 
 def _execution(out: Path, wandb: str | None, **settings: Any) -> Any:
@@ -185,7 +225,7 @@ def _sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool, r
             if presses > 1:
                 pool.kill()
 
-        plan = pool.plan(retry_failed)
+        plan = pool.plan(retry_failed, asked=True)
         print(plan.summary(), flush=True)
         if not plan.packs and not plan.running:
             return _report(plan.done, plan.failed, [], root)
@@ -199,9 +239,10 @@ def _sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool, r
             if dry_run or presses:
                 return INTERRUPTED if presses else 0
             for run in plan.todo:
-                RunFolder.create(root, by_id[run])
+                folder = RunFolder.create(root, by_id[run])
+                folder.uncancel()
                 if retry_failed:
-                    RunFolder(root / run).forget_failure()
+                    folder.forget_failure()
             write_suite(root, suite)
             display = Display(plan.total, sum(plan.steps_left.values()))
             display.runs_done = len(plan.done) + len(plan.failed)
@@ -237,33 +278,135 @@ def _report(done: list[str], failed: list[str], left: list[str], root: Path) -> 
 def status(
     runs: Runs = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until nothing is running.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Refresh until nothing is left to wait for.")
+    ] = False,
+    why: Annotated[
+        str,
+        typer.Option(metavar="RUN", help="Why this run stands where it does.", autocompletion=_complete_run),
+    ] = "",
 ) -> None:
-    """Per method: how many runs are done, running, waiting and failed, the rate and the time left."""
+    """Per method: how many runs are done, running, queued and failed, the rate, time left and cost."""
     from rich.console import Console
-    from rich.live import Live
 
-    from harness.sweep.status import sweep_status
+    from harness.sweep.status import find_run, sweep_status
+    from slurm import watch as slurm
 
+    if why:
+        found = slurm.why(find_run(why, runs))
+        if as_json:
+            print(json.dumps(dict(found), indent=2, ensure_ascii=False))
+        for name, text in [] if as_json else found:
+            print(f"{name:<12} {text}")
+        return
+    look = slurm.status if slurm.used_here(runs) else sweep_status
     if as_json:
-        print(sweep_status(runs).as_json())
+        print(look(runs).as_json())
         return
     console = Console(highlight=False)
-    state = sweep_status(runs)
-    if watch:
-        with Live(state.table(), console=console, refresh_per_second=2) as live:
-            while state.total.running or state.total.waiting:
-                time.sleep(2.0)
-                state = sweep_status(runs)
-                live.update(state.table())
-    else:
-        console.print(state.table())
+    state = _watched(runs, look, console) if watch else look(runs)
+    if not watch:
+        console.print(state.view())
     for failure in state.failures[:10]:
         console.print(
             f"failed at step {failure['step']}: {failure['run']}: {failure['reason']}", soft_wrap=True
         )
     if len(state.failures) > 10:
         console.print(f"… and {len(state.failures) - 10} more (--json lists them all)")
+
+
+WATCH_SECONDS = 5.0  # between two looks: one call of squeue, where there is a queue
+
+
+def _watched(runs: Path, look: Any, console: Any) -> Any:
+    """Show the status until nothing is left to wait for; the last one. It belongs to nobody: a sweep does not
+    notice a terminal that is closed."""
+    from rich.live import Live
+
+    state = look(runs)
+    try:
+        with Live(state.view(), console=console, auto_refresh=False) as live:
+            while state.total.running or state.total.queued or state.total.waiting:
+                time.sleep(WATCH_SECONDS)
+                state = look(runs)
+                live.update(state.view(time.strftime("%H:%M:%S")), refresh=True)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    return state
+
+
+@app.command(epilog="Example: harness cancel method=tp_sds seed=3")
+def cancel(words: Filter = [], runs: RunsOption = Path("runs")) -> None:  # noqa: B006
+    """Take runs out of whatever advances them, and end Slurm tasks that then have nothing left to do."""
+    from harness.sweep.select import select
+    from slurm.watch import cancel as cancel_runs
+
+    came = cancel_runs(runs, [folder.id for folder in select(runs, words)])
+    tasks = f", {len(came['tasks'])} Slurm tasks ended" if came["tasks"] else ""
+    print(f"{len(came['runs'])} runs cancelled{tasks}; the same sweep command takes them up again")
+
+
+@app.command(epilog="Example: harness retry method=tp_sds")
+def retry(words: Filter = [], runs: RunsOption = Path("runs")) -> None:  # noqa: B006
+    """Let failed and cancelled runs be tried again, from their last checkpoints."""
+    from harness.sweep.select import select
+
+    found = [folder for folder in select(runs, words) if folder.status() in ("failed", "cancelled")]
+    for folder in found:
+        folder.forget_failure()
+        folder.uncancel()
+    print(f"{len(found)} runs will be tried again by the same sweep command")
+
+
+@app.command(epilog="Example: harness gc runs")
+def gc(
+    runs: Runs = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+) -> None:
+    """List what belongs to no run of a folder, and remove it on confirmation."""
+    from harness.sweep.gc import find_waste
+    from slurm.watch import look, used_here
+
+    view = look(runs) if used_here(runs) else None
+    if view and view.problem:
+        raise UserError(f"{view.problem}: nothing is removed while tasks may be running")
+    waste = find_waste(runs, [task.launch.folder for task in view.queue] if view else [])
+    for item in waste:
+        print(f"{item.size / 1e6:9.1f} MB  {item.path}  ({item.why})")
+    if not waste:
+        print("nothing: all of it belongs to a run")
+    elif yes or typer.confirm(f"remove these {len(waste)}?"):
+        for item in waste:
+            item.remove()
+        print(f"removed, {sum(item.size for item in waste) / 1e6:.1f} MB")
+
+
+@slurm_app.command(name="check", epilog="Example: harness slurm check a100")
+def slurm_check(
+    name: Annotated[str, typer.Argument(help="A profile, or its file.", autocompletion=_complete_profiles)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What the site accepts of a profile, before anything is submitted; exit 1 where it refuses."""
+    from slurm.command import check
+
+    raise typer.Exit(0 if check(name, as_json) else 1)
+
+
+@profile_app.command(name="new", epilog="Example: harness slurm profile new a100")
+def slurm_profile_new(name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+    """Write a profile with comments into ./slurm-profiles."""
+    from slurm.profile import new
+
+    print(f"{new(name)} written; edit it, then: harness slurm check {name}")
+
+
+@profile_app.command(name="list", epilog="Example: harness slurm profile list")
+def slurm_profile_list() -> None:
+    """The profiles there are."""
+    from slurm.profile import names
+
+    for name, path in sorted(names().items()):
+        print(f"{name:<12} {path}")
 
 
 @app.command(epilog="Example: harness show tp_sds-a-red-bus-s0-d317b10f")
@@ -582,10 +725,23 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _with_a_profile(arguments: list[str]) -> list[str]:
+    """`--slurm` alone means the one profile of your own; Typer knows no option with an optional value."""
+    for at, word in enumerate(arguments):
+        following = arguments[at + 1 : at + 2]
+        if word == "--slurm" and (
+            not following or following[0].startswith("-") or following[0].endswith(".txt")
+        ):
+            from slurm.profile import default
+
+            return [*arguments[: at + 1], default(), *arguments[at + 1 :]]
+    return arguments
+
+
 def main() -> None:
     """Entry of the `harness` command: every error of the user's is one line on stderr, and exit code 2."""
     try:
-        code = app(standalone_mode=False)
+        code = app(_with_a_profile(sys.argv[1:]), standalone_mode=False)
     except UserError as error:
         code = _complain(str(error))
     except TyperException as error:

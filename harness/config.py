@@ -141,7 +141,7 @@ class ViewsConfig(Strict):
         return sorted({max(1, round(total * k / self.count)) for k in range(1, self.count + 1)})
 
 
-class Config(Strict):
+class Config(Strict, frozen=True):
     """Everything a run's result depends on beside its method, prompt and seed."""
 
     preset: Literal["toy", "paper"] = "toy"

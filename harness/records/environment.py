@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from harness.records.lease import slurm_job
+
 PACKAGES = (
     "dreamtime-harness", "torch", "torchvision", "diffusers", "transformers", "open-clip-torch", "numpy",
     "numba", "safetensors", "wandb", "pydantic", "pandas", "matplotlib", "pillow",
@@ -72,7 +74,7 @@ def snapshot(device: str = "cpu", **more: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": device,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm": slurm_job() or None,
     }
     if torch.device(device).type == "cuda":
         properties = torch.cuda.get_device_properties(torch.device(device))

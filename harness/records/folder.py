@@ -1,6 +1,7 @@
 """The run folder: what was asked, what happened, where to resume. Its files are the only truth about a run.
 
 spec.json env.json state.json metrics.jsonl views/ checkpoint.safetensors result.json|failure.json log.txt
+lease.json (while somebody advances it) · deaths.json (attempts that ended without a word) · cancelled.json
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STATE_SECONDS = 2.0
+DEATHS_ALLOWED = 3  # attempts in a row that ended without a word and without a new checkpoint
 
-Status = Literal["new", "resume", "running", "done", "failed"]
+Status = Literal["new", "resume", "running", "done", "failed", "cancelled"]
 
 
 class RecordError(Exception):
@@ -70,15 +72,49 @@ class RunFolder:
         except ValidationError as error:
             raise UserError(f"{self.path / 'spec.json'}: {first_problem(error)}") from None
 
-    def status(self) -> Status:
-        """Where the run stands, from its files alone."""
-        if (self.path / "result.json").exists():
+    def names(self) -> set[str]:
+        """What lies in the folder; nothing where there is no folder."""
+        try:
+            return set(os.listdir(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+
+    def status(self, names: set[str] | None = None) -> Status:
+        """Where the run stands, from its files alone; `names` is what `names()` gave just now."""
+        names = self.names() if names is None else names
+        if "result.json" in names:
             return "done"
-        if (self.path / "failure.json").exists():
+        if "failure.json" in names:
             return "failed"
-        if holder(self.path):
+        if "cancelled.json" in names:
+            return "cancelled"
+        if "lease.json" in names and holder(self.path):
             return "running"
-        return "resume" if (self.path / "checkpoint.safetensors").exists() else "new"
+        if {"lease.json", "deaths.json"} & names and len(self.deaths()) >= DEATHS_ALLOWED:
+            return "failed"
+        return "resume" if "checkpoint.safetensors" in names else "new"
+
+    def deaths(self) -> list[dict[str, Any]]:
+        """The attempts at this run that ended without a word (killed, out of memory, a lost node) since its
+        last checkpoint, as {step, host, pid, taken, job, node, …}; a lease that lies there is one more.
+
+        Only of a run that nobody holds. A new checkpoint is progress, and starts the count anew.
+        """
+        told = read_json(self.path / "deaths.json") or []
+        lease = read_json(self.path / "lease.json")
+        told += [lease] if lease else []
+        step = self.checkpoint_step() if told else 0
+        return [death for death in told if death.get("step", 0) == step]
+
+    def checkpoint_step(self) -> int:
+        """The step that the checkpoint belongs to; 0 where there is none, or none that can be read."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path / "checkpoint.safetensors", framework="numpy") as file:
+                return int((file.metadata() or {}).get("step", 0))
+        except (SafetensorError, OSError, ValueError):
+            return 0
 
     def state(self) -> dict[str, Any]:
         """Progress: {step, total, rate [steps/s], time [s spent]}; {} before the first step."""
@@ -89,8 +125,18 @@ class RunFolder:
         return read_json(self.path / "result.json")
 
     def failure(self) -> dict[str, Any] | None:
-        """What `fail` wrote, {reason, step, detail}, or None."""
-        return read_json(self.path / "failure.json")
+        """What `fail` wrote, {reason, step, detail}, or what its deaths say; None where it has not failed."""
+        written = read_json(self.path / "failure.json")
+        if written is not None or self.status() != "failed":
+            return written
+        deaths = self.deaths()
+        last = deaths[-1]
+        places = [("on", last.get("node") or last.get("host")), ("in job", last.get("job"))]
+        where = " ".join(f"{word} {place}" for word, place in places if place)
+        reason = f"ended {len(deaths)} times without a word and without a checkpoint in between, last {where}"
+        if "why" in last:
+            reason += f": {last['why']}"
+        return {"reason": reason, "step": last.get("step", 0), "detail": ""}
 
     def env(self) -> dict[str, Any] | None:
         """Where the run was made (see records.environment), or None."""
@@ -154,23 +200,59 @@ class RunFolder:
     # ---- the lease
 
     def acquire(self, owner: str) -> Lease | None:
-        """Take the run for writing; None where it is done, failed, or held by a live process."""
+        """Take the run for writing; None where it is done, failed, cancelled, or held by a live process."""
         with locked(self.path) as now:
-            if self.status() in ("done", "failed") or holder(self.path, now):
+            if self.status() in ("done", "failed", "cancelled") or holder(self.path, now):
                 return None
             for left_over in self.path.glob(".*.tmp"):
                 if not left_over.name.startswith(".spec.json."):
                     left_over.unlink(missing_ok=True)
-            self._lease = Lease.take(self.path, owner)
+            if (self.path / "lease.json").exists():
+                self._bury()
+                if len(self.deaths()) >= DEATHS_ALLOWED:
+                    return None
+            self._lease = Lease.take(self.path, owner, self.checkpoint_step())
         return self._lease
+
+    def record_death(self, **told: Any) -> None:
+        """Count an attempt that ended without a word; `told` is what is known of it beside its lease."""
+        with locked(self.path):
+            if self.status() in ("new", "resume"):
+                self._bury(**told)
+
+    def _bury(self, **told: Any) -> None:
+        lease = read_json(self.path / "lease.json") or {"step": self.checkpoint_step(), "taken": time.time()}
+        before = read_json(self.path / "deaths.json") or []
+        write_json(self.path / "deaths.json", [*before, {**lease, **told}], durable=False)
+        (self.path / "lease.json").unlink(missing_ok=True)
 
     def forget_failure(self) -> bool:
         """Make a failed run resumable again, from its last checkpoint; False where it was not failed."""
         with locked(self.path):
-            if not (self.path / "failure.json").exists():
+            if self.status() != "failed":
                 return False
-            os.replace(self.path / "failure.json", self.path / "failure.previous.json")
+            for name in ("failure.json", "deaths.json"):
+                if (self.path / name).exists():
+                    os.replace(self.path / name, (self.path / name).with_suffix(".previous.json"))
+            if not holder(self.path):
+                (self.path / "lease.json").unlink(missing_ok=True)
         return True
+
+    def cancel(self) -> bool:
+        """Take the run out of whatever advances it; False where it is done, failed or cancelled already.
+
+        It waits, from its last checkpoint, until its sweep is asked for again (`uncancel`).
+        """
+        with locked(self.path):
+            if self.status() in ("done", "failed", "cancelled"):
+                return False
+            write_json(self.path / "cancelled.json", {"time": time.time()})
+            (self.path / "lease.json").unlink(missing_ok=True)  # its holder is fenced off at its next write
+        return True
+
+    def uncancel(self) -> None:
+        """Take a `cancel` back."""
+        (self.path / "cancelled.json").unlink(missing_ok=True)
 
     @contextmanager
     def _write(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -76,15 +77,20 @@ def hashed(spec: RunSpec) -> dict[str, Any]:
     A field added later with a default that keeps the old behaviour therefore leaves ids alone; a default that
     is changed needs a new SPEC_VERSION.
     """
-    config = spec.config.model_dump(mode="json", exclude_defaults=True, exclude=set(NOT_HASHED))
     return {
         "spec_version": spec.spec_version,
         "method": spec.method,
         "params": {key: spec.params[key] for key in spec.params_set},
         "prompt": spec.prompt,
         "seed": spec.seed,
-        "config": {key: value for key, value in config.items() if value != {}},
+        "config": _hashed_config(spec.config),
     }
+
+
+@lru_cache(maxsize=64)
+def _hashed_config(config: Config) -> dict[str, Any]:
+    data = config.model_dump(mode="json", exclude_defaults=True, exclude=set(NOT_HASHED))
+    return {key: value for key, value in data.items() if value != {}}
 
 
 def run_id(spec: RunSpec) -> str:

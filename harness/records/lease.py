@@ -1,7 +1,9 @@
 """Who may write to a run: a lease with a token, kept alive by a heartbeat, fenced by a file lock.
 
 The holder's writes take the same lock as a taker, and check the token under it. A process that was stopped so
-long that it lost its lease therefore cannot write another byte once somebody else has taken the run.
+long that it lost its lease therefore cannot write another byte once somebody else has taken the run. The same
+fence parts two copies of one Slurm job, of a node that lost its daemon but not its processes: the copy that
+Slurm started later takes over at once.
 """
 
 from __future__ import annotations
@@ -61,6 +63,22 @@ def _alive_without_proc(pid: int) -> str | None:
     return ""
 
 
+def slurm_job() -> dict[str, Any]:
+    """The Slurm task that this process runs in, {job, restart, node}; {} outside of Slurm.
+
+    `job` is as squeue prints it (`123_4` in an array); `restart` counts how often Slurm requeued it.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        return {}
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return {
+        "job": f"{array}_{task}" if array and task else job,
+        "restart": int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+    }
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[float]:
     """Hold the folder's file lock; yields the file server's time, which all machines share."""
@@ -76,7 +94,8 @@ def locked(folder: Path) -> Iterator[float]:
 def holder(folder: Path, now: float | None = None) -> dict[str, Any] | None:
     """The live lease on a run folder as {token, owner, host, pid, …, age}, or None where it is free.
 
-    A lease is dead when its process is gone (same machine) or its heartbeat is older than STALE_SECONDS.
+    A lease is dead when its process is gone (same machine), when its heartbeat is older than STALE_SECONDS,
+    and when it is of an earlier start of the Slurm job that asks.
     """
     path = folder / "lease.json"
     try:
@@ -88,6 +107,9 @@ def holder(folder: Path, now: float | None = None) -> dict[str, Any] | None:
     if age > STALE_SECONDS:
         return None
     if lease.get("machine") == machine() and process_start(lease["pid"]) != lease["start"]:
+        return None
+    asking = slurm_job()
+    if asking and asking["job"] == lease.get("job") and lease.get("restart", 0) < asking["restart"]:
         return None
     return lease | {"age": age}
 
@@ -102,8 +124,8 @@ class Lease:
         threading.Thread(target=self._keep_beating, name=f"lease {folder.name}", daemon=True).start()
 
     @classmethod
-    def take(cls, folder: Path, owner: str) -> Lease | None:
-        """The lease, or None where a live one exists. The caller holds the folder's lock."""
+    def take(cls, folder: Path, owner: str, step: int = 0) -> Lease:
+        """A new lease on a run at `step`. The caller holds the folder's lock, and saw no other."""
         token = secrets.token_hex(8)
         pid = os.getpid()
         body = {
@@ -114,6 +136,8 @@ class Lease:
             "pid": pid,
             "start": process_start(pid),
             "taken": time.time(),
+            "step": step,
+            **slurm_job(),
         }
         write_json(folder / "lease.json", body, durable=False)
         return cls(folder, token)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from harness.config import UserError
-from harness.records.folder import RunFolder, Status
+from harness.config import Config, UserError
+from harness.records.files import read_json
+from harness.records.folder import DEATHS_ALLOWED, RunFolder, Status
 from harness.records.identity import RunSpec, canonical_json, run_id
 
 
@@ -19,15 +22,18 @@ class Plan:
     new: list[str] = field(default_factory=list)
     resume: list[str] = field(default_factory=list)
     running: list[str] = field(default_factory=list)
+    queued: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
     packs: list[list[str]] = field(default_factory=list)
     steps_left: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         """How many runs the sweep has."""
-        return len(self.new) + len(self.resume) + len(self.running) + len(self.done) + len(self.failed)
+        states = (self.new, self.resume, self.running, self.queued, self.done, self.failed, self.cancelled)
+        return sum(map(len, states))
 
     @property
     def todo(self) -> list[str]:
@@ -41,7 +47,11 @@ class Plan:
         ]
         if self.running:
             parts.append(f"{len(self.running)} running elsewhere")
+        if self.queued:
+            parts.append(f"{len(self.queued)} queued")
         parts.append(f"{len(self.failed)} failed")
+        if self.cancelled:
+            parts.append(f"{len(self.cancelled)} cancelled")
         steps = sum(self.steps_left.values())
         if self.packs:
             many = f"{len(self.packs)} packs" if len(self.packs) > 1 else "1 pack"
@@ -51,33 +61,54 @@ class Plan:
 
 
 def make_plan(
-    root: Path, specs: Sequence[RunSpec], pack: int, retry_failed: bool = False, slots: int = 1
+    root: Path,
+    specs: Sequence[RunSpec],
+    pack: int,
+    retry_failed: bool = False,
+    slots: int = 1,
+    *,
+    queued: Collection[str] = (),
+    asked: bool = False,
 ) -> Plan:
     """Sort `specs` by the state of their folders under `root`, and pack what is to be done; writes nothing.
 
-    `retry_failed` counts failed runs as runs to resume. `pack` is the most runs in a pack; with several
-    `slots` packs are kept small enough to give every slot one.
+    `retry_failed` counts failed runs as runs to resume, `asked` (somebody asks for the sweep) cancelled
+    ones. `queued` runs wait in a job already. `pack` is the most runs in a pack; with several `slots` packs
+    are kept small enough to give every slot one. A run that is one death from being given up goes alone.
     """
     plan = Plan()
-    groups: dict[str, list[str]] = {}
+    groups: dict[tuple[str, str, bool], list[str]] = {}
     for spec in specs:
         name = run_id(spec)
         folder = RunFolder(root / name)
-        status: Status = folder.status()
-        if status != "new" or (folder.path / "spec.json").exists():
+        names = folder.names()
+        status: Status = folder.status(names)
+        if "spec.json" in names:
             _check_same(folder, spec)
-        if status == "failed" and retry_failed:
-            status = "resume"
+        if (status == "failed" and retry_failed) or (status == "cancelled" and asked):
+            status = "resume" if "checkpoint.safetensors" in names else "new"
+        if status in ("new", "resume") and name in queued:
+            plan.queued.append(name)
+            continue
         getattr(plan, status).append(name)
         if status in ("new", "resume"):
             step = folder.state().get("step", 0) if status == "resume" else 0
             plan.steps_left[name] = max(spec.config.steps - step, 0)
-            key = canonical_json([spec.method, spec.params, spec.config.model_dump(mode="json")])
+            alone = {"deaths.json", "lease.json"} & names and len(folder.deaths()) >= DEATHS_ALLOWED - 1
+            key = (canonical_json([spec.method, spec.params]), _dump(spec.config)[1], bool(alone))
             groups.setdefault(key, []).append(name)
     if groups:
         fair = -(-len(plan.steps_left) // slots)
-        plan.packs = [p for group in groups.values() for p in split(group, min(pack, fair), plan.steps_left)]
+        for (*_, alone), group in groups.items():
+            plan.packs += split(group, 1 if alone else min(pack, fair), plan.steps_left)
     return plan
+
+
+@lru_cache(maxsize=64)
+def _dump(config: Config) -> tuple[dict[str, Any], str]:
+    """The configuration as plain data, and as one spelling of it; a sweep has few of them and many runs."""
+    data = config.model_dump(mode="json")
+    return data, canonical_json(data)
 
 
 def split(runs: Sequence[str], most: int, steps_left: dict[str, int]) -> list[list[str]]:
@@ -90,7 +121,10 @@ def split(runs: Sequence[str], most: int, steps_left: dict[str, int]) -> list[li
 
 def _check_same(folder: RunFolder, spec: RunSpec) -> None:
     """The folder must hold this very run: a default that changed without a new id would mix two settings."""
-    if (folder.path / "spec.json").exists():
+    saved = read_json(folder.path / "spec.json")
+    if saved is not None:
+        if saved.get("config") == _dump(spec.config)[0] and saved.get("params") == spec.params:
+            return  # what its name stands for besides is in the hash, unabridged
         labels = {"suite", "variant", "params_set"}
         found = folder.spec()
         there, here = (s.model_dump(mode="json", exclude=labels) for s in (found, spec))

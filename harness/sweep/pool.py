@@ -10,11 +10,12 @@ import json
 import os
 import queue
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,12 +24,11 @@ from typing import Any
 from harness.config import Execution, UserError
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
-from harness.records.lease import holder
+from harness.records.lease import holder, slurm_job
 from harness.sweep.display import Display
 from harness.sweep.plan import Plan, make_plan, split
 
 AUTO_PACK = {"cpu": 16, "cuda": 32}
-DEATHS_ALLOWED = 3  # of workers, with one and the same run in their pack
 STOP_SECONDS = 120.0
 
 
@@ -157,7 +157,8 @@ class Pool:
     """Advances the runs of `specs` under `root` until each is done or failed.
 
     `interrupted` is polled; once true, workers checkpoint and leave. A `scratch` pool measures only, and
-    writes nothing. Use as a context manager: it ends its workers.
+    writes nothing. `patience`: seconds to wait for runs that another process holds, once nothing else is
+    left. Use as a context manager: it ends its workers.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class Pool:
         execution: Execution,
         interrupted: Callable[[], bool] = lambda: False,
         scratch: bool = False,
+        patience: float = float("inf"),
     ):
         self.root = root
         self.specs = list(specs)
@@ -177,8 +179,7 @@ class Pool:
         self.limit = pack_size(execution, self.slots[0].device)
         self.events: Events = queue.Queue()
         self.workers: dict[WorkerProcess, Slot] = {}
-        self.deaths: Counter[str] = Counter()
-        self.given_up: set[str] = set()
+        self.patience = patience
 
     def __enter__(self) -> Pool:
         return self
@@ -203,14 +204,9 @@ class Pool:
         for worker in self.workers:
             worker.process.kill()
 
-    def plan(self, retry_failed: bool = False) -> Plan:
-        """What is left to do now."""
-        plan = make_plan(self.root, self.specs, self.limit, retry_failed, len(self.slots))
-        if self.given_up:
-            plan.packs = [
-                p for p in ([r for r in pack if r not in self.given_up] for pack in plan.packs) if p
-            ]
-        return plan
+    def plan(self, retry_failed: bool = False, asked: bool = False) -> Plan:
+        """What is left to do now; the options are `make_plan`'s."""
+        return make_plan(self.root, self.specs, self.limit, retry_failed, len(self.slots), asked=asked)
 
     def measure(self, plan: Plan, specs: dict[str, RunSpec]) -> float:
         """Steps per second of the whole pool, by a short measurement of the plan's first pack on one slot.
@@ -238,6 +234,7 @@ class Pool:
         while not self.interrupted():
             plan = self.plan()
             if plan.packs:
+                waiting_since = 0.0
                 self._round(plan, display)
             elif plan.running:
                 if not waiting_since:
@@ -245,6 +242,8 @@ class Pool:
                     display.say(
                         f"waiting for {len(plan.running)} runs that {self._who(plan.running)} is advancing"
                     )
+                if time.monotonic() - waiting_since > self.patience:
+                    break
                 time.sleep(1.0)
             else:
                 break
@@ -312,10 +311,10 @@ class Pool:
         elif kind == "exit":
             del self.workers[worker]
             if not worker.ready and not self.interrupted():
-                display.say(
-                    f"{self._died(worker, event['code'])}; its {len(worker.pack)} runs will be resumed"
-                )
-                self._after_death(worker.pack, packs, plan, display)
+                how = self._died(worker, event["code"])
+                display.say(f"{how}; its {len(worker.pack)} runs will be resumed")
+                for run in worker.pack:
+                    RunFolder(self.root / run).record_death(why=how, host=socket.gethostname(), **slurm_job())
 
     def _halve(
         self, pack: list[str], event: dict[str, Any], packs: deque[list[str]], plan: Plan, display: Display
@@ -332,18 +331,6 @@ class Pool:
         else:
             display.say(f"a pack of {len(pack)} runs stopped ({event['problem']}): trying it in halves")
         packs.extendleft(split(pack, half, plan.steps_left))
-
-    def _after_death(self, pack: list[str], packs: deque[list[str]], plan: Plan, display: Display) -> None:
-        self.deaths.update(pack)
-        hopeless = {run for run in pack if self.deaths[run] >= DEATHS_ALLOWED and len(pack) == 1}
-        for run in hopeless:
-            self.given_up.add(run)
-            display.say(f"left alone after {DEATHS_ALLOWED} dead workers: {run}")
-        again = [run for run in pack if run not in hopeless and RunFolder(self.root / run).status() != "done"]
-        if again:
-            # A run that kills its worker again and again ends up in a pack of its own.
-            repeated = max(self.deaths[run] for run in again) > 1
-            packs.extend(split(again, max(len(again) // 2, 1) if repeated else len(again), plan.steps_left))
 
     def _start(self, slot: Slot) -> WorkerProcess:
         worker = WorkerProcess(self.root, slot, self.execution, self.log, self.events)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 
 from harness.config import UserError, nearest
@@ -17,13 +19,18 @@ from harness.sweep.display import duration, number
 
 @dataclass
 class Row:
-    """The runs of one method. `rate`: steps/s over its running runs; `seconds_left`: at the sweep's rate."""
+    """The runs of one method. `rate`: steps/s over its running runs; `seconds_left`: at the sweep's rate.
+
+    Runs that wait are `queued` where a Slurm task in the queue has them, else `waiting` for the next sweep.
+    """
 
     method: str
     done: int = 0
     running: int = 0
+    queued: int = 0
     waiting: int = 0
     failed: int = 0
+    cancelled: int = 0
     steps: int = 0
     steps_total: int = 0
     steps_left: int = 0
@@ -31,32 +38,43 @@ class Row:
     seconds_left: float | None = None
 
 
+STATES = ("done", "running", "queued", "waiting", "failed", "cancelled")
+OPTIONAL = ("queued", "cancelled")  # columns that are left out where all is 0
+
+
 @dataclass
 class SweepStatus:
-    """What `harness status` shows."""
+    """What `harness status` shows; `notes` are lines under the table."""
 
     root: str
     methods: list[Row]
     total: Row
     failures: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+    slurm: dict[str, Any] | None = None
 
     def as_json(self) -> str:
         """The same for programs."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
+    def view(self, note: str = "") -> Group:
+        """The table, and the notes under it."""
+        return Group(self.table(), *self.notes, *([note] if note else []))
+
     def table(self) -> Table:
         """The same for people."""
         table = Table(
-            title=self.root, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold"
+            title=self.root, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold"
         )
-        table.add_column("method")
-        for column in ("done", "running", "waiting", "failed", "steps", "steps/s", "time left"):
+        states = [name for name in STATES if name not in OPTIONAL or getattr(self.total, name)]
+        table.add_column("method", no_wrap=True, min_width=max(len(row.method) for row in self.methods))
+        for column in (*states, "steps", "steps/s", "time left"):
             table.add_column(column, justify="right")
         for row in [*self.methods, self.total]:
             left = "" if row.seconds_left is None else duration(row.seconds_left)
             table.add_row(
                 row.method,
-                *(str(n) for n in (row.done, row.running, row.waiting, row.failed)),
+                *(str(getattr(row, name)) for name in states),
                 f"{number(row.steps)}/{number(row.steps_total)}",
                 f"{row.rate:.3g}" if row.rate else "",
                 left,
@@ -65,8 +83,11 @@ class SweepStatus:
         return table
 
 
-def sweep_status(root: Path) -> SweepStatus:
-    """The state of every run under `root`, from its files; raises UserError where there are none."""
+def sweep_status(root: Path, in_tasks: Collection[str] = ()) -> SweepStatus:
+    """The state of every run under `root`, from its files; raises UserError where there are none.
+
+    `in_tasks` are the runs that tasks in a queue have.
+    """
     rows: dict[str, Row] = {}
     total = Row("all")
     failures = []
@@ -79,15 +100,18 @@ def sweep_status(root: Path) -> SweepStatus:
             continue
         label = f"{spec['method']}:{spec['variant']}" if spec.get("variant") else spec["method"]
         row = rows.setdefault(label, Row(label))
-        status, state = folder.status(), folder.state()
+        status = folder.status()
+        state = {} if status in ("done", "new") else folder.state()
         steps = spec["config"]["steps"]
-        done = steps if status == "done" else 0 if status == "new" else state.get("step", 0)
-        kind = status if status in ("done", "running", "failed") else "waiting"
+        done = steps if status == "done" else state.get("step", 0)
+        kind = "waiting" if status in ("new", "resume") else status
+        if kind == "waiting" and folder.id in in_tasks:
+            kind = "queued"
         for r in (row, total):
             setattr(r, kind, getattr(r, kind) + 1)
             r.steps += done
             r.steps_total += steps
-            if kind in ("running", "waiting"):
+            if kind in ("running", "queued", "waiting"):
                 r.steps_left += steps - done
             if kind == "running":
                 r.rate += state.get("rate", 0.0)

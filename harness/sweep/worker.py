@@ -131,7 +131,9 @@ def main() -> None:
     dirs = tuple(setup["execution"].pop("methods_dirs"))
     execution = Execution(**setup["execution"], methods_dirs=dirs)
     worker = Worker(Path(setup["root"]), execution, out)
-    signal.signal(signal.SIGTERM, lambda *_: (worker.stop.set(), worker.commands.put(None)))
+    # Slurm signals every process of a job: USR2 ahead of a time limit or a preemption, TERM to end it.
+    for ending in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(ending, lambda *_: (worker.stop.set(), worker.commands.put(None)))
     if execution.threads:
         import torch
 

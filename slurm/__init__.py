@@ -1,0 +1,1 @@
+"""Sweeps on Slurm: profiles of sites, launching packs as array tasks, what a task does, and the queue."""

@@ -1,0 +1,256 @@
+"""What was launched: a folder per launch under `RUNS/slurm/`, its tasks, and where they stand.
+
+    RUNS/slurm/<launch>/launch.json   profile, execution, code, and the tasks with their run ids
+                        jobs/         submitit's files and the tasks' logs
+                        attempts/     one file for each start of a task: where, when, how it ended
+
+A job is found in the queue by its name, which launch.json holds before anything is submitted: a login shell
+that dies between the two loses nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.config import Execution
+from harness.records.environment import code_version
+from harness.records.files import read_json, write_json
+from harness.records.identity import slug
+from harness.records.lease import slurm_job
+from slurm import site
+from slurm.profile import Profile
+
+FOLDER = "slurm"
+BEAT_SECONDS = 20.0
+
+
+@dataclass
+class Array:
+    """Tasks submitted by one sbatch: the runs of each, and Slurm's id once it is known."""
+
+    name: str
+    tasks: list[list[str]]
+    job: str | None = None
+    over: list[int] = field(default_factory=list)  # tasks seen to have left the queue
+
+
+@dataclass
+class Launch:
+    """One call of `harness sweep --slurm` that submitted something."""
+
+    folder: Path
+    command: str
+    profile_name: str
+    profile: Profile
+    execution: Execution
+    arrays: list[Array]
+    created: float = field(default_factory=time.time)
+    code: dict[str, Any] = field(default_factory=code_version)
+
+    @classmethod
+    def prepare(
+        cls,
+        root: Path,
+        command: str,
+        profile_name: str,
+        profile: Profile,
+        execution: Execution,
+        arrays: Sequence[Sequence[list[str]]],
+    ) -> Launch:
+        """A launch of these arrays of tasks, kept before anything is submitted."""
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        named = [
+            Array(f"{slug(root.resolve().name)}-{name}-{k}", list(tasks)) for k, tasks in enumerate(arrays)
+        ]
+        launch = cls(root.resolve() / FOLDER / name, command, profile_name, profile, execution, named)
+        launch.jobs.mkdir(parents=True)
+        (launch.folder / "attempts").mkdir()
+        launch.save()
+        return launch
+
+    @classmethod
+    def read(cls, folder: Path) -> Launch | None:
+        """The launch in a folder, or None where there is none that can be read."""
+        data = read_json(folder / "launch.json")
+        if data is None:
+            return None
+        execution = data["execution"]
+        execution["methods_dirs"] = tuple(execution["methods_dirs"])
+        return cls(
+            folder=folder,
+            command=data["command"],
+            profile_name=data["profile_name"],
+            profile=Profile.model_validate(data["profile"]),
+            execution=Execution(**execution),
+            arrays=[Array(**array) for array in data["arrays"]],
+            created=data["created"],
+            code=data["code"],
+        )
+
+    @property
+    def jobs(self) -> Path:
+        """submitit's folder."""
+        return self.folder / "jobs"
+
+    def save(self) -> None:
+        """Write launch.json."""
+        data = {key: value for key, value in vars(self).items() if key != "folder"}
+        data |= {
+            "profile": self.profile.model_dump(mode="json"),
+            "execution": vars(self.execution),
+            "arrays": [vars(array) for array in self.arrays],
+        }
+        write_json(self.folder / "launch.json", data)
+
+    def tasks(self) -> list[Task]:
+        """Every task of the launch, as it was submitted."""
+        return [
+            Task(self, array, index, runs) for array in self.arrays for index, runs in enumerate(array.tasks)
+        ]
+
+    @cached_property
+    def attempts(self) -> dict[str, list[dict[str, Any]]]:
+        """Every start of every task, by the task's name, in order; `seen` is the last sign of life."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        try:
+            files = sorted(os.scandir(self.folder / "attempts"), key=lambda file: file.name)
+        except FileNotFoundError:
+            return {}
+        for file in files:
+            told = read_json(Path(file.path)) if file.name.endswith(".json") else None
+            if told is not None:
+                found.setdefault(told["task"], []).append({**told, "seen": file.stat().st_mtime})
+        return found
+
+
+@dataclass
+class Task:
+    """One array task: the runs it advances, and where it stands in the queue, if it is there."""
+
+    launch: Launch
+    array: Array
+    index: int
+    runs: list[str]
+    queued: site.Queued | None = None
+
+    @property
+    def name(self) -> str:
+        """`<array>-<index>`, which names it within its launch."""
+        return f"{self.launch.arrays.index(self.array)}-{self.index}"
+
+    @property
+    def job(self) -> str | None:
+        """Its id as squeue prints it; None where the launch ended before Slurm's answer was kept."""
+        if self.queued:
+            return self.queued.job
+        if self.array.job is None:
+            return None
+        return self.array.job if len(self.array.tasks) == 1 else f"{self.array.job}_{self.index}"
+
+    @property
+    def log(self) -> Path | None:
+        """Where its output goes."""
+        return self.launch.jobs / f"{self.job}_0_log.out" if self.job else None
+
+    @property
+    def script(self) -> Path | None:
+        """What was given to sbatch."""
+        job = self.array.job or (self.job or "").partition("_")[0]
+        return self.launch.jobs / f"{job}_submission.sh" if job else None
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """Its starts, in order."""
+        return self.launch.attempts.get(self.name, [])
+
+
+def launches(root: Path) -> list[Launch]:
+    """Every launch of a folder of runs, the oldest first."""
+    found = (Launch.read(path.parent) for path in sorted((root.resolve() / FOLDER).glob("*/launch.json")))
+    return [launch for launch in found if launch is not None]
+
+
+def in_queue(found: Iterable[Launch]) -> list[Task]:
+    """The tasks that are in the queue now, running or waiting; one call of squeue. Raises site.NoSlurm."""
+    tasks = [task for launch in found for task in launch.tasks() if task.index not in task.array.over]
+    queue = site.queue({task.array.name for task in tasks})
+    for task in tasks:
+        task.queued = queue.get(task.array.name, {}).get(task.index)
+    return [task for task in tasks if task.queued]
+
+
+@dataclass
+class Hours:
+    """Wall hours of tasks so far, and the GPUs of them."""
+
+    tasks: float = 0.0
+    gpus: float = 0.0
+
+
+def hours(found: Iterable[Launch]) -> Hours:
+    """What the attempts of these launches have used; one without an end counts to its last sign of life."""
+    used = Hours()
+    for launch in found:
+        for attempts in launch.attempts.values():
+            for attempt in attempts:
+                spent = max(attempt.get("ended", attempt["seen"]) - attempt["started"], 0.0) / 3600
+                used.tasks += spent
+                used.gpus += spent * attempt["gpus"]
+    return used
+
+
+class Attempt:
+    """This start of a task, as its file tells it; the file's time is its heartbeat."""
+
+    def __init__(self, launch: Launch, task: str):
+        self.folder = launch.folder / "attempts"
+        self.task = task
+        where = slurm_job()
+        self.restart = where.get("restart", 0)
+        self.path = self.folder / f"{task}.{self.restart}.json"
+        self.told: dict[str, Any] = {
+            **where,
+            "task": task,
+            "pid": os.getpid(),
+            "started": time.time(),
+            "gpus": launch.profile.gpus,
+        }
+        self._beat = time.monotonic()
+        write_json(self.path, self.told, durable=False)
+
+    def beat(self) -> None:
+        """Say that it lives, when that is due."""
+        if time.monotonic() - self._beat >= BEAT_SECONDS:
+            self._beat = time.monotonic()
+            os.utime(self.path)
+
+    def superseded(self) -> bool:
+        """Whether Slurm has started this task anew, thinking this copy dead."""
+        starts = (path.stem.rpartition(".")[2] for path in self.folder.glob(f"{self.task}.*.json"))
+        return any(int(start) > self.restart for start in starts if start.isdecimal())
+
+    def end(self, outcome: str, **more: Any) -> None:
+        """Say how it ended."""
+        self.told |= {"ended": time.time(), "outcome": outcome, **more}
+        write_json(self.path, self.told, durable=False)
+
+
+def tasks_of(run: str, found: Iterable[Launch]) -> list[Task]:
+    """The tasks that were given a run, the oldest first."""
+    return [task for launch in found for task in launch.tasks() if run in task.runs]
+
+
+def execution_in_job(launch: Launch) -> Execution:
+    """How a task of the launch advances its runs: the sweep's own choice within what the task was given."""
+    profile = launch.profile
+    threads = max(profile.cpus // profile.slots, 1)
+    device = profile.device if launch.execution.device == "auto" else launch.execution.device
+    fields: Mapping[str, Any] = vars(launch.execution) | {"threads": threads, "device": device}
+    return Execution(**fields)

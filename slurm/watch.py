@@ -1,0 +1,152 @@
+"""The Slurm side of a folder of runs: what is queued, what it has cost, why a run stands where it does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.records.folder import RunFolder
+from harness.records.lease import holder
+from harness.sweep.status import SweepStatus, sweep_status
+from slurm import site
+from slurm.launch import FOLDER, Hours, Launch, Task, hours, in_queue, launches, tasks_of
+
+LOG_LINES = 12
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED")
+
+
+@dataclass
+class View:
+    """The tasks of a folder that are in the queue, the hours its launches have used, and what is amiss."""
+
+    queue: list[Task]
+    used: Hours
+    problem: str | None
+
+    @property
+    def runs(self) -> set[str]:
+        """The runs that tasks in the queue have."""
+        return {run for task in self.queue for run in task.runs}
+
+
+def used_here(root: Path) -> bool:
+    """Whether a sweep of this folder was ever given to Slurm."""
+    return (root / FOLDER).is_dir()
+
+
+def look(root: Path) -> View:
+    """The queue and the hours, by one call of squeue at most."""
+    found = launches(root)
+    queue: list[Task] = []
+    problem = None
+    try:
+        if site.here():
+            queue = in_queue(_unfinished(found, root))
+        elif found:
+            problem = "no squeue on this machine, so the queue is not known"
+    except site.NoSlurm as error:
+        problem = f"the queue is not known: {error}"
+    return View(queue, hours(found), problem)
+
+
+def _unfinished(found: Sequence[Launch], root: Path) -> list[Launch]:
+    """Launches with a run that has not ended: there is nothing to ask of the others."""
+    ended = ("result.json", "failure.json")
+
+    def over(run: str) -> bool:
+        return any((root / run / name).exists() for name in ended)
+
+    return [x for x in found if not all(over(run) for task in x.tasks() for run in task.runs)]
+
+
+def status(root: Path) -> SweepStatus:
+    """`sweep_status` with what the queue knows."""
+    view = look(root)
+    state = sweep_status(root, view.runs)
+    running = [task for task in view.queue if task.queued and task.queued.state not in WAITING]
+    waiting = [task for task in view.queue if task not in running]
+    total = state.total
+    pace = (view.used.gpus or view.used.tasks) / total.steps if total.steps else 0.0
+    to_come = pace * total.steps_left
+    unit = "GPU-hours" if view.used.gpus else "task-hours"
+    used = view.used.gpus or view.used.tasks
+    state.slurm = {
+        "tasks_running": len(running),
+        "tasks_waiting": len(waiting),
+        "unit": unit,
+        "used": used,
+        "to_come": to_come,
+        "problem": view.problem,
+    }
+    nodes = sorted({task.queued.node for task in running if task.queued and task.queued.node})
+    reasons = Counter(task.queued.reason for task in waiting if task.queued)
+    words = [f"{len(running)} tasks running" + (f" on {', '.join(nodes[:8])}" if nodes else "")]
+    if len(nodes) > 8:
+        words[-1] += f" and {len(nodes) - 8} more"
+    waits = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+    words.append(f"{len(waiting)} waiting" + (f" ({waits})" if waits else ""))
+    words.append(f"{used:.2f} {unit} used")
+    if total.steps_left and pace:
+        words.append(f"about {to_come:.2f} to come")
+    state.notes = [f"Slurm: {', '.join(words)}", *([view.problem] if view.problem else [])]
+    return state
+
+
+def why(folder: RunFolder) -> list[tuple[str, str]]:
+    """Why a run stands where it does: its state and reason, where it last was, and the end of its log."""
+    root = folder.path.parent
+    state = folder.status()
+    step, total = folder.state().get("step", 0), folder.spec().config.steps
+    found: list[tuple[str, str | None]] = [
+        ("run", folder.id),
+        ("state", f"{state} at step {step} of {total}"),
+    ]
+    failure = folder.failure()
+    if failure:
+        found.append(("reason", f"{failure['reason']} (step {failure['step']})"))
+    last = holder(folder.path) or (folder.deaths() or [{}])[-1] or (folder.env() or {}).get("slurm") or {}
+    tasks = tasks_of(folder.id, launches(root))
+    log: Path | None = root / "logs" / "workers.log"
+    if tasks:
+        task = tasks[-1]
+        try:
+            queued = next((t.queued for t in in_queue([task.launch]) if t.name == task.name), None)
+            where = f"{queued.state} ({queued.reason})" if queued else "not in the queue"
+        except site.NoSlurm as error:
+            where = f"the queue is not known: {error}"
+        found.append(("job", f"{task.job or 'not known'}: {where}"))
+        said = site.accounted(task.job) if task.job and site.here() else None
+        found.append(("accounting", said))
+        for attempt in task.attempts:
+            ended = attempt.get("outcome", "no word since its start")
+            found.append((f"start {attempt['restart'] + 1}", f"on {attempt.get('node')}: {ended}"))
+        found.append(("sbatch", str(task.script) if task.script else None))
+        log = task.log
+    found.append(("node", last.get("node") or last.get("host") or (folder.env() or {}).get("host")))
+    for name, path in (("log", log), ("its own log", folder.path / "log.txt")):
+        if path and path.exists():
+            found.append((name, "\n".join([str(path), *_tail(path)])))
+    return [(name, text) for name, text in found if text]
+
+
+def _tail(path: Path) -> list[str]:
+    with open(path, "rb") as file:
+        file.seek(0, 2)
+        file.seek(max(file.tell() - 20_000, 0))
+        return file.read().decode(errors="replace").splitlines()[-LOG_LINES:]
+
+
+def cancel(root: Path, runs: Sequence[str]) -> dict[str, Any]:
+    """Take these runs out, and end the tasks that then have nothing left to do; {runs, tasks}.
+
+    A run that some worker is advancing leaves its pack at its next write; the pack's other runs go on.
+    """
+    found = [run for run in runs if RunFolder(root / run).cancel()]
+    queue = in_queue(launches(root)) if used_here(root) and site.here() else []
+    ended = ("done", "failed", "cancelled")
+    idle = [task for task in queue if all(RunFolder(root / run).status() in ended for run in task.runs)]
+    site.cancel([task.job for task in idle if task.job])
+    return {"runs": found, "tasks": [task.job for task in idle]}
