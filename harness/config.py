@@ -10,7 +10,7 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -141,7 +141,7 @@ class ViewsConfig(Strict):
         return sorted({max(1, round(total * k / self.count)) for k in range(1, self.count + 1)})
 
 
-class Config(Strict, frozen=True):
+class Config(Strict):
     """Everything a run's result depends on beside its method, prompt and seed."""
 
     preset: Literal["toy", "paper"] = "toy"
@@ -153,6 +153,10 @@ class Config(Strict, frozen=True):
     steps: int = Field(
         default=400, ge=1, description="N: the run's own number of steps, which schedules are tied to"
     )
+
+    if TYPE_CHECKING:  # pydantic gives a frozen model one
+
+        def __hash__(self) -> int: ...
 
     @model_validator(mode="after")
     def _check(self) -> Self:

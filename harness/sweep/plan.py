@@ -85,7 +85,9 @@ def make_plan(
         status: Status = folder.status(names)
         if "spec.json" in names:
             _check_same(folder, spec)
-        if (status == "failed" and retry_failed) or (status == "cancelled" and asked):
+        if status == "failed" and retry_failed:
+            status = "resume"
+        if status == "cancelled" and asked:
             status = "resume" if "checkpoint.safetensors" in names else "new"
         if status in ("new", "resume") and name in queued:
             plan.queued.append(name)

@@ -166,7 +166,7 @@ def _race(path: Path, start, wins) -> None:
 
 def test_of_many_takers_of_a_stale_lease_one_wins(folder: RunFolder):
     context = multiprocessing.get_context("fork")
-    for _ in range(3):
+    for _ in range(2):  # a third attempt that ends without a word would be the last one
         files.write_json(
             folder.path / "lease.json", {"token": "x", "machine": lease.machine(), "pid": 1, "start": "no"}
         )
@@ -178,6 +178,75 @@ def test_of_many_takers_of_a_stale_lease_one_wins(folder: RunFolder):
         for racer in racers:
             racer.join()
         assert wins.get(timeout=5) and wins.empty()
+
+
+def _die(folder: RunFolder, step: int = 0, **told) -> None:
+    """As if a process had taken the run at that step, and was then killed."""
+    body = {"token": "x", "machine": lease.machine(), "pid": 1, "start": "no", "step": step, **told}
+    files.write_json(folder.path / "lease.json", body)
+
+
+def test_three_deaths_without_a_checkpoint_are_the_end_of_a_run(folder: RunFolder):
+    for deaths in (1, 2):
+        _die(folder, node="n07", job="12_3")
+        assert folder.status() == "new" and len(folder.deaths()) == deaths
+        held = folder.acquire("test")
+        assert held
+        held.release()
+    _die(folder, node="n07", job="12_3")
+    failure = folder.failure()
+    assert folder.status() == "failed" and folder.acquire("test") is None
+    assert failure and "3 times without a word" in failure["reason"] and "n07 in job 12_3" in failure["reason"]
+
+    assert folder.forget_failure() and folder.status() == "new" and folder.failure() is None
+    held = folder.acquire("test")
+    assert held and not folder.deaths()[:-1]
+    held.release()
+
+
+def test_a_checkpoint_is_progress_and_starts_the_count_of_deaths_anew(folder: RunFolder):
+    for step in range(5):
+        _die(folder, step)
+        folder.record_death(why="killed")
+        assert folder.status() != "failed"
+        folder.save_checkpoint({"a": torch.ones(1)}, step + 1)
+        assert folder.deaths() == [] and folder.checkpoint_step() == step + 1
+    for _ in range(3):  # as by tasks that ended before they could take the run
+        folder.record_death(why="no such module")
+    failure = folder.failure()
+    assert folder.status() == "failed" and failure and "no such module" in failure["reason"]
+
+
+def test_a_restarted_slurm_job_takes_over_from_its_older_copy_at_once(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    older = folder.acquire("job")
+    assert older and folder.status() == "running"
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert RunFolder(folder.path).acquire("another job") is None
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    younger_view = RunFolder(folder.path)
+    younger = younger_view.acquire("job")
+    assert younger and not older.held()
+    with pytest.raises(LeaseLost):
+        folder.append_metrics([{"step": 1}])
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    assert folder.acquire("job") is None  # the older copy never takes it back
+    younger_view.append_metrics([{"step": 1}])
+    younger.release()
+
+
+def test_a_cancelled_run_leaves_its_holder_and_waits(folder: RunFolder):
+    held = folder.acquire("test")
+    assert held and folder.cancel() and not folder.cancel()
+    assert folder.status() == "cancelled" and RunFolder(folder.path).acquire("another") is None
+    with pytest.raises(LeaseLost):
+        folder.append_metrics([{"step": 1}])
+    held.release()
+    folder.uncancel()
+    assert folder.status() == "new" and not folder.deaths()
 
 
 WRITER = """
