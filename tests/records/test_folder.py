@@ -196,7 +196,9 @@ def test_three_deaths_without_a_checkpoint_are_the_end_of_a_run(folder: RunFolde
     _die(folder, node="n07", job="12_3")
     failure = folder.failure()
     assert folder.status() == "failed" and folder.acquire("test") is None
-    assert failure and "3 times without a word" in failure["reason"] and "n07 in job 12_3" in failure["reason"]
+    assert (
+        failure and "3 times without a word" in failure["reason"] and "n07 in job 12_3" in failure["reason"]
+    )
 
     assert folder.forget_failure() and folder.status() == "new" and folder.failure() is None
     held = folder.acquire("test")
