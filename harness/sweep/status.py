@@ -69,7 +69,7 @@ class SweepStatus:
         states = [name for name in STATES if name not in OPTIONAL or getattr(self.total, name)]
         table.add_column("method", no_wrap=True, min_width=max(len(row.method) for row in self.methods))
         for column in (*states, "steps", "steps/s", "time left"):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
         for row in [*self.methods, self.total]:
             left = "" if row.seconds_left is None else duration(row.seconds_left)
             table.add_row(
