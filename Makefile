@@ -13,7 +13,7 @@ demo: $(STAMP)
 	$(BIN)/harness eval demo
 
 test: lint types
-	$(BIN)/pytest -m "not long"
+	$(BIN)/pytest -m "not long and not slurm"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,1 +1,1 @@
-"""Sweeps on Slurm: profiles of sites, launching packs as array tasks, what a task does, and the queue."""
+"""Sweeps on a Slurm cluster: packs of runs as array tasks, and a small real cluster to test them on."""

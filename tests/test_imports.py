@@ -57,7 +57,9 @@ HEAVY = {
     "numba",
 }
 
-SOURCES = sorted(p for package in ("harness", "methods", "eval") for p in (ROOT / package).rglob("*.py"))
+SOURCES = sorted(
+    p for package in ("harness", "methods", "eval", "slurm") for p in (ROOT / package).rglob("*.py")
+)
 
 
 def _nodes(tree: ast.AST, inside_functions: bool) -> Iterator[ast.AST]:
@@ -135,6 +137,15 @@ def test_the_built_in_eval_is_never_shadowed():
                 assert not [a for a in node.names if a.name.split(".")[0] == "eval"], (
                     f"{path}: from eval.x import y"
                 )
+
+
+def test_only_slurm_imports_submitit():
+    users = {
+        package(module_of(path))
+        for path in SOURCES
+        if any(n.split(".")[0] == "submitit" for n in imported(path))
+    }
+    assert users <= {"slurm"}
 
 
 def test_nothing_loads_a_pickle():
