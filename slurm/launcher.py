@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shlex
 import shutil
 import sys
@@ -137,7 +139,8 @@ def _launch(ask: Ask, arrays: list[list[list[str]]], say: Callable[[str], None])
             executor = make_executor(launch.jobs, ask.profile, array.name, len(arrays))
             names = [f"{number}-{index}" for index in range(len(array.tasks))]
             root, many = str(ask.root.resolve()), len(names)
-            with site.submitting():
+            # submitit repeats sbatch's words on stderr, and raises them as well
+            with site.submitting(), contextlib.redirect_stderr(io.StringIO()):
                 jobs = executor.map_array(
                     job.run, [root] * many, [launch.folder.name] * many, names, array.tasks
                 )

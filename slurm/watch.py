@@ -147,6 +147,7 @@ def cancel(root: Path, runs: Sequence[str]) -> dict[str, Any]:
     found = [run for run in runs if RunFolder(root / run).cancel()]
     queue = in_queue(launches(root)) if used_here(root) and site.here() else []
     ended = ("done", "failed", "cancelled")
-    idle = [task for task in queue if all(RunFolder(root / run).status() in ended for run in task.runs)]
+    live = [task for task in queue if task.queued and task.queued.state != "COMPLETING"]
+    idle = [task for task in live if all(RunFolder(root / run).status() in ended for run in task.runs)]
     site.cancel([task.job for task in idle if task.job])
     return {"runs": found, "tasks": [task.job for task in idle]}

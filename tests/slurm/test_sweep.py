@@ -283,7 +283,7 @@ def test_runs_that_cannot_be_advanced_are_given_up_too(sweep: Sweep):
 def test_cancelled_runs_leave_and_come_back_with_the_same_command(
     cluster: Cluster, tiny_prior: Path, tmp_path: Path
 ):
-    sweep = Sweep(cluster, tiny_prior, tmp_path, prompts=2, steps=600)
+    sweep = Sweep(cluster, tiny_prior, tmp_path, prompts=2, steps=1500)
     methods = ("--methods", "uniform_sds,tp_sds")
     sweep.submit(*methods)
     sweep.wait(lambda: sweep.started() == 4)
