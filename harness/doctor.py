@@ -207,31 +207,34 @@ def _wandb() -> Check:
 
 
 def _slurm() -> Check:
-    found = {name: shutil.which(name) for name in ("sbatch", "squeue", "sacct")}
-    lacking = [name for name in ("sbatch", "squeue") if not found[name]]
+    found = {name: shutil.which(name) for name in ("sbatch", "squeue", "scontrol", "sacct")}
+    lacking = [name for name, path in found.items() if not path and name != "sacct"]
     if lacking:
-        text = f"{' and '.join(lacking)} not found: sweeps run on this machine alone"
+        text = f"{', '.join(lacking)} not found: sweeps run on this machine alone"
         return Check("slurm", "missing", text, needed=False, facts={"commands": found})
-    silent = _asked("squeue", "--noheader", "--me")
+    # Not squeue: it asks a dead controller again and again for seconds.
+    silent = _why_not("scontrol", "ping")
     if silent:
         text = f"the controller does not answer: {silent}"
         return Check("slurm", "problem", text, needed=False, facts={"commands": found})
     # Sites without accounting are well served: states come from run folders and squeue.
-    no_accounting = _asked("sacct", "--noheader", "--allocations") if found["sacct"] else "no sacct"
-    accounting = f"no accounting ({no_accounting})" if no_accounting else "with accounting"
-    facts = {"commands": found, "accounting": not no_accounting}
-    return Check("slurm", "ok", f"the controller answers, {accounting}", needed=False, facts=facts)
+    silent = _why_not("sacct", "--noheader", "--allocations") if found["sacct"] else "no sacct"
+    text = f"the controller answers, {f'no accounting ({silent})' if silent else 'with accounting'}"
+    return Check("slurm", "ok", text, needed=False, facts={"commands": found, "accounting": not silent})
 
 
-def _asked(*command: str) -> str | None:
+def _why_not(*command: str) -> str | None:
     """Why a command of Slurm's failed, in one line; None where it did not."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=15)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} was silent for 10 s"
+    except OSError as error:
         return named_line(error)
     if done.returncode == 0:
         return None
-    return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return said[0] if said else f"{command[0]} ended with {done.returncode}"
 
 
 def _disk(out: Path) -> Check:

@@ -24,6 +24,7 @@ from harness.config import Config
 from harness.guidance import hub as cache
 from harness.guidance.hub import sha256_file
 from harness.guidance.prior import PATTERNS
+from harness.sweep import experiment
 from tests.hubserver import COMMIT, Hub
 
 PRIOR = ["doctor", "--fetch", "--prior", "tiny/prior", "--clip", "toy-clip"]
@@ -224,6 +225,31 @@ def test_the_toy_preset_needs_nothing_but_the_checkout(
     assert "no CUDA device" in checks["field tinycudann"].text or torch.cuda.is_available()
     assert all("\n" not in str(check) for check in checks.values())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not shutil.which("scontrol"), reason="Slurm is not installed")
+def test_a_controller_that_is_down_is_a_problem_but_not_the_presets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = {
+        "ClusterName": "nobody",
+        "SlurmctldHost": "localhost(127.0.0.1)",
+        "SlurmctldPort": "9",
+        "NodeName": "n1",
+        "PartitionName": "p Nodes=n1",
+    }
+    (tmp_path / "slurm.conf").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    check = examined(Config(), tmp_path)["slurm"]
+    assert check.status == "problem" and not check.needed
+    assert "controller does not answer" in check.text and "DOWN" in check.text
+
+
+def test_the_presets_scorers_are_those_of_the_experiments():
+    for name in experiment.names():
+        asked = experiment.load(name)
+        for size, sized in (("toy", asked.toy), ("paper", asked.paper)):
+            assert sized is None or set(sized.clips) <= set(doctor.SCORERS[size]), name
 
 
 def test_what_is_missing_is_named_with_what_to_do(
