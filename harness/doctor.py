@@ -48,9 +48,11 @@ def resolve(preset_name: str, prior: str | None, settings: Sequence[str]) -> Con
 
 def scorers(config: Config, names: str) -> list[str]:
     """Comma-separated scorers, or the preset's own; UserError for an unknown one."""
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if not chosen:
+        return list(SCORERS[config.preset])
     from eval.clip import repository
 
-    chosen = [name.strip() for name in names.split(",") if name.strip()] or list(SCORERS[config.preset])
     for name in chosen:
         repository(name)
     return chosen
@@ -77,13 +79,24 @@ def tell(config: Config, clips: Sequence[str], out: Path, as_json: bool) -> bool
 
 
 def examine(config: Config, clips: Sequence[str], out: Path) -> Iterator[Check]:
-    """Every check in turn; loads no model and contacts nobody but the local Slurm."""
-    from eval.clip import known
+    """Every check in turn; loads no model and contacts nobody but the local Slurm.
+
+    Ends early where a package lacks or torch does not load: everything after that would fail for it.
+    """
     from harness.records import environment
 
-    env = environment.snapshot()
-    yield _packages(env, environment.PACKAGES[1:])
-    yield _code(env["git"])
+    packages = _packages()
+    yield packages
+    yield _code(environment.code_version())
+    if packages.status != "ok":
+        return
+    try:
+        env = environment.snapshot()
+    except (ImportError, OSError) as error:  # OSError: a library that torch was built against
+        yield Check("torch", "problem", f"{named_line(error)}; install it again")
+        return
+    from eval.clip import known
+
     yield from _device(env, config)
     yield from _backends()
     yield _hub()
@@ -95,13 +108,17 @@ def examine(config: Config, clips: Sequence[str], out: Path) -> Iterator[Check]:
     yield _disk(out)
 
 
-def _packages(env: dict[str, Any], wanted: Sequence[str]) -> Check:
-    facts = {"python": env["python"], "packages": env["packages"]}
-    lacking = [name for name in wanted if name not in env["packages"]]
+def _packages() -> Check:
+    from harness.records import environment
+
+    found, python = environment.packages(), sys.version.split()[0]
+    facts = {"python": python, "packages": found}
+    # The first is this package: read from a checkout, it needs no installing.
+    lacking = [name for name in environment.PACKAGES[1:] if name not in found]
     if lacking:
         return Check("packages", "missing", f"{', '.join(lacking)}: pip install -e .", facts=facts)
-    versions = ", ".join(f"{name} {version}" for name, version in env["packages"].items())
-    return Check("packages", "ok", f"Python {env['python']}, {versions}", facts=facts)
+    versions = ", ".join(f"{name} {version}" for name, version in found.items())
+    return Check("packages", "ok", f"Python {python}, {versions}", facts=facts)
 
 
 def _code(git: dict[str, Any]) -> Check:

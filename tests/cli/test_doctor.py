@@ -24,6 +24,7 @@ from harness.config import Config
 from harness.guidance import hub as cache
 from harness.guidance.hub import sha256_file
 from harness.guidance.prior import PATTERNS
+from harness.records import environment as environment_of_results
 from harness.sweep import experiment
 from tests.hubserver import COMMIT, Hub
 
@@ -243,6 +244,18 @@ def test_a_controller_that_is_down_is_a_problem_but_not_the_presets(
     check = examined(Config(), tmp_path)["slurm"]
     assert check.status == "problem" and not check.needed
     assert "controller does not answer" in check.text and "DOWN" in check.text
+
+
+def test_what_does_not_load_is_told_before_anything_fails_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert list(examined(Config(), tmp_path)) == ["packages", "code", "torch"]
+    monkeypatch.setattr("harness.records.environment.PACKAGES", ("dreamtime-harness", "no-such-package"))
+    environment_of_results.packages.cache_clear()
+    checks = examined(Config(), tmp_path)
+    environment_of_results.packages.cache_clear()
+    assert list(checks) == ["packages", "code"] and "no-such-package: pip install" in checks["packages"].text
 
 
 def test_the_presets_scorers_are_those_of_the_experiments():
