@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
 from eval.load import WEIGHTS
 from harness.config import UserError, first_line, nearest
+from harness.guidance import hub
+from harness.guidance.hub import sha256_file
 from harness.records.files import read_json
 
 MODEL_FILE = "open_clip_model.safetensors"
@@ -27,25 +26,31 @@ CONFIG_FILE = "open_clip_config.json"
 
 @dataclass(frozen=True)
 class Pin:
-    """What a scorer of the allow-list must be: its activation, and the sha256 of its weights file."""
+    """What a scorer of the allow-list must be: activation, sha256 of its weights file, and its repository."""
 
     quick_gelu: bool
     sha256: str
+    repo: str
 
 
 # (architecture, pretrained tag): the scorers of Dream Fields, DreamFusion and DreamTime. OpenAI's weights
 # were trained with QuickGELU; open_clip also loads them without, and numbers drop (open_clip#771). The files
-# are open_clip_model.safetensors of timm/vit_{base_patch32,base_patch16,large_patch14}_clip_224.openai on the
-# Hub at a6f597a3, 977e3dd0 and 18d05354.
+# are the repositories' open_clip_model.safetensors at a6f597a3, 977e3dd0 and 18d05354.
 ALLOWED = {
     ("ViT-B-32-quickgelu", "openai"): Pin(
-        True, "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31"
+        True,
+        "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
+        "timm/vit_base_patch32_clip_224.openai",
     ),
     ("ViT-B-16-quickgelu", "openai"): Pin(
-        True, "4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f"
+        True,
+        "4b8699299b1e8997753c64b052ba32031449d5d853f55a039148560ee02b820f",
+        "timm/vit_base_patch16_clip_224.openai",
     ),
     ("ViT-L-14-quickgelu", "openai"): Pin(
-        True, "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e"
+        True,
+        "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e",
+        "timm/vit_large_patch14_clip_224.openai",
     ),
 }
 BATCH = 128
@@ -83,6 +88,8 @@ class Clip:
     @torch.inference_mode()
     def embed_images(self, images: Sequence[np.ndarray] | np.ndarray) -> Tensor:
         """[n, D] unit float32 rows on the CPU; uint8 HWC images, preprocessed as the model's config says."""
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
         torch.set_num_threads(THREADS)
         transform: Any = image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
         rows = []
@@ -100,13 +107,53 @@ def load_clip(name: str, device: str = "auto") -> Clip:
     unknown name, a broken folder, a QuickGELU mismatch, and weights that are not there.
     """
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    found = _resolve(name)
+    return _load_folder(found, where) if isinstance(found, Path) else _load_tag(*found, where)
+
+
+def _resolve(name: str) -> Path | tuple[str, str]:
+    """A scorer's folder, or its (architecture, tag) in the allow-list."""
     folder = next((p for p in (WEIGHTS / name, Path(name)) if (p / CONFIG_FILE).is_file()), None)
     if folder is not None:
-        return _load_folder(folder.resolve(), where)
+        return folder.resolve()
     architecture, slash, tag = name.rpartition("/")
     if not slash or (architecture, tag) not in ALLOWED:
         raise UserError(f"unknown scorer '{name}'{_hint(architecture, tag, name)}")
-    return _load_tag(architecture, tag, where)
+    return architecture, tag
+
+
+def known() -> list[str]:
+    """The scorers there are: the embedded ones, then the allow-list's."""
+    return [*(path.parent.name for path in WEIGHTS.glob(f"*/{CONFIG_FILE}")), *map("/".join, ALLOWED)]
+
+
+def repository(name: str) -> str | None:
+    """The Hub's repository of a scorer, None where it is a folder; UserError for an unknown name."""
+    found = _resolve(name)
+    return None if isinstance(found, Path) else ALLOWED[found].repo
+
+
+def find(name: str) -> hub.Stored:
+    """The weights of a scorer, which are the right ones; loads no model and contacts nobody.
+
+    Raises UserError for an unknown name, and for weights that are not here or not what they should be.
+    """
+    found = _resolve(name)
+    if isinstance(found, Path):
+        folder, expected = found, _card_hash(found)
+    else:
+        pin = ALLOWED[found]
+        # Where open_clip looks.
+        folder, expected = hub.stored(pin.repo, None, [MODEL_FILE]), pin.sha256
+    if folder is None or not (folder / MODEL_FILE).is_file():
+        raise UserError(f"the weights of {name} are not here; fetch them: {fetch_command(name)}")
+    weights = folder / MODEL_FILE
+    return hub.Stored(name, folder, (weights,), _checked(weights, expected, hub.sha256_named))
+
+
+def fetch_command(name: str) -> str:
+    """The shell command that brings a scorer of the allow-list here."""
+    return f"harness doctor --fetch --clip {name}"
 
 
 def _hint(architecture: str, tag: str, name: str) -> str:
@@ -117,14 +164,15 @@ def _hint(architecture: str, tag: str, name: str) -> str:
         )
     if (WEIGHTS / name).is_dir() or Path(name).is_dir():
         return f": the folder has no {CONFIG_FILE}"
-    local = [path.parent.name for path in WEIGHTS.glob(f"*/{CONFIG_FILE}")]
-    return nearest(name, [*local, *map("/".join, ALLOWED)])
+    return nearest(name, known())
 
 
 def _load_folder(folder: Path, device: torch.device) -> Clip:
     weights = folder / MODEL_FILE
     if not weights.is_file():
         raise UserError(f"the scorer {folder} has no {MODEL_FILE}")
+    import open_clip
+
     try:
         text_cfg = json.loads((folder / CONFIG_FILE).read_text())["model_cfg"]["text_cfg"]
         # open_clip opens a relative bpe_path from the working directory; the file lies beside the config.
@@ -151,9 +199,9 @@ def _card_hash(folder: Path) -> str | None:
     return card.get("sha256")
 
 
-def _checked(weights: Path, expected: str | None) -> str:
+def _checked(weights: Path, expected: str | None, sha256: Callable[[Path], str] = sha256_file) -> str:
     """The sha256 of the weights; UserError where it is not the expected one."""
-    found = sha256_file(weights)
+    found = sha256(weights)
     if expected is not None and found != expected:
         raise UserError(
             f"{weights} is not the file it should be: sha256 {found[:12]}, expected {expected[:12]}; "
@@ -163,14 +211,15 @@ def _checked(weights: Path, expected: str | None) -> str:
 
 
 def _load_tag(architecture: str, tag: str, device: torch.device) -> Clip:
+    import open_clip
+
     name, pin = f"{architecture}/{tag}", ALLOWED[architecture, tag]
     try:
         # Resolves from the cache where it can.
         weights = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(architecture, tag)))
     except Exception as error:  # the Hub client's and open_clip's errors share no base class
         raise UserError(
-            f"the weights of {name} are not here ({first_line(error)}); fetch them where there is a network: "
-            f"python -c \"import open_clip; open_clip.create_model('{architecture}', '{tag}')\""
+            f"the weights of {name} are not here ({first_line(error)}); fetch them: {fetch_command(name)}"
         ) from error
     digest = _checked(weights, pin.sha256)
     with warnings.catch_warnings():
@@ -188,9 +237,3 @@ def check_activation(model: torch.nn.Module, quick_gelu: bool, name: str) -> Non
         raise UserError(
             f"{name}: QuickGELU mismatch, weights for {words[quick_gelu]} in a model with {words[has]}"
         )
-
-
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,9 +10,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from eval.clip import Clip, sha256_file
+from eval.clip import Clip
 from eval.load import RunRecord
 from harness.config import first_line
+from harness.guidance.hub import sha256_file
 from harness.records.files import write_bytes
 
 VERSION = 1  # raise it when the features of a view can change: caches are keyed by it

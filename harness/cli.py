@@ -604,6 +604,42 @@ def bench(
     raise typer.Exit(run(check=check) or 0)
 
 
+@app.command(epilog="Example: harness doctor --preset paper --fetch")
+def doctor(
+    preset: Annotated[str, typer.Option(help="Whose needs are looked at: toy or paper.")] = "toy",
+    prior: Annotated[
+        str | None, typer.Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
+    ] = None,
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting, such as guidance.revision=main; may be given several times.",
+            autocompletion=_complete_settings,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    clip: Annotated[
+        str, typer.Option(help="Scorers, comma-separated; those of the preset's experiments by default.")
+    ] = "",
+    out: Annotated[Path, typer.Option(help="Where the run folders will be.")] = Path("runs"),
+    fetch: Annotated[
+        bool,
+        typer.Option("--fetch", help="Download the weights that are not here, for jobs without internet."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What this machine has of what a preset needs; exit 1 where something is missing."""
+    from harness import doctor
+
+    config = doctor.resolve(preset, prior, settings)
+    clips = doctor.scorers(config, clip)
+    if fetch:
+        doctor.fetch_and_tell(config, clips, as_json)
+    elif not doctor.tell(config, clips, out, as_json):
+        raise typer.Exit(1)
+
+
 @app.command(
     name="import", epilog="Example: harness import renders --suite prompts/coco.txt --out theirs --toy"
 )

@@ -11,10 +11,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from harness.config import GuidanceConfig, UserError, first_line, nearest
+from harness.guidance import hub
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 _MODELS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-_PATTERNS = (
+PATTERNS = (  # the files of a repository that a prior is made of
     "model_index.json",
     "scheduler/*",
     "tokenizer/*",
@@ -38,7 +39,7 @@ class Guidance:
 
         self.cfg, self.folder, self.tag, self.device = cfg, folder, tag, device
         self.dtype = _DTYPES[cfg.dtype]
-        self.weights_hash = _hash_complete(folder, cfg)
+        self.weights_hash = _digest(_weights(folder, cfg))
         # A prior that carries this project's card was trained by this project: a toy.
         self.is_toy = (folder / "card.json").is_file()
 
@@ -184,20 +185,26 @@ def _in_microbatches(call: Callable[..., Tensor], size: int, *tensors: Tensor) -
     return torch.cat(parts)[:count]
 
 
+def find(cfg: GuidanceConfig) -> hub.Stored:
+    """The weights of the prior that `cfg` names; loads no model, contacts nobody. Raises as Guidance.load."""
+    folder, tag = _locate(cfg, local_only=True)
+    files = _weights(folder, cfg)
+    return hub.Stored(tag, folder, tuple(files), _digest(files))
+
+
+def is_on_hub(cfg: GuidanceConfig) -> bool:
+    """Whether the prior is a repository of the Hub, neither embedded nor a folder."""
+    return not Path(cfg.prior).expanduser().is_dir() and hub.is_hub_id(cfg.prior)
+
+
 def fetch_command(cfg: GuidanceConfig) -> str:
     """The shell command that brings the prior here."""
-    if _is_hub_id(cfg.prior):
-        revision = f" --revision {cfg.revision}" if cfg.revision else ""
-        includes = " ".join(f'--include "{pattern}"' for pattern in _PATTERNS)
-        return f"hf download {cfg.prior}{revision} {includes}"
+    if is_on_hub(cfg):
+        revision = f" --set guidance.revision={cfg.revision}" if cfg.revision else ""
+        return f"harness doctor --fetch --prior {cfg.prior}{revision}"
     if cfg.prior == "toy-sd":
         return "harness toyworld train all"
     return f"copy a whole diffusers pipeline folder to {cfg.prior}"
-
-
-def _is_hub_id(prior: str) -> bool:
-    owner, slash, name = prior.partition("/")
-    return bool(slash and owner and name) and "/" not in name and owner not in (".", "..", "~")
 
 
 def _locate(cfg: GuidanceConfig, local_only: bool) -> tuple[Path, str]:
@@ -208,28 +215,23 @@ def _locate(cfg: GuidanceConfig, local_only: bool) -> tuple[Path, str]:
     path = Path(cfg.prior).expanduser()
     if path.is_dir():
         return path.resolve(), path.resolve().name
-    if not _is_hub_id(cfg.prior):
+    if not hub.is_hub_id(cfg.prior):
         if cfg.prior == "toy-sd":
             raise UserError(f"prior toy-sd is not in {WEIGHTS}; make it: {fetch_command(cfg)}")
         raise UserError(
             f"prior '{cfg.prior}' is no embedded prior, no folder, no Hub id (owner/name)"
             + nearest(cfg.prior, known)
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = snapshot_download(
-            cfg.prior, revision=cfg.revision, allow_patterns=list(_PATTERNS), local_files_only=local_only
-        )
-    except Exception as error:  # the client raises its own, requests', httpx's and OSError's, by version
-        raise UserError(
-            f"prior {cfg.prior} is not on this machine ({first_line(error)}); fetch it: {fetch_command(cfg)}"
-        ) from error
-    return Path(folder), f"{cfg.prior}@{Path(folder).name[:12]}"
+    found = hub.stored(cfg.prior, cfg.revision, PATTERNS)
+    if found is None and not (local_only or hub.is_offline()):
+        found = hub.fetch(cfg.prior, cfg.revision, PATTERNS)
+    if found is None:
+        raise UserError(f"prior {cfg.prior} is not on this machine; fetch it: {fetch_command(cfg)}")
+    return found, f"{cfg.prior}@{found.name[:12]}"
 
 
-def _hash_complete(folder: Path, cfg: GuidanceConfig) -> str:
-    """One sha256 over the weight files of a complete prior; UserError where something is missing."""
+def _weights(folder: Path, cfg: GuidanceConfig) -> list[Path]:
+    """The weight files of a complete prior; UserError where something is missing."""
     needed = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer"]
     needed += [f"{part}/config.json" for part in _MODELS]
     missing = [name for name in needed if not (folder / name).exists()]
@@ -246,9 +248,14 @@ def _hash_complete(folder: Path, cfg: GuidanceConfig) -> str:
             f"prior {cfg.prior}: {folder} is incomplete ({', '.join(missing)} missing or cut short); "
             f"fetch it: {fetch_command(cfg)}"
         )
+    return files
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """One sha256 over the weight files."""
     digest = hashlib.sha256()
     for path in files:
-        digest.update(f"{path.parent.name}:{_sha256(path)}\n".encode())
+        digest.update(f"{path.parent.name}:{hub.sha256_named(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -258,12 +265,3 @@ def _is_whole(path: Path) -> bool:
             return bool(tensors.keys())
     except Exception:  # safetensors' own error type is private to its version
         return False
-
-
-def _sha256(path: Path) -> str:
-    # The Hub's cache names a file by its sha256: no need to read gigabytes again.
-    name = path.resolve().name
-    if len(name) == 64 and set(name) <= set("0123456789abcdef"):
-        return name
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

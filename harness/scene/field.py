@@ -23,8 +23,8 @@ Params = dict[str, Tensor]
 
 
 @cache
-def _unavailable(backend: str) -> str | None:
-    # Why a backend cannot be used here, or None.
+def unavailable(backend: str) -> str | None:
+    """Why a backend cannot be used on this machine, in a few words, or None where it can."""
     if backend == "tinycudann":
         return tcnn.missing()
     if backend == "numba":
@@ -46,7 +46,7 @@ def choose_backend(device: str, requested: str = "auto") -> str:
     if requested not in ("auto", *BACKENDS):
         raise UserError(f"unknown encoder '{requested}'{nearest(requested, ('auto', *BACKENDS))}")
     wanted = requested if requested != "auto" else {"cpu": "numba", "cuda": "tinycudann"}.get(kind, "torch")
-    reason = _unavailable(wanted)
+    reason = unavailable(wanted)
     if wanted != "torch" and reason is None and (wanted == "numba") != (kind == "cpu"):
         reason = f"it does not run on {kind}"
     if reason is None:

@@ -52,6 +52,10 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["toyworld", "train", "clap"], "'clip'"),
         (["methods", "--methods-dir", "no-such-folder"], "no-such-folder"),
         (["new-method", "Bad-Name"], "lower-case"),
+        (["doctor", "--preset", "papr"], "'paper'"),
+        (["doctor", "--set", "guidance.revison=main"], "'guidance.revision'"),
+        (["doctor", "--clip", "ViT-B-32-quickgelu/opnai"], "'ViT-B-32-quickgelu/openai'"),
+        (["doctor", "--fetch", "--prior", "toy-ds"], "toy-sd"),
     ],
 )
 def test_errors_are_one_line_with_exit_code_2(
@@ -74,7 +78,7 @@ def test_a_prompt_outside_the_toy_world_is_refused_before_anything_starts(
 
 
 COMMANDS = [
-    *(["sweep"], ["status"], ["show"], ["methods"], ["new-method"], ["eval"], ["bench"]),
+    *(["sweep"], ["status"], ["show"], ["methods"], ["new-method"], ["eval"], ["bench"], ["doctor"]),
     *(["prompts", "import-dreamfields"], ["toyworld", "show"], ["toyworld", "language"]),
     *(["toyworld", "train"], ["toyworld", "check"]),
 ]

@@ -20,9 +20,9 @@ from eval.clip import (
     check_activation,
     load_clip,
     normalise,
-    sha256_file,
 )
 from harness.config import UserError
+from harness.guidance.hub import sha256_file
 
 
 @pytest.mark.parametrize("caption", ["A red Cup", "a red cup.", " A red cup , ", "a RED cup.,. "])
@@ -76,7 +76,8 @@ def test_the_allow_list_agrees_with_open_clips_own_tables() -> None:
     for (architecture, tag), pin in ALLOWED.items():
         config = open_clip.get_model_config(architecture)
         assert config is not None and config.get("quick_gelu", False) is pin.quick_gelu
-        assert open_clip.get_pretrained_cfg(architecture, tag)["quick_gelu"] is pin.quick_gelu
+        pretrained = open_clip.get_pretrained_cfg(architecture, tag)
+        assert pretrained["quick_gelu"] is pin.quick_gelu and pretrained["hf_hub"] == f"{pin.repo}/"
 
 
 def test_unknown_scorer_names_the_nearest() -> None:
@@ -105,7 +106,7 @@ def test_weights_that_are_not_here_name_the_command_that_fetches_them(monkeypatc
         raise FileNotFoundError("no network")
 
     monkeypatch.setattr("open_clip.download_pretrained", offline)
-    with pytest.raises(UserError, match=r"fetch them .*create_model\('ViT-B-32-quickgelu', 'openai'\)"):
+    with pytest.raises(UserError, match="harness doctor --fetch --clip ViT-B-32-quickgelu/openai"):
         load_clip("ViT-B-32-quickgelu/openai")
 
 

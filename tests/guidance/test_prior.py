@@ -119,7 +119,7 @@ def test_incomplete_and_missing_priors_are_one_clear_error(tiny_prior: Path, tmp
         guidance(part)
     with pytest.raises(UserError, match="no embedded prior, no folder, no Hub id"):
         guidance("toy-sdd")
-    with pytest.raises(UserError, match="hf download nobody/no-such-model") as caught:
+    with pytest.raises(UserError, match="harness doctor --fetch --prior nobody/no-such-model") as caught:
         guidance("nobody/no-such-model")
     assert "\n" not in str(caught.value)
 

@@ -244,7 +244,7 @@ def test_a_missing_fused_backend_falls_back_to_torch_with_one_notice(
 ) -> None:
     import harness.scene.field as field
 
-    reset: Callable[[], None] = field._unavailable.cache_clear
+    reset: Callable[[], None] = field.unavailable.cache_clear
     for clear in (reset, field.choose_backend.cache_clear):
         clear()
     monkeypatch.setitem(__import__("sys").modules, "harness.scene.fused_cpu", None)

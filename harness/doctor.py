@@ -1,0 +1,348 @@
+"""`harness doctor`: whether this machine has what a preset needs, and how it gets there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.config import Config, UserError, apply_overrides, named_line, preset
+from harness.guidance import hub
+
+# What each preset's experiments are scored with.
+SCORERS = {
+    "toy": ("toy-clip",),
+    "paper": ("ViT-B-32-quickgelu/openai", "ViT-B-16-quickgelu/openai", "ViT-L-14-quickgelu/openai"),
+}
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at. `needed`: the preset does not work without it; `facts`: the same for programs."""
+
+    name: str
+    status: Literal["ok", "missing", "problem"]
+    text: str
+    needed: bool = True
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        status = self.status if self.needed or self.status == "ok" else f"({self.status})"
+        return f"{status:<10} {self.name:<16} {' '.join(self.text.split())}"
+
+
+def resolve(preset_name: str, prior: str | None, settings: Sequence[str]) -> Config:
+    """The configuration asked about: the preset, `--set` applied, and the prior where one is named."""
+    return apply_overrides(preset(preset_name), [*settings, *([f"guidance.prior={prior}"] if prior else [])])
+
+
+def scorers(config: Config, names: str) -> list[str]:
+    """Comma-separated scorers, or the preset's own; UserError for an unknown one."""
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if not chosen:
+        return list(SCORERS[config.preset])
+    from eval.clip import repository
+
+    for name in chosen:
+        repository(name)
+    return chosen
+
+
+def tell(config: Config, clips: Sequence[str], out: Path, as_json: bool) -> bool:
+    """Print every check; whether nothing that the preset needs is missing."""
+    checks = []
+    for check in examine(config, clips, out):
+        checks.append(check)
+        if not as_json:
+            print(check, flush=True)
+    lacking = [check.name for check in checks if check.needed and check.status != "ok"]
+    if as_json:
+        about = {"preset": config.preset, "ok": not lacking, "checks": [asdict(check) for check in checks]}
+        print(json.dumps(about, indent=2, ensure_ascii=False))
+    elif lacking:
+        print(f"the {config.preset} preset needs what is missing: {', '.join(dict.fromkeys(lacking))}")
+    else:
+        print(
+            f"everything that the {config.preset} preset needs is here (what is in brackets it does without)"
+        )
+    return not lacking
+
+
+def examine(config: Config, clips: Sequence[str], out: Path) -> Iterator[Check]:
+    """Every check in turn; loads no model and contacts nobody but the local Slurm.
+
+    Ends early where a package lacks or torch does not load: everything after that would fail for it.
+    """
+    from harness.records import environment
+
+    packages = _packages()
+    yield packages
+    yield _code(environment.code_version())
+    if packages.status != "ok":
+        return
+    try:
+        env = environment.snapshot()
+    except (ImportError, OSError) as error:  # OSError: a library that torch was built against
+        yield Check("torch", "problem", f"{named_line(error)}; install it again")
+        return
+    from eval.clip import known
+
+    yield from _device(env, config)
+    yield from _backends()
+    yield _hub()
+    yield _prior(config)
+    for name in [*clips, *(name for name in known() if name not in clips)]:
+        yield _scorer(name, name in clips)
+    yield _wandb()
+    yield _slurm()
+    yield _disk(out)
+
+
+def _packages() -> Check:
+    from harness.records import environment
+
+    found, python = environment.packages(), sys.version.split()[0]
+    facts = {"python": python, "packages": found}
+    # The first is this package: read from a checkout, it needs no installing.
+    lacking = [name for name in environment.PACKAGES[1:] if name not in found]
+    if lacking:
+        return Check("packages", "missing", f"{', '.join(lacking)}: pip install -e .", facts=facts)
+    versions = ", ".join(f"{name} {version}" for name, version in found.items())
+    return Check("packages", "ok", f"Python {python}, {versions}", facts=facts)
+
+
+def _code(git: dict[str, Any]) -> Check:
+    if not git:
+        text = "no git checkout: runs will not say which code made them"
+        return Check("code", "missing", text, needed=False)
+    changes = "with changes that are not committed" if git["dirty"] else "clean"
+    return Check("code", "ok", f"commit {git['commit'][:12]}, {changes}", facts=git)
+
+
+def _device(env: dict[str, Any], config: Config) -> Iterator[Check]:
+    import torch
+
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    text = f"{env['cores']} cores, {memory / GIB:.1f} GiB, {env['processor']}"
+    facts: dict[str, Any] = {"processor": env["processor"], "cores": env["cores"], "memory": memory}
+    yield Check("cpu", "ok", text, facts=facts)
+    gpus = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(index)
+        gpus.append({"name": properties.name, "memory": properties.total_memory})
+    if gpus:
+        text = ", ".join(f"{gpu['name']} {gpu['memory'] / GIB:.1f} GiB" for gpu in gpus)
+        yield Check("gpu", "ok", f"{text}; CUDA {torch.version.cuda}", facts={"gpus": gpus})
+        return
+    reason = "torch sees none" if torch.version.cuda else "this torch is built without CUDA"
+    # A login node has none either, so that its absence is not held against the preset.
+    advice = "; the paper preset's jobs want one" if config.preset == "paper" else ""
+    yield Check("gpu", "missing", reason + advice, needed=False, facts={"gpus": []})
+
+
+def _backends() -> Iterator[Check]:
+    import torch
+
+    from harness.scene.field import BACKENDS, choose_backend, unavailable
+
+    used = choose_backend("cuda" if torch.cuda.is_available() else "cpu")
+    for name in BACKENDS:
+        reason = unavailable(name)
+        facts = {"used": name == used}
+        if reason:
+            yield Check(f"field {name}", "missing", f"{reason}; {used} is used", needed=False, facts=facts)
+        else:
+            yield Check(f"field {name}", "ok", "used here" if name == used else "not used here", facts=facts)
+
+
+def _hub() -> Check:
+    variables = hub.job_environment()
+    cache = Path(variables.get("HF_HUB_CACHE", Path(variables["HF_HOME"]) / "hub"))
+    facts = {"cache": str(cache), "offline": hub.is_offline(), "free": _free(cache)}
+    way = "HF_HUB_OFFLINE is set" if hub.is_offline() else "HF_HUB_OFFLINE is not set"
+    return Check("hub", "ok", f"cache {cache}, {_free(cache) / GIB:.1f} GiB free, {way}", facts=facts)
+
+
+def _prior(config: Config) -> Check:
+    from harness.guidance import prior
+
+    try:
+        found = prior.find(config.guidance)
+    except UserError as error:
+        return Check("prior", "missing", str(error))
+    text = _describe(found) + _how_to_pin(config, found)
+    return Check("prior", "ok", text, facts=_facts(found))
+
+
+def _scorer(name: str, needed: bool) -> Check:
+    from eval import clip
+
+    try:
+        found = clip.find(name)
+    except UserError as error:
+        return Check("scorer", "missing", str(error), needed)
+    return Check("scorer", "ok", _describe(found), needed, _facts(found))
+
+
+def _describe(found: hub.Stored) -> str:
+    return f"{found.tag} {found.sha256[:12]} in {found.folder}"
+
+
+def _facts(found: hub.Stored) -> dict[str, Any]:
+    return {
+        "tag": found.tag,
+        "folder": str(found.folder),
+        "commit": found.commit,
+        "sha256": found.sha256,
+        "bytes": sum(path.stat().st_size for path in found.files),
+    }
+
+
+def _how_to_pin(config: Config, found: hub.Stored) -> str:
+    if found.commit is None or config.guidance.revision is not None:
+        return ""
+    return f"; its revision is not pinned, so give every sweep --set guidance.revision={found.commit}"
+
+
+def _wandb() -> Check:
+    from harness.records.tracking import default_mode
+
+    key = bool(os.environ.get("WANDB_API_KEY"))
+    mode = default_mode()
+    text = f"{mode}, WANDB_API_KEY is {'set' if key else 'not set (a login in ~/.netrc is not used)'}"
+    return Check("wandb", "ok", text, needed=False, facts={"mode": mode, "key": key})
+
+
+def _slurm() -> Check:
+    found = {name: shutil.which(name) for name in ("sbatch", "squeue", "scontrol", "sacct")}
+    lacking = [name for name, path in found.items() if not path and name != "sacct"]
+    if lacking:
+        text = f"{', '.join(lacking)} not found: sweeps run on this machine alone"
+        return Check("slurm", "missing", text, needed=False, facts={"commands": found})
+    # Not squeue: it asks a dead controller again and again for seconds.
+    silent = _why_not("scontrol", "ping")
+    if silent:
+        text = f"the controller does not answer: {silent}"
+        return Check("slurm", "problem", text, needed=False, facts={"commands": found})
+    # Sites without accounting are well served: states come from run folders and squeue.
+    silent = _why_not("sacct", "--noheader", "--allocations") if found["sacct"] else "no sacct"
+    text = f"the controller answers, {f'no accounting ({silent})' if silent else 'with accounting'}"
+    return Check("slurm", "ok", text, needed=False, facts={"commands": found, "accounting": not silent})
+
+
+def _why_not(*command: str) -> str | None:
+    """Why a command of Slurm's failed, in one line; None where it did not."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} was silent for 10 s"
+    except OSError as error:
+        return named_line(error)
+    if done.returncode == 0:
+        return None
+    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return said[0] if said else f"{command[0]} ended with {done.returncode}"
+
+
+def _disk(out: Path) -> Check:
+    place = _existing(out)
+    facts = {"folder": str(out.absolute()), "free": _free(out)}
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        return Check("disk", "problem", f"{out}: {place} is no folder to write to", facts=facts)
+    text = f"{_free(out) / GIB:.1f} GiB free for {out}"
+    if _free(out) < GIB:
+        return Check("disk", "problem", f"{text}; free some or choose another --out", facts=facts)
+    return Check("disk", "ok", text, facts=facts)
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(_existing(path)).free
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Weights that are whole now, and whether anything had to be transferred for that."""
+
+    weights: hub.Stored
+    transferred: bool
+
+    def facts(self) -> dict[str, Any]:
+        """For --json."""
+        return _facts(self.weights) | {"transferred": self.transferred}
+
+
+def fetch(config: Config, clips: Sequence[str], say: Callable[[str], None]) -> list[Fetched]:
+    """Bring the prior and the scorers into the Hub's cache, file by file where they are not there yet.
+
+    Every weight file is read and hashed. Raises UserError where one cannot be had or is not the right one.
+    """
+    from eval import clip
+    from harness.guidance import prior
+
+    done = []
+    cfg = config.guidance
+    repo = cfg.prior if prior.is_on_hub(cfg) else None
+    got = _fetch(repo, cfg.revision, prior.PATTERNS, partial(prior.find, cfg), say)
+    say(_told(got) + _how_to_pin(config, got.weights))
+    done.append(got)
+    for name in clips:
+        got = _fetch(clip.repository(name), None, [clip.MODEL_FILE], partial(clip.find, name), say)
+        say(_told(got))
+        done.append(got)
+    return done
+
+
+def fetch_and_tell(config: Config, clips: Sequence[str], as_json: bool) -> None:
+    """`fetch`, and the environment with which jobs then run without a network."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    got = fetch(config, clips, partial(print, file=sys.stderr if as_json else sys.stdout, flush=True))
+    variables = hub.job_environment()
+    if as_json:
+        about = {"fetched": [each.facts() for each in got], "environment": variables}
+        print(json.dumps(about, indent=2, ensure_ascii=False))
+    else:
+        exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+        print(f"in jobs: export {exports}")
+
+
+def _told(got: Fetched) -> str:
+    return f"{'fetched' if got.transferred else 'already here'}: {_describe(got.weights)}"
+
+
+def _fetch(
+    repo: str | None,
+    revision: str | None,
+    patterns: Sequence[str],
+    find: Callable[[], hub.Stored],
+    say: Callable[[str], None],
+) -> Fetched:
+    if repo is None:
+        return Fetched(find(), transferred=False)
+    here = hub.stored(repo, revision, patterns)
+    # Damaged files go first: the Hub's client takes them for fetched ones.
+    if here and not hub.drop_damaged(here, patterns):
+        with suppress(UserError):
+            return Fetched(find(), transferred=False)
+    say(f"fetching {repo} at {revision or 'its newest commit'} …")
+    damaged = hub.drop_damaged(hub.fetch(repo, revision, patterns), patterns)
+    if damaged:
+        raise UserError(f"{repo}: {damaged[0].name} arrived damaged; run the same command again")
+    return Fetched(find(), transferred=True)
