@@ -1,4 +1,4 @@
-"""`harness bench --logs`: how long the table of a whole study takes to load, and how much memory. No torch.
+"""`harness bench logs`: how long the table of a whole study takes to load, and how much memory. No torch.
 
     python -m eval.bench_logs ROOT     loads one folder and prints what it took, as JSON
 

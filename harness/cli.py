@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from harness.config import UserError
+from harness.config import UserError, nearest
 
 app = typer.Typer(
     name="harness",
@@ -155,7 +155,6 @@ def sweep(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
 ) -> None:
     """Run every prompt × method × seed that is not done yet; the same command again continues."""
-    from harness.config import nearest
     from harness.sweep.request import Request, parse_steps
 
     if wandb not in (None, "online", "offline", "disabled"):
@@ -589,16 +588,27 @@ def _reproduce(
 
 @app.command(epilog="Example: harness bench --check")
 def bench(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="engine: packed against solo, the usual loop and the denoiser alone; logs: loading those of "
+            "2295 runs of 10 000 steps (3.6 GB of disk); slurm: a disturbed sweep through slurm/testbed.",
+        ),
+    ] = "engine",
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
-    logs: Annotated[
-        bool, typer.Option("--logs", help="Loading the logs of 2295 runs of 10 000 steps (3.6 GB of disk).")
-    ] = False,
+    runs: Annotated[int, typer.Option(min=8, help="slurm: runs of the disturbed sweep.")] = 1000,
 ) -> None:
-    """Speed, side by side: packed against solo, against the usual loop, against the denoiser alone."""
-    if logs:
+    """Speed, side by side, as ratios; how a study's logs load; what a cluster costs and loses."""
+    if what == "logs":
         from eval.bench_logs import run as run_logs
 
         raise typer.Exit(int(check and not run_logs().ok))
+    if what == "slurm":
+        from slurm.bench import run as run_slurm
+
+        raise typer.Exit(int(not run_slurm(runs) and check))
+    if what != "engine":
+        raise UserError(f"no benchmark '{what}'{nearest(what, ['engine', 'logs', 'slurm'])}")
     from harness.bench import run
 
     raise typer.Exit(run(check=check) or 0)

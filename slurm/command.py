@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from harness.config import UserError
+from harness.guidance import hub
 from harness.records.folder import RunFolder, run_folders
 from slurm import launcher, site
 from slurm.launch import in_queue, launches
@@ -19,6 +21,7 @@ MEASURED = 64  # finished runs that an estimate looks at
 def sweep(dry_run: bool, **asked: Any) -> None:
     """Submit what is missing, or with `dry_run` say what would be; `asked` as `launcher.Ask`."""
     ask = launcher.Ask(**asked)
+    _weights_are_here(ask)
     pace = seconds_per_step(ask.root)
     if dry_run:
         found = launcher.plan(ask, in_queue(launches(ask.root)), site.limits(ask.profile))
@@ -36,6 +39,19 @@ def sweep(dry_run: bool, **asked: Any) -> None:
             print(f"\n# array {number}: {len(array)} tasks\n{text}", end="")
     else:
         print(f"submitted; harness status {ask.root} --watch")
+
+
+def _weights_are_here(ask: launcher.Ask) -> None:
+    """Raises UserError where a prior of the Hub is not on this machine: its jobs look for it offline."""
+    if ask.profile.environment.get(launcher.OFFLINE, "1") != "1":
+        return
+    for prior, revision in {(s.config.guidance.prior, s.config.guidance.revision) for s in ask.specs}:
+        of_the_hub = hub.is_hub_id(prior) and not Path(prior).expanduser().is_dir()
+        if of_the_hub and hub.stored(prior, revision, ["model_index.json"]) is None:
+            raise UserError(
+                f"{prior} is not on this machine, and jobs run offline; fetch it here first: "
+                f"harness doctor --fetch --prior {prior}"
+            )
 
 
 def seconds_per_step(root: Path) -> float | None:

@@ -334,6 +334,7 @@ def test_a_long_sweep_is_split_and_needs_no_accounting(
     told = sweep.harness("status", str(sweep.root), "--why", folder.id)
     assert "accounting" not in told and "done at step 20 of 20" in told
     # Few tasks allowed: they get longer.
+    bare_cluster.wait(lambda: not bare_cluster.run("squeue", "-h"))
     told = sweep.submit(*methods, "--seeds", "1", "--dry-run", profile="max_submit = 2")
     assert "5 packs, 2 tasks" in told
 
@@ -343,7 +344,7 @@ def test_a_full_disk_stops_the_task_and_the_same_command_goes_on(
 ):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=260k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this machine does not let a file system be mounted")
     try:
