@@ -119,6 +119,12 @@ class Sweep:
         """Runs that have logged a step."""
         return sum(bool(folder.metrics()) for folder in run_folders(self.root))
 
+    def undisturbed(self, *more: str) -> dict[str, dict]:
+        """The contents of the same sweep on this machine, in peace; one thread a worker, as in the tasks."""
+        root = self.folder / "undisturbed"
+        self.sweep(*more, "--jobs", "2", root=root)
+        return self.contents(root)
+
     def contents(self, root: Path | None = None) -> dict[str, dict]:
         root = root or self.root
         return {folder.id: tinyruns.content(root, folder.id) for folder in run_folders(root)}
@@ -182,9 +188,7 @@ def test_disturbed_in_every_way_it_ends_as_an_undisturbed_one(
     assert sum(told) <= 8  # nobody finished what another had finished
     assert "nothing to submit" in submit()
 
-    undisturbed = tmp_path / "undisturbed"
-    sweep.sweep(*methods, root=undisturbed)
-    assert sweep.contents() == sweep.contents(undisturbed)
+    assert sweep.contents() == sweep.undisturbed(*methods)
 
 
 def test_a_time_limit_is_met_with_a_checkpoint_and_a_requeue(
@@ -238,9 +242,7 @@ def test_a_copy_whose_node_lost_its_daemon_is_fenced(cluster: Cluster, tiny_prio
     (folder,) = run_folders(sweep.root)
     steps = [row["step"] for row in folder.metrics()]
     assert steps == sorted(set(steps)) and steps[-1] == 4000
-    undisturbed = tmp_path / "undisturbed"
-    sweep.sweep("--methods", "uniform_sds", root=undisturbed)
-    assert sweep.contents() == sweep.contents(undisturbed)
+    assert sweep.contents() == sweep.undisturbed("--methods", "uniform_sds")
 
 
 def test_a_task_that_never_begins_is_given_up_after_three_times(sweep: Sweep):
@@ -297,9 +299,7 @@ def test_cancelled_runs_leave_and_come_back_with_the_same_command(
     assert state["total"]["cancelled"] == 3 and state["total"]["queued"] == 0
     assert "3 runs" in sweep.submit(*methods)
     sweep.wait(sweep.done)
-    undisturbed = tmp_path / "undisturbed"
-    sweep.sweep(*methods, root=undisturbed)
-    assert sweep.contents() == sweep.contents(undisturbed)
+    assert sweep.contents() == sweep.undisturbed(*methods)
 
 
 def test_what_sbatch_refuses_is_one_line_and_leaves_nothing(sweep: Sweep):
@@ -357,9 +357,7 @@ def test_a_full_disk_stops_the_task_and_the_same_command_goes_on(
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
         sweep.submit("--methods", "uniform_sds")
         sweep.wait(sweep.done)
-        undisturbed = tmp_path / "undisturbed"
-        sweep.sweep("--methods", "uniform_sds", root=undisturbed)
-        assert sweep.contents() == sweep.contents(undisturbed)
+            assert sweep.contents() == sweep.undisturbed("--methods", "uniform_sds")
     finally:
         for _ in range(50):
             if subprocess.run(["umount", str(disk)], capture_output=True).returncode == 0:
