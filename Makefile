@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types ci-sweep clean
+.PHONY: demo test slurm-test lint types ci-sweep clean
 
 demo: $(STAMP)
 	$(BIN)/harness sweep prompts/coco.txt --limit 6 --seeds 0 --out demo
@@ -14,6 +14,10 @@ demo: $(STAMP)
 
 test: lint types
 	$(BIN)/pytest -m "not long and not slurm"
+
+# What runs on a real Slurm: brings up clusters of slurm/testbed on this machine (root, Debian), and takes them down.
+slurm-test: $(STAMP)
+	$(BIN)/pytest -m slurm
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

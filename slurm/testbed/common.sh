@@ -8,7 +8,8 @@ fail() { # code line
 }
 
 number() { # option value least most
-  [[ ${2:-} =~ ^[0-9]{1,8}$ ]] && ((10#$2 >= $3 && 10#$2 <= $4)) || fail 2 "$1 is a number from $3 to $4, not '${2:-}'"
+  [[ ${2:-} =~ ^[0-9]{1,8}$ ]] && ((10#$2 >= $3 && 10#$2 <= $4)) ||
+    fail 2 "$1 is a number from $3 to $4, not '${2:-}'"
 }
 
 locate() { # root: sets ROOT and CONF
@@ -25,8 +26,8 @@ lock() { # one script at a time for a root; daemons must not inherit descriptor 
   flock -w 120 9 || fail 1 "another script holds $ROOT/.lock"
 }
 
-# A process is this cluster's own when it runs that program (Debian calls it slurmd-wlm) and was started for this root:
-# pid files outlive processes, pids are used again, and a second cluster runs the same programs.
+# A process is this cluster's own when it runs that program (Debian calls it slurmd-wlm) and was started for
+# this root: pid files outlive processes, pids are used again, and a second cluster runs the same programs.
 own() { # pid program
   local exe
   exe=$(readlink "/proc/$1/exe" 2>/dev/null) || return 1
@@ -91,6 +92,8 @@ descendants() { # pids...: they and everything below them
     }' | sort -n
 }
 
+no_work() { [ -z "$(work_of "$1")" ]; }
+
 cut_power() { # node: ends its steps and the processes of its jobs at once
   local tree before=none
   # Stopped first: killing a tree from the top lets its leaves escape, from below lets its top start new ones.
@@ -101,7 +104,7 @@ cut_power() { # node: ends its steps and the processes of its jobs at once
     tree=$(descendants $(work_of "$1"))
   done
   [ -z "$tree" ] || kill -KILL $tree 2>/dev/null
-  return 0
+  wait_for 10 no_work "$1" || fail 1 "processes of $1 do not end: $(work_of "$1" | tr '\n' ' ')"
 }
 
 no_jobs() { [ -z "$(squeue -h 2>/dev/null)" ]; }
