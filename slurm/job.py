@@ -45,14 +45,23 @@ class Ending:
     def __init__(self, attempt: Attempt):
         self.attempt = attempt
         self.why = ""
-        self.requeue = False
         self._looked = time.monotonic()
-        signal.signal(signal.SIGUSR2, lambda *_: self._told("time limit or preemption", requeue=True))
+        self.announced = False
+        signal.signal(signal.SIGUSR2, lambda *_: self._told("time limit or preemption", announced=True))
         signal.signal(signal.SIGTERM, lambda *_: self._told("told to end (SIGTERM)"))
 
-    def _told(self, why: str, requeue: bool = False) -> None:
+    def _told(self, why: str, announced: bool = False) -> None:
         self.why = self.why or why
-        self.requeue |= requeue
+        self.announced |= announced
+
+    def requeue(self) -> str | None:
+        """Put the task back into the queue where that is for it to do; why that did not work, or None.
+
+        After SIGTERM a job that Slurm cancels, or requeues itself, is no longer running. One that is
+        preempted with a time of grace still is: were it just to end, it would count as completed.
+        """
+        job = str(slurm_job()["job"])
+        return site.requeue(job) if self.announced or site.state(job) == "RUNNING" else None
 
     def __call__(self) -> bool:
         """Polled by the pool."""
@@ -83,7 +92,7 @@ def run(root: str, launch_name: str, task: str, runs: list[str]) -> dict[str, An
         for run_id in runs:  # so that it is not submitted for ever
             RunFolder(Path(root) / run_id).record_death(why=first_line(error), **slurm_job())
         raise
-    refused = site.requeue(str(slurm_job()["job"])) if ending.requeue and outcome.left else None
+    refused = ending.requeue() if ending.why and outcome.left else None
     how = "done" if not outcome.left else f"{len(outcome.left)} runs left: {ending.why or 'held elsewhere'}"
     if refused:
         how += f"; not requeued ({refused}): the same sweep command resubmits them"

@@ -97,6 +97,14 @@ def cancel(jobs: Sequence[str]) -> None:
         ask("scancel", "--quiet", *jobs[start : start + 500])
 
 
+def state(job: str) -> str:
+    """The state of a task that is in the queue, "" where it is not, or where nobody answers."""
+    try:
+        return ask("squeue", "--noheader", "--jobs", job, "--format", "%T").strip()
+    except NoSlurm:
+        return ""
+
+
 def requeue(job: str) -> str | None:
     """Put a running task back into the queue; why that did not work, or None."""
     try:

@@ -94,18 +94,9 @@ class Sweep:
         return dict(line.split() for line in lines)
 
     def wait(self, until: Callable[[], object], seconds: float = 300) -> None:
-        """Until it is true; requeued tasks need not wait for the time that Slurm makes them wait."""
-
-        def pressed() -> object:
-            for job, state in self.queue().items() if self.root.is_dir() else ():
-                if state == "PENDING" and "BeginTime" in self.cluster.run(
-                    "squeue", "-h", "-j", job, "-o", "%r"
-                ):
-                    self.cluster.starttime_now(job)
-            return until()
-
+        """Until it is true; an AssertionError with the logs after so many seconds."""
         try:
-            self.cluster.wait(pressed, seconds)
+            self.cluster.wait(until, seconds)
         except TimeoutError as error:
             raise AssertionError(f"{self.states()}\n{error}\n{self.logs()}") from None
 
@@ -357,7 +348,7 @@ def test_a_full_disk_stops_the_task_and_the_same_command_goes_on(
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
         sweep.submit("--methods", "uniform_sds")
         sweep.wait(sweep.done)
-            assert sweep.contents() == sweep.undisturbed("--methods", "uniform_sds")
+        assert sweep.contents() == sweep.undisturbed("--methods", "uniform_sds")
     finally:
         for _ in range(50):
             if subprocess.run(["umount", str(disk)], capture_output=True).returncode == 0:
