@@ -25,9 +25,9 @@ def sweep(dry_run: bool, **asked: Any) -> None:
     pace = seconds_per_step(ask.root)
     if dry_run:
         found = launcher.plan(ask, in_queue(launches(ask.root)), site.limits(ask.profile))
+        print(found.plan.summary(), flush=True)
     else:
         found = launcher.submit(ask)
-    print(found.plan.summary(), flush=True)
     if not found.arrays:
         print(f"nothing to submit; harness status {ask.root}")
         return

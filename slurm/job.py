@@ -54,6 +54,12 @@ class Ending:
         self.why = self.why or why
         self.announced |= announced
 
+    def at_limit(self) -> bool:
+        """Whether the warning was one of the time limit; it may come a minute early."""
+        profile = self.attempt.launch.profile
+        spent = time.time() - self.attempt.told["started"]
+        return self.announced and spent > 60 * (profile.time - 1) - profile.signal_seconds
+
     def requeue(self) -> str | None:
         """Put the task back into the queue where that is for it to do; why that did not work, or None.
 
@@ -92,6 +98,10 @@ def run(root: str, launch_name: str, task: str, runs: list[str]) -> dict[str, An
         for run_id in runs:  # so that it is not submitted for ever
             RunFolder(Path(root) / run_id).record_death(why=first_line(error), **slurm_job())
         raise
+    if outcome.left and not progress.steps_done and ending.at_limit():
+        for run_id in outcome.left:  # so that it is not requeued for ever
+            why = f"the time limit of {launch.profile.time} minutes is too short to take a step in"
+            RunFolder(Path(root) / run_id).record_death(why=why, **slurm_job())
     refused = ending.requeue() if ending.why and outcome.left else None
     how = "done" if not outcome.left else f"{len(outcome.left)} runs left: {ending.why or 'held elsewhere'}"
     if refused:

@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class Launch:
 
     def save(self) -> None:
         """Write launch.json."""
-        data = {key: value for key, value in vars(self).items() if key != "folder"}
+        data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "folder"}
         data |= {
             "profile": self.profile.model_dump(mode="json"),
             "execution": vars(self.execution),
@@ -210,6 +210,7 @@ class Attempt:
     """This start of a task, as its file tells it; the file's time is its heartbeat."""
 
     def __init__(self, launch: Launch, task: str):
+        self.launch = launch
         self.folder = launch.folder / "attempts"
         self.task = task
         where = slurm_job()

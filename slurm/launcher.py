@@ -63,6 +63,7 @@ def submit(ask: Ask, say: Callable[[str], None] = print) -> Launched:
     (ask.root / FOLDER).mkdir(parents=True, exist_ok=True)
     with locked(ask.root / FOLDER):
         launched = plan(ask, _settle(ask.root), limits)
+        say(launched.plan.summary())
         by_id = {run_id(spec): spec for spec in ask.specs}
         for run in [*launched.plan.todo, *launched.plan.queued]:
             folder = RunFolder.create(ask.root, by_id[run])

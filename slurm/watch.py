@@ -67,7 +67,7 @@ def status(root: Path) -> SweepStatus:
     view = look(root)
     state = sweep_status(root, view.runs)
     running = [task for task in view.queue if task.queued and task.queued.state not in WAITING]
-    waiting = [task for task in view.queue if task not in running]
+    waiting = [task for task in view.queue if task.queued and task.queued.state in WAITING]
     total = state.total
     pace = (view.used.gpus or view.used.tasks) / total.steps if total.steps else 0.0
     to_come = pace * total.steps_left

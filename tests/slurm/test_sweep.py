@@ -85,7 +85,8 @@ class Sweep:
         return [folder.status() for folder in run_folders(self.root)]
 
     def done(self) -> bool:
-        return set(self.states()) == {"done"}
+        """Every run is done, and every task has told how it ended."""
+        return set(self.states()) == {"done"} and not self.queue()
 
     def queue(self) -> dict[str, str]:
         """Array tasks of this sweep in the queue, by id."""
@@ -276,7 +277,7 @@ def test_runs_that_cannot_be_advanced_are_given_up_too(sweep: Sweep):
 def test_cancelled_runs_leave_and_come_back_with_the_same_command(
     cluster: Cluster, tiny_prior: Path, tmp_path: Path
 ):
-    sweep = Sweep(cluster, tiny_prior, tmp_path, prompts=2, steps=1500)
+    sweep = Sweep(cluster, tiny_prior, tmp_path, prompts=2, steps=800)
     methods = ("--methods", "uniform_sds,tp_sds")
     sweep.submit(*methods)
     sweep.wait(lambda: sweep.started() == 4)
@@ -295,7 +296,8 @@ def test_cancelled_runs_leave_and_come_back_with_the_same_command(
 
 def test_what_sbatch_refuses_is_one_line_and_leaves_nothing(sweep: Sweep):
     told = sweep.submit("--limit", "1", "--methods", "tp_sds", profile='partition = "gpus"', code=2)
-    assert "invalid partition" in told.lower() and len(told.strip().splitlines()) == 1
+    plan, error = told.strip().splitlines()
+    assert "1 runs: 1 new" in plan and error.startswith("harness: ") and "invalid partition" in error.lower()
     assert list(sweep.root.glob("slurm/*/launch.json")) == [] and sweep.queue() == {}
     check = sweep.harness("slurm", "check", str(sweep.folder / "site.toml"), code=1)
     assert "no partition 'gpus'; choose from high, low, normal" in check
