@@ -71,6 +71,11 @@ def status(root: Path) -> SweepStatus:
     total = state.total
     pace = (view.used.gpus or view.used.tasks) / total.steps if total.steps else 0.0
     to_come = pace * total.steps_left
+    if running and total.steps:
+        # Of all tasks so far, with their starts: the rate of those that run now says little of short runs.
+        seconds_per_step = 3600 * view.used.tasks / total.steps / len(running)
+        for row in (*state.methods, total):
+            row.seconds_left = seconds_per_step * row.steps_left
     unit = "GPU-hours" if view.used.gpus else "task-hours"
     used = view.used.gpus or view.used.tasks
     state.slurm = {
