@@ -289,6 +289,39 @@ def show(
             print(f"{key:<16} {text}")
 
 
+@app.command(epilog="Example: harness sync runs --study dreamtime")
+def sync(
+    runs: Runs = Path("runs"),
+    pattern: Annotated[str, typer.Argument(metavar="[FILTER]", help="Only runs with this in their id.")] = "",
+    study: Annotated[str, typer.Option(help="W&B's project.")] = "dreamtime",
+    sweep: Annotated[
+        str, typer.Option("--group", help="W&B's group; the name of RUNS by default, as in a sweep.")
+    ] = "",
+    entity: Annotated[
+        str | None, typer.Option(help="W&B's entity; the API key's default one by default.")
+    ] = None,
+) -> None:
+    """Upload to W&B what it lacks of these runs; the same command again uploads nothing."""
+    from rich.console import Console
+
+    from harness.records.wandb_sync import select
+    from harness.records.wandb_sync import sync as run
+
+    folders = select(runs, pattern)
+    with Console(stderr=True).status("") as progress:
+        outcome = run(
+            folders,
+            study,
+            sweep or runs.resolve().name,
+            entity,
+            lambda so_far: progress.update(f"{so_far.line} of {len(folders)}"),
+        )
+    for name, problem in list(outcome.left.items())[:10]:
+        print(f"left: {name}: {problem}", file=sys.stderr)
+    print(f"{len(folders)} runs in W&B project {study}: {outcome.line}")
+    raise typer.Exit(1 if outcome.left else 0)
+
+
 @app.command(epilog="Example: harness methods --methods-dir ~/my-methods")
 def methods(methods_dir: MethodsDir = []) -> None:  # noqa: B006
     """The methods there are, by the first line of their docstrings."""

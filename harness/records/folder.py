@@ -172,6 +172,10 @@ class RunFolder:
             os.replace(self.path / "failure.json", self.path / "failure.previous.json")
         return True
 
+    def ours(self) -> bool:
+        """Whether nobody else may write here: false once the lease was lost."""
+        return self._lease is None or self._lease.held()
+
     @contextmanager
     def _write(self) -> Iterator[None]:
         with self._lease.fence() if self._lease else nullcontext():
@@ -252,6 +256,16 @@ class RunFolder:
                 f"checkpoint.safetensors belongs to {metadata.get('run') or 'no run of this harness'}"
             )
         return tensors, int(metadata["step"])
+
+    def checkpoint_step(self) -> int | None:
+        """The step of the last checkpoint, which a resumed run goes on from; None where there is none."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path / "checkpoint.safetensors", framework="numpy") as file:
+                return int((file.metadata() or {})["step"])
+        except (SafetensorError, OSError, ValueError, KeyError):
+            return None
 
     def save_views(self, step: int, images_VHWC: np.ndarray) -> None:
         """Store evaluation views, uint8 [V, H, W, 3] with H = W, as one PNG strip of V tiles."""
