@@ -95,6 +95,15 @@ class Server(ThreadingHTTPServer):
         finally:
             self._awake.set()
 
+    @contextmanager
+    def answering(self, code: int | None = None) -> Iterator[None]:
+        """Answer every request with this HTTP code; None: as it should."""
+        self.busy = code
+        try:
+            yield
+        finally:
+            self.busy = None
+
     def close(self) -> None:
         """Stop serving."""
         self._awake.set()

@@ -231,4 +231,5 @@ def _follower() -> _Follower:
     global _the_follower
     if _the_follower is None:
         _the_follower = _Follower()
+        atexit.register(leave)
     return _the_follower

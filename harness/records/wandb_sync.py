@@ -161,7 +161,7 @@ class _Account:
         last = steps[-1] if steps else -1
         gap = self._gap(folder, steps, ended)
         if gap:
-            self._upload(folder, gap, last)
+            self._upload(folder, gap, last, ended)
             left = gap
             for seconds in LOOK_AGAIN_SECONDS:
                 time.sleep(seconds)
@@ -216,7 +216,7 @@ class _Account:
         named = {row[VIEWS]["path"]: folder.views_path(row["_step"]) for row in rows if row.get(VIEWS)}
         return {name: path for name, path in named.items() if not files.get(name)}
 
-    def _upload(self, folder: RunFolder, gap: _Gap, last: int) -> None:
+    def _upload(self, folder: RunFolder, gap: _Gap, last: int, ended: bool) -> None:
         with TemporaryDirectory(prefix="harness-sync-") as scratch:
             with self.opening:
                 mirror = Mirror(
@@ -226,6 +226,6 @@ class _Account:
             mirror.follow(last)
             for name, path in gap.pictures.items():
                 mirror.restore(name, path)
-            if gap.ending:
+            if ended:
                 mirror.end()
             mirror.close()
