@@ -68,6 +68,9 @@ MethodsDir = Annotated[
     list[Path], typer.Option("--methods-dir", help="A folder with more methods; may be given several times.")
 ]
 Runs = Annotated[Path, typer.Argument(help="The folder that a sweep wrote.")]
+Source = Annotated[
+    str, typer.Argument(metavar="[RUNS]", help="A folder of runs, or wandb:entity/project[/group].")
+]
 
 
 @app.command(
@@ -367,12 +370,27 @@ def _study(runs: Path, **options: Any) -> Any:
     return open_study(runs, console_for_tables(), ground_truth=ground_truth, **options)
 
 
+def _runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, Path]:
+    """The folder of runs, made from W&B where they are there, and where results go unless `out` says it."""
+    if not source.startswith("wandb:"):
+        return Path(source), out or Path(source, "eval", below)
+    from rich.console import Console
+
+    from eval.wandb_runs import run_folders_of
+
+    with Console(stderr=True).status(f"reading {source}"):
+        runs, problems = run_folders_of(source)
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    return runs, out or Path("wandb-" + source.rpartition("/")[2], below)
+
+
 @app.command(name="eval", epilog="Example: harness eval runs --out figures")
 def evaluate(
-    runs: Runs = Path("runs"),
+    runs: Source = "runs",
     clip: ClipName = "toy-clip",
     out: Annotated[
-        Path | None, typer.Option(help="Where tables and sheets go; RUNS/eval by default.")
+        Path | None, typer.Option(help="Where tables and sheets go; RUNS/eval or wandb-GROUP by default.")
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
@@ -380,15 +398,18 @@ def evaluate(
     """R-Precision of the stored views per method, with intervals, and a contact sheet."""
     from eval.command import evaluate as run
 
-    run(_study(runs, clip=clip, device=device, allow_mixed=allow_mixed), out)
+    folder, results = _runs_and_results(runs, out, "")
+    run(_study(folder, clip=clip, device=device, allow_mixed=allow_mixed), results)
 
 
 @app.command(epilog="Example: harness tables runs convergence diversity")
 def tables(
-    runs: Runs = Path("runs"),
+    runs: Source = "runs",
     names: Annotated[list[str], typer.Argument(help="Which; all that the runs allow by default.")] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
-    out: Annotated[Path | None, typer.Option(help="Where they go; RUNS/eval/tables by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where they go; RUNS/eval/tables or wandb-GROUP/tables by default.")
+    ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
     prior_samples: Samples = None,
@@ -397,15 +418,18 @@ def tables(
     from eval.command import write_tables
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
-    write_tables(_study(runs, **options), names, out)
+    folder, results = _runs_and_results(runs, out, "tables")
+    write_tables(_study(folder, **options), names, results)
 
 
 @app.command(epilog="Example: harness figures runs r_precision seeds_grid --out figures")
 def figures(
-    runs: Runs = Path("runs"),
+    runs: Source = "runs",
     names: Annotated[list[str], typer.Argument(help="Which; all that the runs allow by default.")] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
-    out: Annotated[Path | None, typer.Option(help="Where they go; RUNS/eval/figures by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where they go; RUNS/eval/figures or wandb-GROUP/figures by default.")
+    ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
     prior_samples: Samples = None,
@@ -414,8 +438,9 @@ def figures(
     from eval.figures import write_figures
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
-    command = " ".join(["harness figures", str(runs), *names])
-    for path in write_figures(_study(runs, **options), names, out or runs / "eval" / "figures", command):
+    command = " ".join(["harness figures", runs, *names])
+    folder, results = _runs_and_results(runs, out, "figures")
+    for path in write_figures(_study(folder, **options), names, results, command):
         print(path)
 
 

@@ -192,5 +192,5 @@ def test_what_is_wrong_is_told_in_one_line(
 
 def test_values_that_json_cannot_say_are_nan() -> None:
     item = {"_step": 3, "_runtime": 2.5, "a": "NaN", "b": float("inf"), "c": None, "d": "word", "e": True}
-    row = wandb_source._row(item | {"image": {"_type": "image-file"}, "step": 99})
+    row = wandb_source.history_row(item | {"image": {"_type": "image-file"}, "step": 99})
     assert row == {"step": 3, "time": 2.5, "a": None, "b": None, "c": None, "e": True}
