@@ -92,8 +92,11 @@ def sync(
 
     if todo:
         account.open()
-        with ThreadPoolExecutor(WORKERS) as pool:
+        pool = ThreadPoolExecutor(WORKERS)
+        try:
             list(pool.map(one, todo))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a Ctrl-C the runs in flight are the last
     return outcome
 
 
@@ -130,7 +133,7 @@ class _Account:
 
         try:
             self.api = client().Api(timeout=ANSWER_SECONDS)
-            self.entity = self.entity or self.api.default_entity
+            self.entity = self.entity or self.api.settings["entity"] or self.api.default_entity
         except UsageError as error:
             raise UserError(f"W&B: {first_line(error)} Or set WANDB_API_KEY.") from error
         except (Error, WandbApiFailedError) as error:
