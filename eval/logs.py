@@ -79,9 +79,9 @@ def _reader(source: str | Path) -> tuple[Path, Callable[[Path], tuple[list[Logge
 
     root = Path(source)
     if str(source).startswith("wandb:"):
-        return _user_cache(), lambda cache: wandb_source.fetch(str(source), cache)
+        return user_cache(), lambda cache: wandb_source.fetch(str(source), cache)
     if root.is_file():
-        return _user_cache(), lambda cache: wandb_source.read_offline([root], cache)
+        return user_cache(), lambda cache: wandb_source.read_offline([root], cache)
     if any(root.glob("*/spec.json")):
         return root / "eval" / "cache", lambda _: _logged(root)
     mirrors = sorted([*root.glob("wandb/offline-run-*/run-*.wandb"), *root.glob("offline-run-*/run-*.wandb")])
@@ -91,7 +91,8 @@ def _reader(source: str | Path) -> tuple[Path, Callable[[Path], tuple[list[Logge
     raise UserError(f"no runs in {root}: it has neither run folders nor wandb/offline-run-*/run-*.wandb")
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
+    """Where what came from W&B is kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamtime-harness" / "wandb"
 
 

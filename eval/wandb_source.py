@@ -11,8 +11,9 @@ import json
 import math
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from eval.logs import LoggedRun, Problems, fingerprint
 from harness.config import UserError, first_line, nearest
 from harness.records.files import read_json, write_bytes, write_json
 from harness.records.lease import locked
+from harness.records.mirror import client
 
 # The client itself backs off on 429, 5xx and lost connections: it waits 2 s, then twice as long each time up
 # to a minute. Of that a listing may take so many seconds; it goes on much longer for a history.
@@ -34,26 +36,36 @@ def fetch(source: str, cache: Path) -> tuple[list[LoggedRun], Problems]:
     """The runs of `wandb:entity/project[/group]`, and a line for each that is no run of this harness.
 
     A history is fetched where its creation time, last step or number of rows is not what `cache` has. Raises
-    UserError for a malformed source, no such project or group, no API key, a refusal, and a server that does
-    not answer for LISTING_SECONDS.
+    what `listed` raises.
+    """
+    with listed(source) as (runs, server):
+        return _collect(_online(run, cache, server) for run in runs)
+
+
+@contextmanager
+def listed(source: str) -> Iterator[tuple[list[Any], str]]:
+    """The runs of `wandb:entity/project[/group]` as the public API has them, and the server's address.
+
+    Raises UserError for a malformed source, no such project or group, no API key, a refusal, and a server
+    that does not answer for LISTING_SECONDS; a refusal may also come from what is done with the runs.
     """
     path, _, group = source.removeprefix("wandb:").partition("/")
     project, _, group = group.partition("/")
     if not path or not project:
         raise UserError(f"'{source}' is no W&B source: write wandb:entity/project[/group]")
-    import wandb
+    wandb = client()
     from wandb.errors import Error, UsageError
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     path = f"{path}/{project}"
     try:
         api = wandb.Api(timeout=LISTING_SECONDS)
-        listed = list(api.runs(path, filters={"group": group} if group else None, lazy=False))
-        if not listed:
+        runs = list(api.runs(path, filters={"group": group} if group else None, lazy=False))
+        if not runs:
             groups = {run.group for run in api.runs(path) if run.group} if group else set()
             what = f"no runs of the group '{group}'{nearest(group, groups)}" if group else "no runs"
             raise UserError(f"{source}: the project has {what}")
-        return _collect(_online(run, cache, api.settings["base_url"]) for run in listed)
+        yield runs, api.settings["base_url"]
     except UsageError as error:
         raise UserError(f"{source}: {first_line(error)} Or set WANDB_API_KEY.") from error
     except (Error, WandbApiFailedError) as error:
@@ -159,7 +171,7 @@ def _kept(folder: Path, key: Any) -> dict[str, Any] | None:
 
 
 def _keep(folder: Path, key: Any, items: Iterable[Mapping[str, Any]], more: Mapping[str, Any] = {}) -> None:
-    rows = sorted(map(_row, items), key=lambda row: row["step"])
+    rows = sorted(map(history_row, items), key=lambda row: row["step"])
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     with locked(folder):  # the two files belong together, whoever else is at it
@@ -167,7 +179,7 @@ def _keep(folder: Path, key: Any, items: Iterable[Mapping[str, Any]], more: Mapp
         write_json(folder / "run.json", {"key": key, **more}, durable=False)
 
 
-def _row(item: Mapping[str, Any]) -> dict[str, Any]:
+def history_row(item: Mapping[str, Any]) -> dict[str, Any]:
     """A row of a history as the harness logs it; W&B's own keys start with an underscore."""
     row = {"step": item["_step"], "time": item.get("_runtime")}
     for name, value in item.items():

@@ -83,9 +83,12 @@ RunsOption = Annotated[Path, typer.Option("--runs", help="The folder that a swee
 Filter = Annotated[
     list[str],
     typer.Argument(
-        help="Which: method=tp_sds, seed=0-2, prompt=bus, state=failed, a run's id or a pattern with *; all "
-        "words must fit.",
+        help="Which: method=tp_sds, seed=0-2, prompt=bus, state=failed, a part of the id, a pattern with *; "
+        "all words must fit.",
     ),
+]
+Source = Annotated[
+    str, typer.Argument(metavar="[RUNS]", help="A folder of runs, or wandb:entity/project[/group].")
 ]
 
 
@@ -431,6 +434,39 @@ def show(
             print(f"{key:<16} {text}")
 
 
+@app.command(epilog="Example: harness sync runs --study dreamtime")
+def sync(
+    runs: Runs = Path("runs"),
+    words: Filter = [],  # noqa: B006
+    study: Annotated[str, typer.Option(help="W&B's project.")] = "dreamtime",
+    sweep: Annotated[
+        str, typer.Option("--group", help="W&B's group; the name of RUNS by default, as in a sweep.")
+    ] = "",
+    entity: Annotated[
+        str | None, typer.Option(help="W&B's entity; the API key's default one by default.")
+    ] = None,
+) -> None:
+    """Upload to W&B what it lacks of these runs; the same command again uploads nothing."""
+    from rich.console import Console
+
+    from harness.records.wandb_sync import sync as run
+    from harness.sweep.select import select
+
+    folders = select(runs, words)
+    with Console(stderr=True).status("") as progress:
+        outcome = run(
+            folders,
+            study,
+            sweep or runs.resolve().name,
+            entity,
+            lambda so_far: progress.update(f"{so_far.line} of {len(folders)}"),
+        )
+    for name, problem in list(outcome.left.items())[:10]:
+        print(f"left: {name}: {problem}", file=sys.stderr)
+    print(f"{len(folders)} runs in W&B project {study}: {outcome.line}")
+    raise typer.Exit(1 if outcome.left else 0)
+
+
 @app.command(epilog="Example: harness methods --methods-dir ~/my-methods")
 def methods(methods_dir: MethodsDir = []) -> None:  # noqa: B006
     """The methods there are, by the first line of their docstrings."""
@@ -476,12 +512,27 @@ def _study(runs: Path, **options: Any) -> Any:
     return open_study(runs, console_for_tables(), ground_truth=ground_truth, **options)
 
 
+def _runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, Path]:
+    """The folder of runs, made from W&B where they are there, and where results go unless `out` says it."""
+    if not source.startswith("wandb:"):
+        return Path(source), out or Path(source, "eval", below)
+    from rich.console import Console
+
+    from eval.wandb_runs import run_folders_of
+
+    with Console(stderr=True).status(f"reading {source}"):
+        runs, problems = run_folders_of(source)
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    return runs, out or Path("wandb-" + source.rpartition("/")[2], below)
+
+
 @app.command(name="eval", epilog="Example: harness eval runs --out figures")
 def evaluate(
-    runs: Runs = Path("runs"),
+    runs: Source = "runs",
     clip: ClipName = "toy-clip",
     out: Annotated[
-        Path | None, typer.Option(help="Where tables and sheets go; RUNS/eval by default.")
+        Path | None, typer.Option(help="Where tables and sheets go; RUNS/eval or wandb-GROUP by default.")
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
@@ -489,15 +540,18 @@ def evaluate(
     """R-Precision of the stored views per method, with intervals, and a contact sheet."""
     from eval.command import evaluate as run
 
-    run(_study(runs, clip=clip, device=device, allow_mixed=allow_mixed), out)
+    folder, results = _runs_and_results(runs, out, "")
+    run(_study(folder, clip=clip, device=device, allow_mixed=allow_mixed), results)
 
 
 @app.command(epilog="Example: harness tables runs convergence diversity")
 def tables(
-    runs: Runs = Path("runs"),
+    runs: Source = "runs",
     names: Annotated[list[str], typer.Argument(help="Which; all that the runs allow by default.")] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
-    out: Annotated[Path | None, typer.Option(help="Where they go; RUNS/eval/tables by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where they go; RUNS/eval/tables or wandb-GROUP/tables by default.")
+    ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
     prior_samples: Samples = None,
@@ -506,15 +560,18 @@ def tables(
     from eval.command import write_tables
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
-    write_tables(_study(runs, **options), names, out)
+    folder, results = _runs_and_results(runs, out, "tables")
+    write_tables(_study(folder, **options), names, results)
 
 
 @app.command(epilog="Example: harness figures runs r_precision seeds_grid --out figures")
 def figures(
-    runs: Runs = Path("runs"),
+    runs: Source = "runs",
     names: Annotated[list[str], typer.Argument(help="Which; all that the runs allow by default.")] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
-    out: Annotated[Path | None, typer.Option(help="Where they go; RUNS/eval/figures by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where they go; RUNS/eval/figures or wandb-GROUP/figures by default.")
+    ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
     prior_samples: Samples = None,
@@ -523,8 +580,9 @@ def figures(
     from eval.figures import write_figures
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
-    command = " ".join(["harness figures", str(runs), *names])
-    for path in write_figures(_study(runs, **options), names, out or runs / "eval" / "figures", command):
+    command = " ".join(["harness figures", runs, *names])
+    folder, results = _runs_and_results(runs, out, "figures")
+    for path in write_figures(_study(folder, **options), names, results, command):
         print(path)
 
 

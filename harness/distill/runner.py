@@ -309,8 +309,11 @@ class _Crew:
             "adam.second": pack.adam.second,
             "method": pack.method.state(),
         }
-        self.members[r].folder.save_checkpoint(_row(groups, r), i)
-        self.members[r].checkpoint_at = i
+        member = self.members[r]
+        member.folder.save_checkpoint(_row(groups, r), i)
+        member.checkpoint_at = i
+        if member.tracker:
+            member.tracker.settle(i)
 
     def _save_state(self, r: int) -> None:
         member, i = self.members[r], self._step(r)

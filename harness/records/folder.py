@@ -254,6 +254,10 @@ class RunFolder:
         """Take a `cancel` back."""
         (self.path / "cancelled.json").unlink(missing_ok=True)
 
+    def ours(self) -> bool:
+        """Whether nobody else may write here: false once the lease was lost."""
+        return self._lease is None or self._lease.held()
+
     @contextmanager
     def _write(self) -> Iterator[None]:
         with self._lease.fence() if self._lease else nullcontext():

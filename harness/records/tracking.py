@@ -1,17 +1,26 @@
-"""A run's log: metrics.jsonl, which is the truth, and its W&B mirror, whose failure stops nothing."""
+"""A run's log: metrics.jsonl, which is the truth, and its W&B mirror, which follows it beside the loop.
+
+One thread per process speaks to W&B. It is told up to which step each run is settled, and reads the rows
+from the run folders: nothing is queued, nothing waits for it, and a slow server is only ever behind. Where
+W&B fails, the mirror of that run stops for this stretch; `harness sync` completes it.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
+import threading
 import time
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
-from harness.config import first_line
+from harness.config import UserError, first_line
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
+from harness.records.mirror import Mirror, Mode
 
-Mode = Literal["online", "offline", "disabled"]
+LEAVE_SECONDS = 30.0  # W&B itself then waits for mirror.FINISH_SECONDS more: a process ends within a minute
+AWAY_SECONDS = 600.0  # no run is opened for so long after the server did not answer
 
 
 def default_mode() -> Mode:
@@ -23,10 +32,11 @@ def default_mode() -> Mode:
 
 
 class Tracker:
-    """Logs one run. Made after the folder is back at its checkpoint, whose rows the mirror is given first.
+    """Logs one run. Made after the folder is back at its checkpoint; nothing here waits for W&B.
 
-    The mirror never resumes: an offline W&B run cannot, so every stretch of a run tells the whole story up to
-    then, with explicit steps, under the run's one id.
+    A row is mirrored once it is settled, by a checkpoint or by the run's end: a resumed run writes what came
+    after its checkpoint anew, and W&B cannot take a row back. An offline W&B run cannot resume, so every
+    stretch of a run tells the whole story up to then, with explicit steps, under the run's one id.
     """
 
     def __init__(
@@ -42,11 +52,14 @@ class Tracker:
         rows = folder.metrics()
         self._spent = rows[-1]["time"] if rows else 0.0
         self._started = time.monotonic()
-        self._wandb: Any = None
+        self._mirrored: _Mirrored | None = None
+        if mode == "online" and not os.environ.get("WANDB_API_KEY"):
+            folder.log("W&B: no WANDB_API_KEY, so the mirror stays offline")
+            mode = "offline"
         if mode != "disabled":
-            self._guarded(lambda: self._open(spec, mode, study, sweep))
-        for row in rows:
-            self._mirror(row)
+            settled = rows[-1]["step"] if rows else -1
+            self._mirrored = _Mirrored(folder, lambda: Mirror(folder, spec, mode, study, sweep), settled)
+            _follower().add(self._mirrored)
 
     def seconds(self) -> float:
         """Wall seconds this run has been worked on, over all its stretches."""
@@ -56,61 +69,167 @@ class Tracker:
         """Append a row {step, time, **scalars}; raises only what writing the local file raises."""
         row = {"step": int(step), "time": round(self.seconds(), 3), **scalars}
         self.folder.append_metrics([row])
-        self._mirror(row)
+
+    def settle(self, step: int) -> None:
+        """Say that a checkpoint covers all up to `step`, so that W&B may have it."""
+        if self._mirrored is not None:
+            _follower().settle(self._mirrored, step)
 
     def finish(self) -> None:
-        """Close the mirror; harmless where there is none."""
-        if self._wandb is not None:
-            run, self._wandb = self._wandb, None
-            self._guarded(run.finish)
+        """Give the mirror the run's end, where it ended, and let go of it; a run that was lost gets none."""
+        if self._mirrored is not None:
+            mirrored, self._mirrored = self._mirrored, None
+            ended = self.folder.ours() and self.folder.status() in ("done", "failed")
+            _follower().finish(mirrored, ended)
 
-    def _mirror(self, row: Mapping[str, Any]) -> None:
-        if self._wandb is not None:
-            data = {key: value for key, value in row.items() if key != "step" and value is not None}
-            self._guarded(lambda: self._wandb.log(data, step=row["step"]))
 
-    def _open(self, spec: RunSpec, mode: Mode, study: str, sweep: str) -> None:
-        import wandb
+def leave(seconds: float = LEAVE_SECONDS) -> None:
+    """Wait for the mirrors of all finished runs, at most so long; the logs of the others say so.
 
-        if mode == "online" and not os.environ.get("WANDB_API_KEY"):
-            self.folder.log("W&B: no WANDB_API_KEY, so the mirror stays offline")
-            mode = "offline"
+    For the end of a process; it is also called when the interpreter exits.
+    """
+    if _the_follower is not None:
+        _the_follower.wait(seconds)
+
+
+class _Mirrored:
+    """What the thread knows of a run: how far it may go, and whether it is over."""
+
+    def __init__(self, folder: RunFolder, open_mirror: Callable[[], Mirror], settled: int):
+        self.folder = folder
+        self.open_mirror = open_mirror
+        self.mirror: Mirror | None = None
+        self.settled = settled
+        self.followed: int | None = None  # what W&B was told of; None before it is open
+        self.finishing = False
+        self.ended = False
+        self.closing = False
+        self.given_up = False
+
+    @property
+    def due(self) -> bool:
+        """Whether there is anything to do."""
+        return not self.closing and (self.finishing or self.followed != self.settled)
+
+
+class _Follower:
+    """The thread that speaks to W&B; what is public here is called by the loop and returns at once."""
+
+    def __init__(self) -> None:
+        self._runs: list[_Mirrored] = []
+        self._changed = threading.Condition()
+        self._closing: dict[str, threading.Thread] = {}  # by run id; used by the thread alone
+        self._away_until = float("-inf")
+        threading.Thread(target=self._work, name="wandb mirror", daemon=True).start()
+
+    def add(self, run: _Mirrored) -> None:
+        with self._changed:
+            self._runs.append(run)
+            self._changed.notify_all()
+
+    def settle(self, run: _Mirrored, step: int) -> None:
+        with self._changed:
+            run.settled = max(run.settled, step)
+            self._changed.notify_all()
+
+    def finish(self, run: _Mirrored, ended: bool) -> None:
+        with self._changed:
+            run.finishing, run.ended = True, ended
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Until every finished run is closed; those that are not after so long are given up."""
+        with self._changed:
+            self._changed.wait_for(lambda: not any(run.finishing for run in self._runs), seconds)
+            late = [run for run in self._runs if run.finishing]
+        for run in late:
+            self._give_up(run, f"not at the server after {seconds:.0f} s")
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: any(run.due for run in self._runs))
+                run = next(run for run in self._runs if run.due)
+                settled, finishing, ended = run.settled, run.finishing, run.ended
+                self._runs.remove(run)  # to the end: each in its turn
+                self._runs.append(run)
+            try:
+                self._advance(run, settled, finishing, ended)
+            except Exception as error:
+                self._give_up(run, first_line(error))
+                self._close(run)
+
+    def _advance(self, run: _Mirrored, settled: int, finishing: bool, ended: bool) -> None:
+        if run.mirror is None:
+            run.mirror = self._open(run)
+        run.mirror.follow(settled)
+        run.followed = settled
+        if not finishing:
+            return
+        if ended:
+            rows = run.folder.metrics()
+            run.mirror.follow(rows[-1]["step"] if rows else -1)
+            run.mirror.end()
+        self._close(run)
+
+    def _open(self, run: _Mirrored) -> Mirror:
+        if time.monotonic() < self._away_until:
+            raise TimeoutError("the server did not answer a moment ago")
+        from wandb.errors import CommError
+
+        if before := self._closing.pop(run.folder.id, None):
+            before.join()  # W&B has no two of one id in a process
         try:
-            self._wandb = self._init(wandb, spec, mode, study, sweep)
-        except Exception as error:
-            if mode == "offline":
-                raise
-            self.folder.log(f"W&B: no connection ({first_line(error)}), so the mirror goes offline")
-            self._wandb = self._init(wandb, spec, "offline", study, sweep)
-        self._wandb.define_metric("*", summary="none")
+            mirror = run.open_mirror()
+        except (CommError, TimeoutError):
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            raise
+        # What is registered last is called first: before W&B's own handler, which closes the connection.
+        atexit.unregister(leave)
+        atexit.register(leave)
+        return mirror
 
-    def _init(self, wandb: Any, spec: RunSpec, mode: Mode, study: str, sweep: str) -> Any:
-        # init changes the Settings it is given, so each run needs its own.
-        settings = wandb.Settings(
-            x_disable_stats=True,
-            console="off",
-            silent=True,
-            disable_git=True,
-            save_code=False,
-            init_timeout=30,
-        )
-        return wandb.init(
-            project=study,
-            group=sweep,
-            job_type=spec.label,
-            id=self.folder.id,
-            name=self.folder.id,
-            dir=str(self.folder.path.parent),
-            config=spec.model_dump(mode="json") | {"label": spec.label},
-            mode=mode,
-            resume="allow" if mode == "online" else None,
-            reinit="create_new",
-            settings=settings,
-        )
+    def _close(self, run: _Mirrored) -> None:
+        """Close the mirror beside the others: runs end together, and each waits for the server."""
+        run.closing = True
+        if run.mirror is None:
+            return
 
-    def _guarded(self, action: Any) -> None:
-        try:
-            action()
-        except Exception as error:
-            self._wandb = None
-            self.folder.log(f"W&B: mirror given up ({first_line(error)}); metrics.jsonl goes on")
+        def close(mirror: Mirror) -> None:
+            try:
+                mirror.close()
+            except Exception as error:
+                self._give_up(run, first_line(error))
+            else:
+                self._remove(run)
+
+        thread = threading.Thread(target=close, args=[run.mirror], name="wandb finish", daemon=True)
+        self._closing[run.folder.id] = thread
+        thread.start()
+
+    def _give_up(self, run: _Mirrored, reason: str) -> None:
+        with self._changed:
+            first, run.given_up = not run.given_up, True
+        if first:
+            line = f"W&B: mirror stopped ({reason}); `harness sync {run.folder.path.parent}` completes it"
+            with suppress(UserError, OSError):  # a full disk is the loop's to tell
+                run.folder.log(line)
+        self._remove(run)
+
+    def _remove(self, run: _Mirrored) -> None:
+        with self._changed:
+            run.closing = True
+            if run in self._runs:
+                self._runs.remove(run)
+            self._changed.notify_all()
+
+
+_the_follower: _Follower | None = None
+
+
+def _follower() -> _Follower:
+    global _the_follower
+    if _the_follower is None:
+        _the_follower = _Follower()
+        atexit.register(leave)
+    return _the_follower

@@ -19,8 +19,8 @@ def select(root: Path, words: Sequence[str]) -> list[RunFolder]:
     """The runs under `root` that fit every word; all of them for no word.
 
     `method=` takes a method, with its variant or without; `seed=` as `--seeds`; `prompt=` a part of the
-    prompt; `state=` new, resume, running, done, failed or cancelled. A word without `=` is the id, its
-    beginning, or a pattern with `*`. Raises UserError for an unknown key or state, and where no run fits.
+    prompt; `state=` new, resume, running, done, failed or cancelled. A word without `=` is a part of
+    the id, or a pattern of it with `*`. Raises UserError for an unknown key or state, and where no run fits.
     """
     tests = [_test(word) for word in words]
     found = []
@@ -36,7 +36,7 @@ def select(root: Path, words: Sequence[str]) -> list[RunFolder]:
 def _test(word: str) -> Test:
     key, equals, value = word.partition("=")
     if not equals:
-        return lambda folder, _: folder.id.startswith(word) or fnmatch.fnmatchcase(folder.id, word)
+        return lambda folder, _: word in folder.id or fnmatch.fnmatchcase(folder.id, word)
     if key not in TESTS:
         raise UserError(f"no filter '{key}'{nearest(key, TESTS)}")
     return TESTS[key](value)

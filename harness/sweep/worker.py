@@ -22,6 +22,7 @@ from typing import Any, TextIO
 from harness.config import Execution, UserError, named_line
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
+from harness.records.tracking import leave
 
 MEASURED_STEPS = 4
 MEASURED_SECONDS = 2.0
@@ -139,6 +140,7 @@ def main() -> None:
 
         torch.set_num_threads(execution.threads)
     worker.work()
+    leave()
 
 
 if __name__ == "__main__":

@@ -1,19 +1,12 @@
 """What W&B keeps of runs, read back as the table of the run folders themselves.
 
-Offline files are really logged. The server is a loopback one that answers the queries of the installed
-client, in pages, and stumbles where a test tells it to.
+Offline files are really logged; the server is that of tests/wandb_server.py.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +19,10 @@ from eval.logs import load_logs
 from harness.config import Config, UserError
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
-from harness.records.tracking import Tracker
+from harness.records.tracking import Tracker, leave
+from tests.wandb_server import Server, server
+
+__all__ = ["server"]  # a fixture
 
 STEPS = 50
 
@@ -44,7 +40,9 @@ def _logged(folder: RunFolder, first: int, last: int) -> None:
     tracker = Tracker(folder, folder.spec(), "offline", study="study", sweep="sweep")
     for step in range(first, last + 1, 10):
         tracker.log(step, _scalars(folder.spec().seed, step))
+        tracker.settle(step)
     tracker.finish()
+    leave()
     _wait_for_files(folder.path.parent)
 
 
@@ -112,121 +110,6 @@ def test_somebody_elses_offline_run_is_told(tmp_path: Path) -> None:
 
 
 # ---- a server
-
-
-class Server(ThreadingHTTPServer):
-    """Projects of runs behind the part of W&B's GraphQL that the public client asks for a history."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.runs: dict[str, dict[str, Any]] = {}  # by id; all of one project, entity/project
-        self.asked: defaultdict[str, list[float]] = defaultdict(list)  # when
-        self.stumble: dict[str, list[int]] = {}  # HTTP codes that a query's next answers have
-        self.key_is_good = True
-
-    def add(self, folder: RunFolder, group: str, state: str = "finished") -> None:
-        """A run as the harness's mirror uploads it."""
-        spec = folder.spec()
-        rows = [
-            {"_step": row["step"], "_runtime": 1.5, "_timestamp": 1.7e9}
-            | {name: value for name, value in row.items() if name != "step" and value is not None}
-            for row in folder.metrics()
-        ]
-        config = spec.model_dump(mode="json") | {"label": spec.label}
-        self.runs[folder.id] = {"rows": rows, "config": config, "group": group, "state": state}
-
-    def answer(self, name: str, v: dict[str, Any]) -> dict[str, Any]:
-        """The `data` of a query."""
-        if name == "Viewer":
-            viewer = {"id": "1", "entity": "me", "username": "me", "email": "", "flags": "{}"}
-            return {"viewer": viewer | {"teams": {"edges": []}} if self.key_is_good else None}
-        if name == "GetDefaultEntity":
-            return {"viewer": {"id": "1", "entity": "me"}}
-        if (v["entity"], v["project"]) != ("entity", "project"):
-            return {"project": None}
-        if name == "Runs":
-            return {"project": self._listing(v)}
-        run = self.runs[v.get("name") or v.get("runName") or v["run"]]
-        if name == "RunHistoryKeys":
-            return {"project": {"run": {"historyKeys": {"lastStep": run["rows"][-1]["_step"]}}}}
-        if name == "RunParquetHistory":
-            return {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": [{"_step": 1}]}}}}
-        assert name == "HistoryPage", name
-        rows = [row for row in run["rows"] if v["minStep"] <= row["_step"] < v["maxStep"]]
-        return {"project": {"run": {"history": [json.dumps(row) for row in rows[: v["pageSize"]]]}}}
-
-    def _listing(self, v: dict[str, Any]) -> dict[str, Any]:
-        group = json.loads(v["filters"]).get("group")
-        ids = [key for key, run in sorted(self.runs.items()) if group in (None, run["group"])]
-        start = int(v.get("cursor") or 0)
-        page = ids[start : start + 2]  # smaller than what is asked for
-        edges = [{"cursor": str(i), "node": self._node(key)} for i, key in enumerate(page, start=start + 1)]
-        more = {"endCursor": str(start + len(page)), "hasNextPage": start + len(page) < len(ids)}
-        counts = {"internalId": "1", "runCount": len(ids), "readOnly": False}
-        return counts | {"runs": {"edges": edges, "pageInfo": more}}
-
-    def _node(self, key: str) -> dict[str, Any]:
-        run = self.runs[key]
-        texts = dict.fromkeys(("commit", "description", "notes", "sweepName"), None)
-        return texts | {
-            "id": f"storage-{key}",
-            "projectId": "1",
-            "name": key,
-            "displayName": key,
-            "state": run["state"],
-            "group": run["group"],
-            "jobType": run["config"]["label"],
-            "config": json.dumps({name: {"value": value} for name, value in run["config"].items()}),
-            "tags": [],
-            "readOnly": False,
-            "createdAt": "2026-01-01T00:00:00",
-            "heartbeatAt": "2026-01-01T01:00:00",
-            "systemMetrics": "{}",
-            "summaryMetrics": "{}",
-            "historyLineCount": len(run["rows"]),
-            "historyKeys": {"lastStep": run["rows"][-1]["_step"]},
-            "user": {"name": "me", "username": "me"},
-        }
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        code, reply = 200, {}
-        if self.path == "/graphql":  # the client also sends its own telemetry
-            request = json.loads(body)
-            (name,) = re.findall(r"query (\w+)", request["query"])[:1]
-            self.server.asked[name].append(time.monotonic())
-            if codes := self.server.stumble.get(name):
-                code, reply = codes.pop(0), {"errors": [{"message": "not now"}]}
-            else:
-                reply = {"data": self.server.answer(name, request.get("variables") or {})}
-        data = json.dumps(reply).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """The server, with its address in the client's environment."""
-    server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture
@@ -300,6 +183,7 @@ def test_what_is_wrong_is_told_in_one_line(
     monkeypatch.setattr(wandb_source, "LISTING_SECONDS", 1)
     server.stumble = {"Viewer": [503] * 9}
     assert "W&B says: " in told("wandb:entity/project")
+    wandb.teardown()  # forgets the key
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -308,5 +192,5 @@ def test_what_is_wrong_is_told_in_one_line(
 
 def test_values_that_json_cannot_say_are_nan() -> None:
     item = {"_step": 3, "_runtime": 2.5, "a": "NaN", "b": float("inf"), "c": None, "d": "word", "e": True}
-    row = wandb_source._row(item | {"image": {"_type": "image-file"}, "step": 99})
+    row = wandb_source.history_row(item | {"image": {"_type": "image-file"}, "step": 99})
     assert row == {"step": 3, "time": 2.5, "a": None, "b": None, "c": None, "e": True}

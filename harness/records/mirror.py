@@ -1,0 +1,143 @@
+"""One run's copy in W&B: its rows with their views, and how it ended; always a prefix of the run folder.
+
+Conventions: project = study, group = sweep, job_type = the method's label, id and name = the run's id,
+config = the spec. A history row is a row of metrics.jsonl under its own step, with the sheet of views under
+"views" where the run has one; a run that ended has RECORD among its files, and its ending in its summary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.records.files import read_json
+from harness.records.folder import RunFolder
+from harness.records.identity import RunSpec
+
+Mode = Literal["online", "offline", "disabled"]
+VIEWS = "views"
+RECORD = "harness.json"  # what a run folder is rebuilt from, besides rows and views
+INIT_SECONDS = 30
+FINISH_SECONDS = 25  # that the end of a run, or of all runs of a process, waits for its last bytes
+
+
+def client() -> Any:
+    """The wandb package, imported late, and quiet: its telemetry, too, would wait for a silent server."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    return wandb
+
+
+def suite_path(folder: RunFolder, spec: RunSpec) -> Path | None:
+    """Where the suite of a run is kept beside it, or None for a run of no suite."""
+    return folder.path.parent / "suites" / f"{spec.suite.sha256[:12]}.json" if spec.suite else None
+
+
+def record(folder: RunFolder, spec: RunSpec) -> bytes:
+    """The content of RECORD: {spec, env, result | failure, suite} as the files of these names hold it."""
+    suite = suite_path(folder, spec)
+    found = {name: read_json(folder.path / f"{name}.json") for name in ("spec", "env", "result")}
+    found["failure"] = folder.failure()
+    found["suite"] = read_json(suite) if suite else None
+    kept = {name: value for name, value in found.items() if value is not None}
+    return json.dumps(kept, indent=1, ensure_ascii=False).encode()
+
+
+class Mirror:
+    """A run's copy in W&B, open for writing; whoever owns it is the only one to call it.
+
+    `step` is the last step that W&B has, -1 before the first. Every method but the constructor may raise what
+    W&B raises, and block as long as `finish_seconds` or INIT_SECONDS; the server then has a shorter prefix.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        spec: RunSpec,
+        mode: Mode,
+        study: str,
+        sweep: str,
+        *,
+        entity: str | None = None,
+        scratch: Path | None = None,
+        finish_seconds: float | None = None,
+    ):
+        wandb = client()
+        self.folder, self.spec = folder, spec
+        # init changes the Settings it is given, so each run needs its own.
+        settings = wandb.Settings(
+            x_disable_stats=True,
+            x_save_requirements=False,  # env.json has what matters
+            console="off",
+            silent=True,
+            disable_git=True,
+            save_code=False,
+            init_timeout=INIT_SECONDS,
+            finish_timeout=finish_seconds or FINISH_SECONDS,
+            finish_timeout_raises=True,
+        )
+        self._run = wandb.init(
+            entity=entity,
+            project=study,
+            group=sweep,
+            job_type=spec.label,
+            id=folder.id,
+            name=folder.id,
+            dir=str(scratch or folder.path.parent),
+            config=spec.model_dump(mode="json") | {"label": spec.label},
+            tags=["toy"] if Path(spec.config.guidance.prior).name.startswith("toy-") else None,
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            reinit="create_new",
+            settings=settings,
+        )
+        self._run.define_metric("*", summary="none")
+        self.step = self._run.starting_step - 1
+        self._run.summary["status"] = "running"
+
+    def follow(self, through: int) -> int:
+        """Tell W&B the rows after `step` up to `through`, with their views; how many these were."""
+        from wandb import Image
+
+        rows = [row for row in self.folder.metrics() if self.step < row["step"] <= through]
+        for row in rows:
+            data: dict[str, Any] = {name: v for name, v in row.items() if name != "step" and v is not None}
+            views = self.folder.views_path(row["step"])
+            if views.exists():
+                data[VIEWS] = Image(str(views))  # of a path: the file goes up as it is
+            self._run.log(data, step=row["step"])
+            self.step = row["step"]
+        return len(rows)
+
+    def restore(self, name: str, views: Path) -> None:
+        """Send a picture that a row names, and that never reached the server."""
+        target = Path(self._run.dir) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(views.read_bytes())
+        self._save(target)
+
+    def end(self) -> None:
+        """Tell W&B how the run ended, and what its folder is rebuilt from."""
+        path = Path(self._run.dir) / RECORD
+        path.write_bytes(record(self.folder, self.spec))
+        self._save(path)
+        status = self.folder.status()
+        self._run.summary["status"] = status
+        self._run.summary["ending"] = self.folder.result() if status == "done" else self.folder.failure()
+
+    def close(self) -> None:
+        """Wait until all is at the server; raises TimeoutError where that takes longer than it may."""
+        self._run.finish(exit_code=1 if self.folder.status() == "failed" else 0)
+
+    def _save(self, path: Path) -> None:
+        self._run.save(str(path), base_path=self._run.dir, policy="now")
+
+
+def picture_hash(path: Path) -> str:
+    """The part of a picture's name in W&B that follows from its bytes, 20 hex digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:20]
