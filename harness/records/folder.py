@@ -1,6 +1,7 @@
 """The run folder: what was asked, what happened, where to resume. Its files are the only truth about a run.
 
 spec.json env.json state.json metrics.jsonl views/ checkpoint.safetensors result.json|failure.json log.txt
+(and wandb.json, the note of records.wandb_sync)
 """
 
 from __future__ import annotations
