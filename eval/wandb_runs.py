@@ -89,7 +89,8 @@ def _fill(folder: RunFolder, run: Any, ended: bool) -> None:
         if hashlib.sha256(data).hexdigest() != picture["sha256"]:
             raise UserError(f"the views of step {step} are not those that were logged")
         write_bytes(folder.views_path(step), data, durable=False)
-    folder.append_metrics(sorted(map(history_row, items), key=lambda row: row["step"]))
+    rows = [history_row(item) for item in items if "time" in item]  # imported runs have views alone
+    folder.append_metrics(sorted(rows, key=lambda row: row["step"]))
     suite = suite_path(folder, spec)
     if suite and "suite" in kept and not suite.exists():
         suite.parent.mkdir(exist_ok=True)

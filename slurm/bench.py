@@ -193,7 +193,8 @@ def _content(path: Path) -> list[Any]:
     folder = RunFolder(path)
     rows = [{key: value for key, value in row.items() if key != "time"} for row in folder.metrics()]
     views = [folder.views_path(step).read_bytes() for step in folder.view_steps()]
-    return [rows, views, (path / "checkpoint.safetensors").read_bytes()]
+    tensors, step = folder.load_checkpoint() or ({}, 0)
+    return [rows, views, step, {name: value.numpy().tobytes() for name, value in tensors.items()}]
 
 
 def _shares(root: Path) -> str:

@@ -2,7 +2,8 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ class Guidance:
         ).input_ids
         if len(self.tokenizer(prompt).input_ids) > length:
             warnings.warn(f"prompt cut: longer than the prior's {length} tokens: {prompt}", stacklevel=3)
-        return self.text_encoder(tokens.to(self.device))[0][0]
+        with _one_thread(self.device):
+            return self.text_encoder(tokens.to(self.device))[0][0]
 
     @torch.no_grad()
     def predict_noise(self, x_t_RCHW: Tensor, t_R: Tensor, cond_RLD: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,14 +156,16 @@ class Guidance:
     def decode(self, z_NCHW: Tensor) -> Tensor:
         """Images [N,3,H,W] in [0, 1], float32, from latents."""
         codes = z_NCHW.float() / self._scale + self._shift
-        images = _in_microbatches(lambda z: self.vae.decode(z).sample, self._vae_batch, codes)
+        with _one_thread(self.device):
+            images = _in_microbatches(lambda z: self.vae.decode(z).sample, self._vae_batch, codes)
         return (images / 2 + 0.5).clamp(0.0, 1.0)
 
     @torch.no_grad()
     def encode(self, images_NCHW: Tensor) -> Tensor:
         """Latents (the mean of the code) from images [N,3,H,W] in [0, 1]."""
         images = images_NCHW.float() * 2 - 1
-        codes = _in_microbatches(lambda i: self.vae.encode(i).latent_dist.mean, self._vae_batch, images)
+        with _one_thread(self.device):
+            codes = _in_microbatches(lambda i: self.vae.encode(i).latent_dist.mean, self._vae_batch, images)
         return (codes - self._shift) * self._scale
 
     def flat_code(self, rgb: Sequence[float]) -> Tensor:
@@ -170,6 +174,19 @@ class Guidance:
         colour_3 = torch.tensor(rgb, dtype=torch.float32, device=self.device)
         code_CHW = self.encode(colour_3[None, :, None, None].expand(1, 3, side, side))[0]
         return code_CHW[:, code_CHW.shape[1] // 2, code_CHW.shape[2] // 2]
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """Inside, torch uses one CPU thread: how a float32 convolution is split decides its last bits, and a run
+    must not notice how many cores a worker has. What is called here is seldom called."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _in_microbatches(call: Callable[..., Tensor], size: int, *tensors: Tensor) -> Tensor:

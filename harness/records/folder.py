@@ -2,6 +2,7 @@
 
 spec.json env.json state.json metrics.jsonl views/ checkpoint.safetensors result.json|failure.json log.txt
 lease.json (while somebody advances it) · deaths.json (attempts that ended without a word) · cancelled.json
+wandb.json (the note of records.wandb_sync)
 """
 
 from __future__ import annotations

@@ -33,6 +33,11 @@ def client() -> Any:
     return wandb
 
 
+def steps_of(folder: RunFolder) -> list[int]:
+    """The steps of a run that W&B has a row of, rising; imported runs have views without rows."""
+    return sorted({row["step"] for row in folder.metrics()}.union(folder.view_steps()))
+
+
 def suite_path(folder: RunFolder, spec: RunSpec) -> Path | None:
     """Where the suite of a run is kept beside it, or None for a run of no suite."""
     return folder.path.parent / "suites" / f"{spec.suite.sha256[:12]}.json" if spec.suite else None
@@ -100,19 +105,22 @@ class Mirror:
         self.step = self._run.starting_step - 1
         self._run.summary["status"] = "running"
 
-    def follow(self, through: int) -> int:
-        """Tell W&B the rows after `step` up to `through`, with their views; how many these were."""
+    def follow(self, through: int) -> None:
+        """Tell W&B the steps after `step` up to `through`: their rows and their views."""
         from wandb import Image
 
-        rows = [row for row in self.folder.metrics() if self.step < row["step"] <= through]
-        for row in rows:
-            data: dict[str, Any] = {name: v for name, v in row.items() if name != "step" and v is not None}
-            views = self.folder.views_path(row["step"])
+        rows = {row["step"]: row for row in self.folder.metrics()}
+        for step in steps_of(self.folder):
+            if not self.step < step <= through:
+                continue
+            data: dict[str, Any] = {
+                k: v for k, v in rows.get(step, {}).items() if k != "step" and v is not None
+            }
+            views = self.folder.views_path(step)
             if views.exists():
                 data[VIEWS] = Image(str(views))  # of a path: the file goes up as it is
-            self._run.log(data, step=row["step"])
-            self.step = row["step"]
-        return len(rows)
+            self._run.log(data, step=step)
+            self.step = step
 
     def restore(self, name: str, views: Path) -> None:
         """Send a picture that a row names, and that never reached the server."""

@@ -17,7 +17,7 @@ from contextlib import suppress
 from harness.config import UserError, first_line
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
-from harness.records.mirror import Mirror, Mode
+from harness.records.mirror import Mirror, Mode, steps_of
 
 LEAVE_SECONDS = 30.0  # W&B itself then waits for mirror.FINISH_SECONDS more: a process ends within a minute
 AWAY_SECONDS = 600.0  # no run is opened for so long after the server did not answer
@@ -167,8 +167,7 @@ class _Follower:
         if not finishing:
             return
         if ended:
-            rows = run.folder.metrics()
-            run.mirror.follow(rows[-1]["step"] if rows else -1)
+            run.mirror.follow(max(steps_of(run.folder), default=-1))
             run.mirror.end()
         self._close(run)
 

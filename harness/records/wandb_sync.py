@@ -15,7 +15,7 @@ from typing import Any
 from harness.config import UserError, first_line
 from harness.records.files import read_json, write_json
 from harness.records.folder import RunFolder
-from harness.records.mirror import RECORD, VIEWS, Mirror, client, picture_hash, record
+from harness.records.mirror import RECORD, VIEWS, Mirror, client, picture_hash, record, steps_of
 
 NOTE = "wandb.json"  # in a run folder: where in W&B all of it is
 WORKERS = 4  # runs in flight: a run mostly waits for the server
@@ -144,7 +144,7 @@ class _Account:
         """Make one run whole: "uploaded", "whole" or "waiting"; raises what W&B raises, and UserError."""
         status = folder.status()
         ended = status in ("done", "failed")
-        steps = [row["step"] for row in folder.metrics()]
+        steps = steps_of(folder)
         if not ended:
             settled = folder.checkpoint_step()
             steps = [step for step in steps if step <= settled]

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.config import UserError
+from harness.config import Config, UserError
 from harness.distill import runner
 from harness.distill.runner import PackTooLarge, advance
 from harness.records.folder import RunFolder
+from harness.records.identity import RunSpec
 from tests import tinyruns
 
 DIVERGES = '''"""Diverges: the run with seed 1 gets a gradient that is not finite at step 4."""
@@ -199,3 +200,12 @@ def test_backgrounds(background: str, tiny_prior: Path, tmp_path: Path) -> None:
     assert content["status"] == "done"
     assert ("params.background" in content["checkpoint"][0]) == (background == "learned")
     assert {"loss_entropy", "loss_sparsity", "loss_orientation"} <= set(content["rows"][0])
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path: Path):
+    """On the embedded prior, whose tensors are large enough to be split among threads."""
+    spec = RunSpec(method="tp_sds", prompt="a red car", seed=0, config=Config(steps=3))
+    for threads in (1, 2):
+        folder = RunFolder.create(tmp_path / str(threads), spec)
+        tinyruns.run(tmp_path / str(threads), [folder.id], threads=threads)
+    assert tinyruns.content(tmp_path / "1", folder.id) == tinyruns.content(tmp_path / "2", folder.id)

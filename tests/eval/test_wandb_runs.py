@@ -18,6 +18,7 @@ from tests.wandb_server import Server, StoredRun, server
 __all__ = ["server"]  # a fixture
 
 SOURCE = "wandb:entity/study/runs"
+TABLES = ("r_precision", "convergence", "differences")
 
 
 def call(*arguments: object) -> None:
@@ -45,17 +46,7 @@ def test_figures_and_tables_of_a_synced_project_are_those_of_the_runs(
     names = ["r_precision", "r_precision_time", "steps_grid", "seeds_grid", "methods_grid", "spectra"]
     for source, out in ((str(synced.root), tmp_path / "folders"), (SOURCE, tmp_path / "wandb")):
         call("figures", source, *names, "diversity", "cost", "--out", out, *options, *more)
-        call(
-            "tables",
-            source,
-            "r_precision",
-            "convergence",
-            "differences",
-            "--out",
-            out / "tables",
-            *options,
-            *more,
-        )
+        call("tables", source, *TABLES, "--out", out / "tables", *options, *more)
         call("eval", source, "--out", out / "eval", "--allow-mixed", *options)
     kinds = (".pdf", ".png", ".md", ".csv", ".tex")
     here, there = files(tmp_path / "folders", *kinds), files(tmp_path / "wandb", *kinds)
@@ -68,6 +59,9 @@ def test_figures_and_tables_of_a_synced_project_are_those_of_the_runs(
 
 
 def test_a_rebuilt_folder_holds_the_files_of_the_run(synced: Runs, tmp_path: Path) -> None:
+    imported = synced.add("theirs", PROMPTS[3], 0)
+    (imported.path / "metrics.jsonl").unlink()  # views alone
+    call("sync", synced.root, "theirs", "--study", "study")
     root, problems = run_folders_of(SOURCE, tmp_path / "cache")
     assert problems == []
     for folder in run_folders(synced.root):
