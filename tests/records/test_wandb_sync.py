@@ -203,7 +203,7 @@ def test_what_is_wrong_is_told_in_one_line(
     with pytest.raises(UserError, match="no folder"):
         sync(tmp_path / "nothing")
     folder = ended(tmp_path / "runs", 0)
-    with pytest.raises(UserError, match="no run in .* fits 'dog'"):
+    with pytest.raises(UserError, match=r"no run in .* fits 'dog'"):
         sync(tmp_path / "runs", "dog")
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("HOME", str(tmp_path))
