@@ -345,6 +345,7 @@ class _Crew:
                 "peak_memory_mb": peak_memory_mb(self.device),
             }
         )
+        member.folder.log("done")
         self.emit({"event": "done", "run": member.folder.id, "step": pack.config.steps})
 
     def _fail(self, r: int, reason: str, detail: str = "") -> None:

@@ -368,7 +368,6 @@ class RunFolder:
                 if path.exists():
                     sync(path)
             write_json(self.path / "result.json", dict(result))
-            self.log("done")
 
     def fail(self, reason: str, step: int, detail: str = "") -> None:
         """Mark the run failed, with the step it happened at; it is retried only when asked."""

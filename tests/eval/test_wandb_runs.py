@@ -11,7 +11,7 @@ import pytest
 from eval.wandb_runs import run_folders_of
 from harness.cli import app
 from harness.config import UserError
-from harness.records.folder import RunFolder, run_folders
+from harness.records.folder import DEATHS_ALLOWED, RunFolder, run_folders
 from tests.eval.conftest import PROMPTS, Runs
 from tests.wandb_server import Server, StoredRun, server
 
@@ -61,15 +61,20 @@ def test_figures_and_tables_of_a_synced_project_are_those_of_the_runs(
 def test_a_rebuilt_folder_holds_the_files_of_the_run(synced: Runs, tmp_path: Path) -> None:
     imported = synced.add("theirs", PROMPTS[3], 0)
     (imported.path / "metrics.jsonl").unlink()  # views alone
-    call("sync", synced.root, "theirs", "--study", "study")
+    given_up = synced.add("tp_sds", PROMPTS[4], 0, end="new")
+    for _ in range(DEATHS_ALLOWED):
+        given_up.record_death(step=0)
+    assert given_up.status() == "failed" and not (given_up.path / "failure.json").exists()
+    call("sync", synced.root, "--study", "study")
     root, problems = run_folders_of(SOURCE, tmp_path / "cache")
     assert problems == []
     for folder in run_folders(synced.root):
         again = RunFolder(root / folder.id)
         for path in [*folder.path.glob("*.json"), *folder.path.glob("views/*")]:
-            if path.name != "wandb.json":
+            if path.name not in ("wandb.json", "deaths.json"):
                 assert (again.path / path.relative_to(folder.path)).read_bytes() == path.read_bytes()
         assert again.metrics() == folder.metrics() and again.status() == folder.status()
+        assert again.failure() == folder.failure()
     (suite,) = (synced.root / "suites").iterdir()
     assert (root / "suites" / suite.name).read_bytes() == suite.read_bytes()
 
