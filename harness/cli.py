@@ -655,6 +655,13 @@ def bench(
     ] = "engine",
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
     runs: Annotated[int, typer.Option(min=8, help="slurm: runs of the disturbed sweep.")] = 1000,
+    preset: Annotated[str, typer.Option(help="engine: whose settings are timed.")] = "toy",
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="engine: a setting.", autocompletion=_complete_settings
+        ),
+    ] = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Speed, side by side, as ratios; how a study's logs load; what a cluster costs and loses."""
     if what == "logs":
@@ -668,8 +675,10 @@ def bench(
     if what != "engine":
         raise UserError(f"no benchmark '{what}'{nearest(what, ['engine', 'logs', 'slurm'])}")
     from harness.bench import run
+    from harness.config import apply_overrides
+    from harness.config import preset as settings_of
 
-    raise typer.Exit(run(check=check) or 0)
+    raise typer.Exit(run(apply_overrides(settings_of(preset), settings), check=check) or 0)
 
 
 @app.command(epilog="Example: harness doctor --preset paper --fetch")

@@ -60,7 +60,9 @@ class GuidanceConfig(Strict):
     )
     t_range: Range = Field(default=(0.02, 0.98), description="timesteps used, as fractions of T")
     microbatch: int = Field(
-        default=8, ge=1, description="samples per denoiser call; fixed shape, so packs do not change bits"
+        default=8,
+        ge=1,
+        description="samples per denoiser call on a CPU; fixed shape, so packs do not change bits",
     )
 
     @model_validator(mode="after")

@@ -1,8 +1,14 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# Read when Triton is first imported: its kernels are interpreted where no GPU can run them.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from tests import tinyprior
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the ground up. A package may import its own floor's packages only where they are one and the same.
 FLOORS = [
-    {"harness.config", "harness.guidance", "harness.rng"},
+    {"harness.config", "harness.device", "harness.guidance", "harness.rng"},
     {"harness.records"},
     {"harness.scene"},
     {"harness.distill", "eval", "harness.toyworld"},
@@ -21,10 +21,18 @@ FLOORS = [
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
 
 # Inside a floor, and above it: what else an arrow may point to.
-GROUND = {"harness.config", "harness.rng"}
+GROUND = {"harness.config", "harness.device", "harness.rng"}
 METHODS_MAY = {"harness.distill.method", "harness.distill.schedules"}
 EVAL_MAY_NAME = {"harness.distill.schedules"}  # formulas alone: the schedules are drawn, too
-EVAL_MAY = {"harness.records", "harness.guidance", "harness.scene", "harness.config", "harness.rng", "eval"}
+EVAL_MAY = {
+    "harness.records",
+    "harness.guidance",
+    "harness.scene",
+    "harness.config",
+    "harness.device",
+    "harness.rng",
+    "eval",
+}
 # harness.cli, harness.bench and harness.doctor sit on top; inside functions they may reach everything.
 
 LIGHT = [

@@ -8,7 +8,7 @@ import ast
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +18,7 @@ import harness
 from harness.config import Strict, UserError, first_problem, nearest
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from harness.guidance.prior import Guidance
@@ -34,6 +35,13 @@ class NoiseSchedule:
     alphas_cumprod_T: "Tensor"
     t_min: int
     t_max: int
+    _copies: dict[Any, "Tensor"] = field(default_factory=dict, repr=False, compare=False)
+
+    def alphas_on(self, device: "torch.device") -> "Tensor":
+        """ᾱ on a device, copied there once."""
+        if device not in self._copies:
+            self._copies[device] = self.alphas_cumprod_T.to(device)
+        return self._copies[device]
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ class Method:
 
         "one": 1 · "sds": 1−ᾱ_t (DreamFusion) · "fantasia": √ᾱ_t·(1−ᾱ_t) (Latent-NeRF, Fantasia3D).
         """
-        alpha_R = self.noise.alphas_cumprod_T.to(t_R.device)[t_R]
+        alpha_R = self.noise.alphas_on(t_R.device)[t_R]
         if self.weighting == "one":
             return alpha_R.new_ones(alpha_R.shape)
         if self.weighting == "sds":

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from harness.config import OptimConfig
+from harness.device import upload
 
 
 class Adam:
@@ -30,14 +31,14 @@ class Adam:
 
         device = next(iter(params.values())).device
         # The kernel adds one to the counts it is given.
-        counts = [count for _ in params for count in (step_R - 1).to(device, torch.float32).unbind(0)]
+        counts = upload((step_R - 1).to(torch.float32).repeat(len(params)), device)
         adam(
             per_run(params),
             per_run(grads),
             per_run(self.first),
             per_run(self.second),
             [],
-            [count.clone() for count in counts],
+            list(counts.unbind(0)),
             fused=True,
             amsgrad=False,
             beta1=self.cfg.betas[0],

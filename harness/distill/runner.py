@@ -6,8 +6,6 @@ leaves no trace.
 """
 
 import gc
-import resource
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.config import Execution, GuidanceConfig, UserError, named_line
+from harness.device import peak_memory_mb, pick_device
 from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.optim import Adam
 from harness.distill.step import Pack, StepReport, evaluation_latents, step
@@ -33,6 +32,7 @@ from harness.scene.generator import make_generator
 
 Emit = Callable[[dict[str, Any]], None]
 Checkpoint = tuple[dict[str, Tensor], int]
+DIVERGED = "diverged: non-finite render or gradient"
 
 
 class PackTooLarge(Exception):
@@ -223,14 +223,10 @@ class _Crew:
         """Write what is due after a step, and let runs go that diverged or are done."""
         ids = self._ids()
         due: dict[str, list[int]] = {"log": [], "views": [], "checkpoint": [], "done": []}
-        diverged = []
         view_steps = set(self.pack.config.views.steps(self.pack.config.steps))
         for r in range(len(self.members)):
             i = self._step(r)
             last = self._remaining(r) == 0
-            if not report.finite_R[r]:
-                diverged.append(r)
-                continue
             if i == 1 or i % self.execution.log_every == 0 or i in view_steps or last:
                 due["log"].append(r)
             if i in view_steps:
@@ -240,14 +236,19 @@ class _Crew:
             elif i - self.members[r].checkpoint_at >= self.execution.checkpoint_every:
                 due["checkpoint"].append(r)
 
-        gone = set(diverged)
-        gone |= self._each(diverged, lambda r: self._fail(r, "diverged: non-finite render or gradient"))
-        gone |= self._each(due["log"], lambda r: self._log(r, report))
+        gone: set[int] = set()
+        # To look at a GPU's numbers is to wait for it: only before something of them is written.
+        if self.device.type == "cpu" or any(due.values()):
+            for r, at in enumerate(report.diverged_R.tolist()):
+                if at:
+                    self._each([r], lambda r: self._fail(r, DIVERGED, step=at))  # noqa: B023 - called at once
+                    gone.add(r)
+        gone |= self._each([r for r in due["log"] if r not in gone], lambda r: self._log(r, report))
         gone |= self._save_views([r for r in due["views"] if r not in gone])
         gone |= self._each([r for r in due["checkpoint"] if r not in gone], self._checkpoint)
         gone |= self._each([r for r in due["log"] if r not in gone], self._save_state)
         self.emit({"event": "step", "runs": ids, "steps_done": len(ids)})
-        self._retire(due["done"], gone)
+        self._retire([r for r in due["done"] if r not in gone], gone)
 
     def _each(self, runs: Sequence[int], action: Callable[[int], None]) -> set[int]:
         """`action` on each run; returns those whose lease was lost meanwhile, which are not touched again."""
@@ -348,8 +349,8 @@ class _Crew:
         member.folder.log("done")
         self.emit({"event": "done", "run": member.folder.id, "step": pack.config.steps})
 
-    def _fail(self, r: int, reason: str, detail: str = "") -> None:
-        i = self._step(r)
+    def _fail(self, r: int, reason: str, detail: str = "", step: int | None = None) -> None:
+        i = self._step(r) if step is None else step
         self.members[r].folder.fail(reason, i, detail)
         self.emit({"event": "failed", "run": self.members[r].folder.id, "step": i, "reason": reason})
 
@@ -386,19 +387,6 @@ def load_guidance(cfg: GuidanceConfig, device: torch.device) -> Guidance:
         _priors.clear()
         _priors[cfg, device] = Guidance.load(cfg, device)
     return _priors[cfg, device]
-
-
-def pick_device(requested: str) -> str:
-    """The device for "auto": the GPU where there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if requested == "auto" else requested
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Most memory held so far: the GPU's tensors, or this whole process on a CPU."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
 def _out_of_memory(error: BaseException) -> bool:

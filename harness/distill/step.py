@@ -8,6 +8,7 @@ from torch import Tensor
 
 from harness import rng
 from harness.config import Config
+from harness.device import upload
 from harness.distill.method import GradientContext, Method
 from harness.distill.optim import Adam
 from harness.guidance.prior import Guidance
@@ -34,6 +35,7 @@ class Pack:
     total_R: Tensor
     params: dict[str, Tensor]
     adam: Adam
+    diverged_R: Tensor | None = None  # see StepReport
 
     def keep(self, runs: Sequence[int]) -> None:
         """Drop every run whose index is not in `runs`; the others' numbers are copied, not touched."""
@@ -41,6 +43,8 @@ class Pack:
         self.prompts = [self.prompts[r] for r in runs]
         self.seeds = [self.seeds[r] for r in runs]
         self.step_R, self.total_R = self.step_R[index], self.total_R[index]
+        if self.diverged_R is not None:
+            self.diverged_R = self.diverged_R[index.to(self.diverged_R.device)]
         for tensors in (self.params, self.adam.first, self.adam.second):
             tensors.update(take(tensors, index))
         self.method.load_state(take(self.method.state(), index))
@@ -48,10 +52,13 @@ class Pack:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step did, per run; `finite_R` is on the CPU, the rest stays on the device until it is logged."""
+    """What a step did, per run; it stays on the device until it is looked at.
+
+    `diverged_R`: the step at which a run first had a value that is not finite, 0 where it had none.
+    """
 
     t_R: Tensor
-    finite_R: Tensor
+    diverged_R: Tensor
     grad_norm_R: Tensor
     view: View
 
@@ -86,13 +93,17 @@ def step(pack: Pack) -> StepReport:
     cameras = sample(config.camera, rng.uniform(seeds, i, "camera", (4,)))
     params = {name: value.requires_grad_() for name, value in pack.params.items()}
     view = pack.scene.view(
-        params, cameras, background(pack), lambda shape: rng.uniform(seeds, i, "render", shape).to(device)
+        params,
+        cameras,
+        background(pack),
+        lambda shape: upload(rng.uniform(seeds, i, "render", shape), device),
     )
     x_RCHW = view.x_RCHW.detach()
 
     # t from the method, x_t = √ᾱ_t·x + √(1−ᾱ_t)·ε
     t_R = pack.method.timesteps(pack.step_R, pack.total_R, rng.uniform(seeds, i, "timestep", ()))
-    noise_RCHW = rng.normal(seeds, i, "noise", x_RCHW.shape[1:]).to(device)
+    t_R = upload(t_R, device)
+    noise_RCHW = upload(rng.normal(seeds, i, "noise", x_RCHW.shape[1:]), device)
     x_t_RCHW = guidance.add_noise(x_RCHW, noise_RCHW, t_R)
 
     # ε̂(x_t; y, t) with classifier-free guidance
@@ -105,7 +116,7 @@ def step(pack: Pack) -> StepReport:
             x_RCHW=x_RCHW,
             x_t_RCHW=x_t_RCHW,
             noise_RCHW=noise_RCHW,
-            t_R=t_R.to(device),
+            t_R=t_R,
             eps_uncond_RCHW=eps_uncond_RCHW,
             eps_cond_RCHW=eps_cond_RCHW,
             eps_RCHW=guidance.cfg_noise(eps_uncond_RCHW, eps_cond_RCHW),
@@ -133,7 +144,10 @@ def step(pack: Pack) -> StepReport:
 
     grad_norm_R = per_run_norm(list(grads.values()))
     finite_R = torch.isfinite(grad_norm_R) & torch.isfinite(per_run_norm([x_RCHW, g_RCHW]))
-    return StepReport(t_R, finite_R.cpu(), grad_norm_R, view)
+    now_R = upload(pack.step_R, device) * ~finite_R
+    before_R = now_R if pack.diverged_R is None else pack.diverged_R
+    pack.diverged_R = torch.where(before_R > 0, before_R, now_R)
+    return StepReport(t_R, pack.diverged_R, grad_norm_R, view)
 
 
 def camera_prompts(pack: Pack, cameras: Cameras) -> list[str]:

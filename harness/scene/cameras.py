@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from harness.device import upload
+
 if TYPE_CHECKING:
     from harness.config import CameraConfig, ViewsConfig
 
@@ -77,7 +79,7 @@ def evaluation(cfg: ViewsConfig) -> Cameras:
     )
 
 
-def rays(cameras: Cameras, H: int, W: int) -> tuple[Tensor, Tensor]:
+def rays(cameras: Cameras, H: int, W: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Rays through the pixel centres: origins_RP3 and unit directions_RP3, float32, P = H·W.
 
     Row-major from the top left: pixel p is in row p // W from the top and column p % W from the left.
@@ -93,10 +95,12 @@ def rays(cameras: Cameras, H: int, W: int) -> tuple[Tensor, Tensor]:
         right = (-sa * tangent, ca * tangent, 0.0)
         up = (-se * ca * tangent, -se * sa * tangent, ce * tangent)
         frames.append([[distance * b for b in backward], [-b for b in backward], right, up])
-    origin_R3, forward_R3, right_R3, up_R3 = torch.tensor(frames, dtype=torch.float64).unbind(1)
+    device = device or torch.device("cpu")
+    frames_R43 = upload(torch.tensor(frames, dtype=torch.float64), device)
+    origin_R3, forward_R3, right_R3, up_R3 = frames_R43.unbind(1)
 
-    column_W = (torch.arange(W, dtype=torch.float64) + 0.5) * (2 / H) - W / H
-    row_H = 1 - (torch.arange(H, dtype=torch.float64) + 0.5) * (2 / H)
+    column_W = (torch.arange(W, dtype=torch.float64, device=device) + 0.5) * (2 / H) - W / H
+    row_H = 1 - (torch.arange(H, dtype=torch.float64, device=device) + 0.5) * (2 / H)
     horizontal_RW3 = column_W[None, :, None] * right_R3[:, None] + forward_R3[:, None]
     vertical_RH3 = row_H[None, :, None] * up_R3[:, None]
     directions_RP3 = (vertical_RH3[:, :, None] + horizontal_RW3[:, None, :]).reshape(-1, H * W, 3)

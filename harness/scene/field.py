@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from harness.scene import hashgrid, tcnn
 if TYPE_CHECKING:
     from harness.config import SceneConfig
 
-BACKENDS = ("numba", "torch", "tinycudann")
+BACKENDS = ("numba", "torch", "triton", "tinycudann")
 Params = dict[str, Tensor]
 
 
@@ -27,6 +27,13 @@ def unavailable(backend: str) -> str | None:
     """Why a backend cannot be used on this machine, in a few words, or None where it can."""
     if backend == "tinycudann":
         return tcnn.missing()
+    if backend == "triton":
+        if not torch.cuda.is_available():
+            return "there is no CUDA device"
+        try:
+            from harness.scene import fused_cuda  # noqa: F401
+        except (ImportError, OSError, RuntimeError) as error:
+            return str(error).splitlines()[0]
     if backend == "numba":
         try:
             from harness.scene import fused_cpu  # noqa: F401
@@ -45,7 +52,7 @@ def choose_backend(device: str, requested: str = "auto") -> str:
     kind = torch.device(device).type
     if requested not in ("auto", *BACKENDS):
         raise UserError(f"unknown encoder '{requested}'{nearest(requested, ('auto', *BACKENDS))}")
-    wanted = requested if requested != "auto" else {"cpu": "numba", "cuda": "tinycudann"}.get(kind, "torch")
+    wanted = requested if requested != "auto" else {"cpu": "numba", "cuda": "triton"}.get(kind, "torch")
     reason = unavailable(wanted)
     if wanted != "torch" and reason is None and (wanted == "numba") != (kind == "cpu"):
         reason = f"it does not run on {kind}"
@@ -70,6 +77,19 @@ def by_run(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tup
     return tuple(torch.cat(parts) for parts in zip(*runs, strict=True))
 
 
+def _fused(backend: str) -> Any:
+    """The backend's module with `query` and `composite`; None where torch does both."""
+    if backend == "numba":
+        from harness.scene import fused_cpu
+
+        return fused_cpu
+    if backend == "triton":
+        from harness.scene import fused_cuda
+
+        return fused_cuda
+    return None
+
+
 class HashField:
     """R fields of one shape; their numbers live in a dict of tensors [R, ...], float32, that the caller owns.
 
@@ -81,6 +101,7 @@ class HashField:
         self.cfg, self.channels, self.backend = cfg, channels, backend
         self._settings = (cfg.levels, cfg.features, cfg.log2_hashmap, cfg.base_resolution, cfg.growth)
         self.grid = hashgrid.grid(*self._settings)
+        self.fused = _fused(backend)
 
     def init(self, seeds: Sequence[int], background_RC: Tensor | None = None) -> Params:
         """Fresh parameters on the CPU, a run's from its seed alone.
@@ -123,11 +144,9 @@ class HashField:
         """`query` in one tensor [R, N, 1 + C], density first."""
         cfg = self.cfg
         table, w1, b1, w2, b2 = (params[name] for name in ("table", "w1", "b1", "w2", "b2"))
-        if self.backend == "numba":
-            from harness.scene import fused_cpu
-
+        if self.fused:
             blob = (cfg.bound, cfg.density_bias, cfg.density_radius)
-            return fused_cpu.query(self.grid, blob, x_RN3, table, w1, b1, w2, b2)
+            return self.fused.query(self.grid, blob, x_RN3, table, w1, b1, w2, b2)
         (field_RNO,) = by_run(lambda *tensors: (self._reference(*tensors),), x_RN3, table, w1, b1, w2, b2)
         return field_RNO
 

@@ -61,7 +61,7 @@ def render(
     """
     bound = field.cfg.bound
     device = params["table"].device
-    origins_RP3, directions_RP3 = (rays_RP3.to(device) for rays_RP3 in rays(cameras, H, W))
+    origins_RP3, directions_RP3 = rays(cameras, H, W, device)
     ox, oy, oz = origins_RP3.unbind(-1)
     dx, dy, dz = directions_RP3.unbind(-1)
     along_RP = -(ox * dx + oy * dy + oz * dz)
@@ -80,10 +80,8 @@ def render(
 
     field_RPSO = field.density_latent(params, points_RPS3.flatten(1, 2)).unflatten(1, (H * W, samples))
     background_RC = params.get("background", background_RC.to(device))
-    if field.backend == "numba":
-        from harness.scene import fused_cpu
-
-        parts = fused_cpu.composite(field_RPSO, depth_RPS, delta_RP, background_RC)
+    if field.fused:
+        parts = field.fused.composite(field_RPSO, depth_RPS, delta_RP, background_RC)
     else:
         parts = by_run(composite, field_RPSO, depth_RPS, delta_RP, background_RC)
     x_RCP, weights_RPS, rest_RP, depth_RP = parts

@@ -53,11 +53,19 @@ def parameters(field: HashField, seeds: list[int]) -> Params:
 
 
 def advance(
-    cfg: SceneConfig, backend: str, seeds: list[int], channels: int = 4, H: int = 5, W: int = 4
+    cfg: SceneConfig,
+    backend: str,
+    seeds: list[int],
+    channels: int = 4,
+    H: int = 5,
+    W: int = 4,
+    device: str = "cpu",
 ) -> tuple[Render, Params]:
     """One render and its backward pass through the image, the depth and every regulariser."""
     field = HashField(cfg, channels, backend)
-    params = parameters(field, seeds)
+    params = {name: value.detach().to(device) for name, value in parameters(field, seeds).items()}
+    for value in params.values():
+        value.requires_grad_()
     R = len(seeds)
     view = cameras.Cameras(
         *(rng.uniform(seeds, [0] * R, "camera", (4,)).double().T * torch.tensor([[360.0], [90], [1.5], [30]])
@@ -72,7 +80,7 @@ def advance(
         H,
         W,
     )
-    g_RCHW = rng.normal(seeds, [0] * R, "noise", picture.x_RCHW.shape[1:])
+    g_RCHW = rng.normal(seeds, [0] * R, "noise", picture.x_RCHW.shape[1:]).to(device)
     loss = (picture.x_RCHW * g_RCHW).sum() + 0.3 * picture.depth_RHW.sum()
     loss = loss + sum(term.sum() for term in regularisers.penalties(field, params, picture).values())
     loss.backward()

@@ -1,0 +1,27 @@
+"""The device that runs are advanced on."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+from torch import Tensor
+
+
+def pick_device(requested: str) -> str:
+    """The device for "auto": the GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if requested == "auto" else requested
+
+
+def upload(value: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on the device, without waiting for what the device has still to do."""
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory held so far: the GPU's tensors, or this whole process on a CPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
