@@ -10,7 +10,8 @@ Letters: R runs, N points, K = L·F features, H hidden units, O = 1 + C outputs 
 of S samples, G programs that share a run's network gradient. …P and B are padded to powers of two.
 """
 
-# pyright: reportCallIssue=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+# pyright: reportOperatorIssue=false
 # Kernels are typed as the functions that they are written as, not as what launches them.
 
 from __future__ import annotations
@@ -20,13 +21,11 @@ from typing import Any
 
 import torch
 import triton
-import triton.language
+import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from harness.scene.hashgrid import PRIMES, Grid
-
-tl: Any = triton.language
 
 POINTS = 128  # of one program of the hash grid
 BLOCK = 64  # points of one turn of the network
