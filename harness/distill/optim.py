@@ -34,7 +34,8 @@ class Adam:
         counts = upload((step_R - 1).to(torch.float32).repeat(len(params)), device)
         adam(
             per_run(params),
-            per_run(grads),
+            # The kernel walks all four lists in the order of their memory.
+            per_run({name: grad.contiguous() for name, grad in grads.items()}),
             per_run(self.first),
             per_run(self.second),
             [],

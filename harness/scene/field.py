@@ -128,7 +128,7 @@ class HashField:
         if self.cfg.background == "learned":
             if background_RC is None:
                 raise ValueError("a learned background needs the colour it starts from")
-            params["background"] = background_RC.detach().float().clone()
+            params["background"] = background_RC.detach().float().clone(memory_format=torch.contiguous_format)
         return params
 
     def query(self, params: Params, x_RN3: Tensor) -> tuple[Tensor, Tensor]:

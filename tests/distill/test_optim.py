@@ -61,3 +61,14 @@ def test_a_runs_bits_do_not_depend_on_the_pack_nor_on_the_others_steps(size: int
             assert torch.equal(params[name][3:4], value)
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_gradient_of_another_memory_order_is_the_same_gradient() -> None:
+    params = {"w": torch.randn(2, 6, 8)}
+    gradient = torch.randn(2, 8, 6).transpose(1, 2)
+    updated = []
+    for given in (gradient, gradient.contiguous()):
+        mine = {"w": params["w"].clone()}
+        Adam(CFG, mine).update(mine, {"w": given}, torch.tensor([1, 1]))
+        updated.append(mine["w"])
+    assert torch.equal(*updated)
