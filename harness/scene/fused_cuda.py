@@ -75,8 +75,19 @@ def _corner(c: tl.constexpr, px, py, pz, size, resolution, dense):
 
 
 @triton.jit
+def _features(here, F: tl.constexpr, FP: tl.constexpr, B: tl.constexpr):
+    # Columns of one entry, which lie together, and the mask of a tile of B entries; kept so plain that the
+    # entry's features are read and added to in one access.
+    f = tl.arange(0, FP)
+    mask = tl.broadcast_to(here[:, None], (B, FP))
+    if F < FP:
+        mask = mask & (f < F)[None, :]
+    return f, mask
+
+
+@triton.jit
 def _encode_forward(x_RN3, table_REF, features_RKN, levels_L4, scales_L, N, E, bound,
-                    L: tl.constexpr, F: tl.constexpr, B: tl.constexpr):  # fmt: skip
+                    L: tl.constexpr, F: tl.constexpr, FP: tl.constexpr, B: tl.constexpr):  # fmt: skip
     level, r = tl.program_id(1), tl.program_id(2)
     p = tl.program_id(0) * B + tl.arange(0, B)
     x, y, z, _, inside = _inside(x_RN3, r, p, N, bound)
@@ -88,18 +99,19 @@ def _encode_forward(x_RN3, table_REF, features_RKN, levels_L4, scales_L, N, E, b
         py = (y * half + 0.5) * scale + 0.5
         pz = (z * half + 0.5) * scale + 0.5
         table = table_REF + (r.to(tl.int64) * E + first) * F
-        for f in tl.static_range(F):
-            value = tl.zeros([B], tl.float32)
-            for c in tl.static_range(8):
-                entry, weight = _corner(c, px, py, pz, size, resolution, dense != 0)
-                value += weight * tl.load(table + entry * F + f, mask=inside, other=0.0)
-            row = (r * (L * F) + level * F + f).to(tl.int64)
-            tl.store(features_RKN + row * N + p, value, mask=inside)
+        f, mask = _features(inside, F, FP, B)
+        value = tl.zeros([B, FP], tl.float32)
+        for c in tl.static_range(8):
+            entry, weight = _corner(c, px, py, pz, size, resolution, dense != 0)
+            at = table + entry[:, None] * F + f[None, :]
+            value += weight[:, None] * tl.load(at, mask=mask, other=0.0)
+        rows = (r * (L * F) + level * F + f).to(tl.int64) * N
+        tl.store(features_RKN + rows[None, :] + p[:, None], value, mask=mask)
 
 
 @triton.jit
 def _encode_backward(x_RN3, grad_RKN, gtable_REF, levels_L4, scales_L, N, E, bound,
-                     L: tl.constexpr, F: tl.constexpr, B: tl.constexpr):  # fmt: skip
+                     L: tl.constexpr, F: tl.constexpr, FP: tl.constexpr, B: tl.constexpr):  # fmt: skip
     level, r = tl.program_id(1), tl.program_id(2)
     p = tl.program_id(0) * B + tl.arange(0, B)
     x, y, z, _, inside = _inside(x_RN3, r, p, N, bound)
@@ -111,13 +123,15 @@ def _encode_backward(x_RN3, grad_RKN, gtable_REF, levels_L4, scales_L, N, E, bou
         py = (y * half + 0.5) * scale + 0.5
         pz = (z * half + 0.5) * scale + 0.5
         table = gtable_REF + (r.to(tl.int64) * E + first) * F
-        for f in tl.static_range(F):
-            row = (r * (L * F) + level * F + f).to(tl.int64)
-            grad = tl.load(grad_RKN + row * N + p, mask=inside, other=0.0)
-            felt = inside & (grad != 0.0)
-            for c in tl.static_range(8):
-                entry, weight = _corner(c, px, py, pz, size, resolution, dense != 0)
-                tl.atomic_add(table + entry * F + f, weight * grad, mask=felt, sem="relaxed")
+        f, mask = _features(inside, F, FP, B)
+        rows = (r * (L * F) + level * F + f).to(tl.int64) * N
+        grad = tl.load(grad_RKN + rows[None, :] + p[:, None], mask=mask, other=0.0)
+        felt = tl.max(tl.abs(grad), 1) > 0.0
+        f, mask = _features(felt, F, FP, B)
+        for c in tl.static_range(8):
+            entry, weight = _corner(c, px, py, pz, size, resolution, dense != 0)
+            at = table + entry[:, None] * F + f[None, :]
+            tl.atomic_add(at, weight[:, None] * grad, mask=mask, sem="relaxed")
 
 
 @triton.jit
@@ -254,6 +268,11 @@ def _padded(size: int) -> int:
     return max(16, triton.next_power_of_2(size))  # what a matrix product's sides must be
 
 
+def _sizes(grid: Grid) -> dict[str, int]:
+    features = triton.next_power_of_2(grid.features)
+    return {"L": grid.levels, "F": grid.features, "FP": features, "B": POINTS}
+
+
 @cache
 def _levels(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
     geometry = [
@@ -274,9 +293,8 @@ class _Query(torch.autograd.Function):
         (R, N, _), (H, K), O = x.shape, w1.shape[1:], w2.shape[1]
         features = x.new_empty(R, K, N)
         out = x.new_empty(R, N, O)
-        sizes = {"L": grid.levels, "F": grid.features, "B": POINTS}
         _encode_forward[triton.cdiv(N, POINTS), grid.levels, R](
-            x, table, features, *_levels(grid, x.device), N, grid.entries, blob[0], **sizes
+            x, table, features, *_levels(grid, x.device), N, grid.entries, blob[0], **_sizes(grid)
         )
         _network_forward[triton.cdiv(N, BLOCK), R](
             x, features, w1, b1, w2, b2, out, N, *blob,
@@ -300,9 +318,8 @@ class _Query(torch.autograd.Function):
             K=K, H=H, O=O, KP=_padded(K), HP=_padded(H), OP=_padded(O), B=BLOCK,
         )  # fmt: skip
         gtable = torch.zeros_like(table)
-        sizes = {"L": grid.levels, "F": grid.features, "B": POINTS}
         _encode_backward[triton.cdiv(N, POINTS), grid.levels, R](
-            x, gfeatures, gtable, *_levels(grid, x.device), N, grid.entries, ctx.bound, **sizes
+            x, gfeatures, gtable, *_levels(grid, x.device), N, grid.entries, ctx.bound, **_sizes(grid)
         )
         return None, None, None, gtable, *(part.sum(1) for part in parts)
 
