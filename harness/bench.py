@@ -58,19 +58,24 @@ def run(config: Config, check: bool = False, rounds: int = 7, console: Console |
     device = torch.device(pick_device("auto"))
     encoder = choose_backend(str(device))
     guidance = Guidance.load(config.guidance, device)
-    # The usual loop calls the denoiser with its own two samples and pads nothing.
-    bare = copy.copy(guidance)
+    # The usual loop calls the denoiser with its own two samples, as it is, and pads nothing.
+    bare, alone = copy.copy(guidance), copy.copy(guidance)
     bare.cfg = config.guidance.model_copy(update={"microbatch": 2})
+    if config.guidance.compiled(config.steps, str(device)):
+        guidance.compile()
+        alone.compile()
     packed = make_pack(config, guidance, R, encoder)
     variants: dict[str, Callable[[], float]] = {
         "packed": steps(packed, 2),
-        "solo": steps(make_pack(config, guidance, 1, encoder), 4),
+        "solo": steps(make_pack(config, alone, 1, encoder), 4),
         "solo, no padding": steps(make_pack(config, bare, 1, encoder), 6),
         "usual loop": steps(make_pack(config, bare, 1, "torch"), 4),
         "denoiser": denoiser_calls(guidance, packed, 2),
         "field, fused": field_calls(packed, encoder, 4),
         "field, reference": field_calls(packed, "torch", 1),
     }
+    if guidance.is_compiled:
+        variants["denoiser, not compiled"] = denoiser_calls(bare, packed, 2)
     times = in_turn(variants, rounds)
     solo = min(times["solo"], times["solo, no padding"])
     on_gpu = device.type == "cuda"
@@ -109,7 +114,8 @@ def run(config: Config, check: bool = False, rounds: int = 7, console: Console |
     for line in floor(guidance, packed, times):
         console.print(line, soft_wrap=True)
     threads = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads"
-    console.print(f"{device} ({threads}), prior {guidance.tag}, {config.guidance.dtype}, encoder {encoder}")
+    how = f"{config.guidance.dtype}{', compiled' * guidance.is_compiled}, encoder {encoder}"
+    console.print(f"{device} ({threads}), prior {guidance.tag}, {how}")
     return int(check and not all(figure.ok for figure in figures))
 
 

@@ -59,11 +59,22 @@ class GuidanceConfig(Strict):
         default="one", description="w(t): one = 1, sds = 1 - abar, fantasia = sqrt(abar) (1 - abar)"
     )
     t_range: Range = Field(default=(0.02, 0.98), description="timesteps used, as fractions of T")
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="torch.compile of the denoiser; auto: on a GPU, for runs of 2000 steps and more",
+    )
     microbatch: int = Field(
         default=8,
         ge=1,
         description="samples per denoiser call on a CPU; fixed shape, so packs do not change bits",
     )
+
+    def compiled(self, steps: int, device: str) -> bool:
+        """Whether the denoiser of runs of `steps` steps is compiled on a device: it costs a minute once, and
+        then saves a third of a GPU's step (docs/performance.md). It changes last bits."""
+        return self.compile == "on" or (
+            self.compile == "auto" and device.startswith("cuda") and steps >= 2000
+        )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

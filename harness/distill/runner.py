@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.config import Execution, GuidanceConfig, UserError, named_line
+from harness.config import Config, Execution, GuidanceConfig, UserError, named_line
 from harness.device import peak_memory_mb, pick_device
 from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.optim import Adam
@@ -28,6 +28,7 @@ from harness.records.identity import RunSpec
 from harness.records.lease import Lease, LeaseLost
 from harness.records.tracking import Tracker
 from harness.scene.cameras import evaluation
+from harness.scene.field import choose_backend
 from harness.scene.generator import make_generator
 
 Emit = Callable[[dict[str, Any]], None]
@@ -147,7 +148,7 @@ class _Crew:
             if alike != (first.method, first.params, first.config):
                 raise UserError(f"{member.folder.id} and {self.members[0].folder.id} cannot be in one pack")
         config = first.config
-        guidance = load_guidance(config.guidance, self.device)
+        guidance = load_guidance(config, self.device)
         checkpoints = self._load_checkpoints()
         for member, checkpoint in zip(self.members, checkpoints, strict=True):
             member.started_at = member.checkpoint_at = checkpoint[1] if checkpoint else 0
@@ -215,7 +216,8 @@ class _Crew:
 
     def _environment(self, guidance: Guidance) -> dict[str, Any]:
         prior = {"tag": guidance.tag, "weights_hash": guidance.weights_hash, "is_toy": guidance.is_toy}
-        return snapshot(str(self.device), prior=prior, encoder=self.execution.encoder)
+        encoder = choose_backend(str(self.device), self.execution.encoder)
+        return snapshot(str(self.device), prior=prior, encoder=encoder, compiled=guidance.is_compiled)
 
     # ---- after each step
 
@@ -378,15 +380,18 @@ def _restore(groups: dict[str, dict[str, Tensor]], r: int, saved: dict[str, Tens
                 value[r] = saved[key].to(value.device)
 
 
-_priors: dict[tuple[GuidanceConfig, torch.device], Guidance] = {}
+_priors: dict[tuple[GuidanceConfig, torch.device, bool], Guidance] = {}
 
 
-def load_guidance(cfg: GuidanceConfig, device: torch.device) -> Guidance:
+def load_guidance(config: Config, device: torch.device) -> Guidance:
     """The prior, kept for the next pack of this process; only one is held at a time."""
-    if (cfg, device) not in _priors:
+    key = (config.guidance, device, config.guidance.compiled(config.steps, str(device)))
+    if key not in _priors:
         _priors.clear()
-        _priors[cfg, device] = Guidance.load(cfg, device)
-    return _priors[cfg, device]
+        _priors[key] = Guidance.load(config.guidance, device)
+        if key[-1]:
+            _priors[key].compile()
+    return _priors[key]
 
 
 def _out_of_memory(error: BaseException) -> bool:

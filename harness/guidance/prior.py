@@ -87,6 +87,7 @@ class Guidance:
         # About eight images of 64×64 per call: what a decoder holds grows with the pixels.
         self._vae_batch = max(1, min(8, 8 * 64**2 // self.image_size**2))
         self._embeddings: dict[str, Tensor] = {}
+        self.is_compiled, self._largest = False, 0
 
     @classmethod
     def load(
@@ -99,6 +100,11 @@ class Guidance:
         """
         folder, tag = _locate(cfg, local_files_only)
         return cls(cfg, folder, tag, torch.device(device))
+
+    def compile(self) -> None:
+        """From now on the denoiser is compiled code (torch.compile), made at the first call of each shape."""
+        self.unet = torch.compile(self.unet, dynamic=False)
+        self.is_compiled = True
 
     @property
     def t_range(self) -> tuple[int, int]:
@@ -132,8 +138,9 @@ class Guidance:
         context = torch.stack([uncond_RLD, cond_RLD], dim=1).flatten(0, 1).to(self.dtype)
         x_t = x_t_RCHW.repeat_interleave(2, dim=0)
         t = t_R.to(self.device).repeat_interleave(2)
-        # A GPU's bits depend on much else: there the pack is one call.
-        size = self.cfg.microbatch if self.device.type == "cpu" else len(t)
+        # A GPU's bits depend on much else: there the pack is one call, and compiled code keeps its shape.
+        self._largest = max(self._largest, len(t)) if self.is_compiled else len(t)
+        size = self.cfg.microbatch if self.device.type == "cpu" else self._largest
         out = _in_microbatches(self._denoise, size, x_t.to(self.dtype), t, context).float()
         if self.prediction_type == "v_prediction":
             out = self._signal_T[t][:, None, None, None] * out + self._noise_T[t][:, None, None, None] * x_t
