@@ -116,6 +116,9 @@ def sweep(
     preset: Annotated[
         str, typer.Option(help="toy (the embedded prior) or paper (Stable Diffusion v1.4).")
     ] = "toy",
+    prior: Annotated[
+        str | None, typer.Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
+    ] = None,
     settings: Annotated[
         list[str],
         typer.Option(
@@ -139,6 +142,10 @@ def sweep(
     log_every: Annotated[int, typer.Option(min=1, help="Steps between rows of metrics.jsonl.")] = 10,
     keep_params: Annotated[
         bool, typer.Option("--keep-params", help="Keep the parameters of every evaluated step (Fig. 3).")
+    ] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="The same bits again on a GPU, at a price; a CPU has them."),
     ] = False,
     methods_dir: MethodsDir = [],  # noqa: B006
     slurm: Annotated[
@@ -173,7 +180,7 @@ def sweep(
         steps=parse_steps(steps) if steps else (),
         limit=limit,
         preset=preset,
-        settings=tuple(settings),
+        settings=(*settings, *([f"guidance.prior={prior}"] if prior else [])),
         methods_dirs=tuple(d.resolve() for d in methods_dir),
     )
     suite, specs = request.resolve()
@@ -187,6 +194,7 @@ def sweep(
         log_every=log_every,
         study=study,
         keep_params=keep_params,
+        deterministic=deterministic,
         methods_dirs=tuple(map(str, request.methods_dirs)),
     )
     if slurm is None:
@@ -649,17 +657,21 @@ def bench(
     what: Annotated[
         str,
         typer.Argument(
-            help="engine: packed against solo, the usual loop and the denoiser alone; logs: loading those of "
-            "2295 runs of 10 000 steps (3.6 GB of disk); slurm: a disturbed sweep through slurm/testbed.",
+            help="engine: packed against solo, the usual loop and the denoiser alone; spread: a seed run "
+            "again against another seed; logs: loading those of 2295 runs of 10 000 steps (3.6 GB of disk); "
+            "slurm: a disturbed sweep through slurm/testbed.",
         ),
     ] = "engine",
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
     runs: Annotated[int, typer.Option(min=8, help="slurm: runs of the disturbed sweep.")] = 1000,
-    preset: Annotated[str, typer.Option(help="engine: whose settings are timed.")] = "toy",
+    preset: Annotated[str, typer.Option(help="engine, spread: whose settings.")] = "toy",
+    prior: Annotated[
+        str | None, typer.Option(help="engine, spread: another prior than the preset's.")
+    ] = None,
     settings: Annotated[
         list[str],
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="engine: a setting.", autocompletion=_complete_settings
+            "--set", metavar="KEY=VALUE", help="engine, spread: a setting.", autocompletion=_complete_settings
         ),
     ] = [],  # noqa: B006 - typer copies it
 ) -> None:
@@ -672,13 +684,17 @@ def bench(
         from slurm.bench import run as run_slurm
 
         raise typer.Exit(int(not run_slurm(runs) and check))
-    if what != "engine":
-        raise UserError(f"no benchmark '{what}'{nearest(what, ['engine', 'logs', 'slurm'])}")
-    from harness.bench import run
     from harness.config import apply_overrides
     from harness.config import preset as settings_of
 
-    raise typer.Exit(run(apply_overrides(settings_of(preset), settings), check=check) or 0)
+    if what not in ("engine", "spread"):
+        raise UserError(f"no benchmark '{what}'{nearest(what, ['engine', 'spread', 'logs', 'slurm'])}")
+    config = apply_overrides(
+        settings_of(preset), [*settings, *([f"guidance.prior={prior}"] if prior else [])]
+    )
+    from harness import bench as engine
+
+    raise typer.Exit(engine.run(config, check=check) if what == "engine" else engine.spread(config))
 
 
 @app.command(epilog="Example: harness doctor --preset paper --fetch")

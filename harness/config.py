@@ -237,7 +237,7 @@ class Execution:
 
     `pack`: most runs advanced in lockstep, None = chosen for the device; `threads`: CPU threads of a worker,
     None = torch's own choice; `checkpoint_every`, `log_every`: steps; `keep_params`: keep the parameters of
-    every evaluated step, not only of the last.
+    every evaluated step, not only of the last; `deterministic`: the same bits again on a GPU, at a price.
     """
 
     pack: int | None = None
@@ -251,6 +251,7 @@ class Execution:
     sweep: str = "sweep"
     encoder: str = "auto"
     keep_params: bool = False
+    deterministic: bool = False
     methods_dirs: tuple[str, ...] = ()
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.config import Config, Execution, GuidanceConfig, UserError, named_line
-from harness.device import peak_memory_mb, pick_device
+from harness.device import be_deterministic, peak_memory_mb, pick_device
 from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.optim import Adam
 from harness.distill.step import Pack, StepReport, evaluation_latents, step
@@ -103,6 +103,8 @@ class _Crew:
         self.emit = emit
         if execution.threads:
             torch.set_num_threads(execution.threads)
+        if execution.deterministic:
+            be_deterministic()
         self.device = torch.device(pick_device(execution.device))
         self.started = time.monotonic()
 

@@ -3,7 +3,8 @@
 The grid is encoded level by level, so that a level's table stays in the second-level cache; the network's
 activations stay in registers; only the interpolated features are kept for the backward pass. Points outside
 the cube and points without a gradient cost nothing there. The table's gradient is summed by atomics in the
-order of their arrival: its last bits differ from call to call, as those of every CUDA convolution may.
+order of their arrival, so its last bits differ from call to call; where torch is asked for deterministic
+algorithms it is summed in 64-bit integers, which no order changes.
 
 The reference for values and gradients is the torch path of harness.scene.field and harness.scene.renderer.
 Letters: R runs, N points, K = L·F features, H hidden units, O = 1 + C outputs (density, then latent), P rays
@@ -16,6 +17,7 @@ of S samples, G programs that share a run's network gradient. …P and B are pad
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -110,8 +112,9 @@ def _encode_forward(x_RN3, table_REF, features_RKN, levels_L4, scales_L, N, E, b
 
 
 @triton.jit
-def _encode_backward(x_RN3, grad_RKN, gtable_REF, levels_L4, scales_L, N, E, bound,
-                     L: tl.constexpr, F: tl.constexpr, FP: tl.constexpr, B: tl.constexpr):  # fmt: skip
+def _encode_backward(x_RN3, grad_RKN, gtable_REF, unit_R, levels_L4, scales_L, N, E, bound,
+                     WHOLE: tl.constexpr, L: tl.constexpr, F: tl.constexpr, FP: tl.constexpr,
+                     B: tl.constexpr):  # fmt: skip
     level, r = tl.program_id(1), tl.program_id(2)
     p = tl.program_id(0) * B + tl.arange(0, B)
     x, y, z, _, inside = _inside(x_RN3, r, p, N, bound)
@@ -131,7 +134,10 @@ def _encode_backward(x_RN3, grad_RKN, gtable_REF, levels_L4, scales_L, N, E, bou
         for c in tl.static_range(8):
             entry, weight = _corner(c, px, py, pz, size, resolution, dense != 0)
             at = table + entry[:, None] * F + f[None, :]
-            tl.atomic_add(at, weight[:, None] * grad, mask=mask, sem="relaxed")
+            part = weight[:, None] * grad
+            if WHOLE:
+                part = (part * tl.load(unit_R + r)).to(tl.int64)
+            tl.atomic_add(at, part, mask=mask, sem="relaxed")
 
 
 @triton.jit
@@ -285,6 +291,13 @@ def _levels(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
     )
 
 
+def _units(gfeatures_RKN: Tensor) -> Tensor:
+    """Per run a power of two [R] by which its gradients become whole numbers whose sums fit into 63 bits."""
+    most_R = gfeatures_RKN.abs().amax((1, 2)).clamp(min=1e-30).double()
+    room = 62 - math.ceil(math.log2(8 * gfeatures_RKN.shape[2]))
+    return torch.exp2(room - most_R.log2().ceil()).clamp(max=2.0**120).float()
+
+
 class _Query(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grid: Grid, blob: tuple[float, float, float], x: Tensor, *params: Tensor) -> Tensor:
@@ -312,15 +325,28 @@ class _Query(torch.autograd.Function):
         (R, N, _), (H, K), O = x.shape, w1.shape[1:], w2.shape[1]
         G = min(triton.cdiv(PROGRAMS, R), triton.cdiv(N, BLOCK))
         parts = [x.new_empty(R, G, *param.shape[1:]) for param in (w1, b1, w2, b2)]
-        gfeatures = torch.empty_like(features)
+        whole = torch.are_deterministic_algorithms_enabled()
+        gfeatures = torch.zeros_like(features) if whole else torch.empty_like(features)
         _network_backward[G, R](
             x, features, w1, b1, w2, out, grad.contiguous(), gfeatures, *parts, N, ctx.bound,
             K=K, H=H, O=O, KP=_padded(K), HP=_padded(H), OP=_padded(O), B=BLOCK,
         )  # fmt: skip
-        gtable = torch.zeros_like(table)
+        gtable = torch.zeros_like(table, dtype=torch.int64 if whole else None)
+        unit_R = _units(gfeatures) if whole else b1
         _encode_backward[triton.cdiv(N, POINTS), grid.levels, R](
-            x, gfeatures, gtable, *_levels(grid, x.device), N, grid.entries, ctx.bound, **_sizes(grid)
+            x,
+            gfeatures,
+            gtable,
+            unit_R,
+            *_levels(grid, x.device),
+            N,
+            grid.entries,
+            ctx.bound,
+            whole,
+            **_sizes(grid),
         )
+        if whole:
+            gtable = (gtable / unit_R.double()[:, None, None]).float()
         return None, None, None, gtable, *(part.sum(1) for part in parts)
 
 

@@ -33,6 +33,20 @@ def test_fused_equals_the_reference_in_value_and_gradient(cfg: SceneConfig) -> N
         gradients_agree(value.grad.cpu(), reference_params[name].grad)
 
 
+def test_deterministic_is_the_same_gradient() -> None:
+    cfg = SceneConfig(levels=3, samples=6)
+    _, loose = advance(cfg, "triton", [0, 1], H=5, W=3, device=DEVICE)
+    torch.use_deterministic_algorithms(True)
+    try:
+        _, params = advance(cfg, "triton", [0, 1], H=5, W=3, device=DEVICE)
+        _, again = advance(cfg, "triton", [1, 0], H=5, W=3, device=DEVICE)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for name, value in params.items():
+        gradients_agree(value.grad, loose[name].grad)
+        assert value.grad is not None and torch.equal(value.grad.flip(0), again[name].grad)  # type: ignore[arg-type]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_at_the_papers_size_on_a_gpu() -> None:
     cfg = SceneConfig(
