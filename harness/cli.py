@@ -242,7 +242,7 @@ def _sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool, r
         before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             if plan.packs:
-                rate = pool.measure(plan, by_id)
+                rate = pool.measure(plan, by_id).rate
                 if rate and not presses:
                     steps = sum(plan.steps_left.values())
                     print(f"about {duration(steps / rate)} at {number(rate)} steps/s (measured)", flush=True)
@@ -720,6 +720,9 @@ def doctor(
         bool,
         typer.Option("--fetch", help="Download the weights that are not here, for jobs without internet."),
     ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Measure a few steps: what the paper's comparison costs here.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What this machine has of what a preset needs; exit 1 where something is missing."""
@@ -729,7 +732,7 @@ def doctor(
     clips = doctor.scorers(config, clip)
     if fetch:
         doctor.fetch_and_tell(config, clips, as_json)
-    elif not doctor.tell(config, clips, out, as_json):
+    elif not doctor.tell(config, clips, out, as_json, estimate):
         raise typer.Exit(1)
 
 

@@ -8,14 +8,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.config import Config, UserError, apply_overrides, named_line, preset
+from harness.config import Config, Execution, UserError, apply_overrides, named_line, preset
 from harness.guidance import hub
 
 # What each preset's experiments are scored with.
@@ -58,10 +60,11 @@ def scorers(config: Config, names: str) -> list[str]:
     return chosen
 
 
-def tell(config: Config, clips: Sequence[str], out: Path, as_json: bool) -> bool:
-    """Print every check; whether nothing that the preset needs is missing."""
+def tell(config: Config, clips: Sequence[str], out: Path, as_json: bool, estimate: bool = False) -> bool:
+    """Print every check, with what a sweep costs where an estimate is asked for; whether nothing that the
+    preset needs is missing."""
     checks = []
-    for check in examine(config, clips, out):
+    for check in chain(examine(config, clips, out), [cost(config)] if estimate else []):
         checks.append(check)
         if not as_json:
             print(check, flush=True)
@@ -106,6 +109,38 @@ def examine(config: Config, clips: Sequence[str], out: Path) -> Iterator[Check]:
     yield _wandb()
     yield _slurm()
     yield _disk(out)
+
+
+def cost(config: Config) -> Check:
+    """Time and memory of the paper's comparison here: 153 prompts, 3 methods and 5 seeds.
+
+    Measured on a few steps of one full pack, in a folder that is thrown away.
+    """
+    from harness.records.identity import run_id
+    from harness.sweep import grid
+    from harness.sweep.display import duration
+    from harness.sweep.pool import Pool
+
+    suite = grid.read_suite(Path(__file__).parents[1] / "prompts" / "coco.txt")
+    choices = grid.choose_methods("uniform_sds", [], [])
+    specs = grid.expand(suite, choices, range(5), config)
+    with tempfile.TemporaryDirectory(prefix="harness-doctor-") as folder:
+        root = Path(folder)
+        with Pool(root, specs, Execution(wandb="disabled"), scratch=True) as pool:
+            plan = pool.plan()
+            try:
+                found = pool.measure(plan, {run_id(spec): spec for spec in specs})
+            except UserError as error:
+                return Check("cost", "problem", str(error), needed=False)
+    runs = 3 * len(specs)
+    seconds = runs * config.steps / found.rate if found.rate else float("inf")
+    facts = {"rate": found.rate, "memory_mb": found.memory, "pack": len(plan.packs[0]), "seconds": seconds}
+    text = (
+        f"{found.rate:.3g} steps/s and {found.memory / 1024:.1f} GiB with packs of {len(plan.packs[0])}: "
+        f"{duration(seconds)} for {runs} runs (coco.txt × 3 methods × 5 seeds) of {config.steps} steps, "
+        "without their views"
+    )
+    return Check("cost", "ok", text, needed=False, facts=facts)
 
 
 def _packages() -> Check:

@@ -20,9 +20,9 @@ from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, run_id
 from harness.records.lease import locked
 from harness.sweep.display import duration
+from harness.sweep.fits import AUTO_PACK
 from harness.sweep.grid import Suite, write_suite
 from harness.sweep.plan import Plan, make_plan
-from harness.sweep.pool import AUTO_PACK
 from slurm import job, site
 from slurm.launch import FOLDER, Launch, Task, in_queue, launches
 from slurm.profile import Profile

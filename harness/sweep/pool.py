@@ -21,14 +21,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import Execution, UserError
+from harness.config import Config, Execution, UserError
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.records.lease import holder, slurm_job
 from harness.sweep.display import Display
+from harness.sweep.fits import remember, remembered
 from harness.sweep.plan import Plan, make_plan, split
 
-AUTO_PACK = {"cpu": 16, "cuda": 32}
 STOP_SECONDS = 120.0
 
 
@@ -81,11 +81,6 @@ def slots(execution: Execution) -> list[Slot]:
         Slot("cuda", threads, environment | {"CUDA_VISIBLE_DEVICES": cards[k % len(cards)]})
         for k in range(count)
     ]
-
-
-def pack_size(execution: Execution, device: str) -> int:
-    """The most runs in a pack: what was asked for, or the default of the device."""
-    return execution.pack or AUTO_PACK[device]
 
 
 class WorkerProcess:
@@ -153,6 +148,14 @@ class Outcome:
     interrupted: bool
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Steps per second of all slots together, 0 where nothing was measured, and a pack's memory in MB."""
+
+    rate: float
+    memory: float
+
+
 class Pool:
     """Advances the runs of `specs` under `root` until each is done or failed.
 
@@ -176,10 +179,14 @@ class Pool:
         self.interrupted = interrupted
         self.log = Path(os.devnull) if scratch else root / "logs" / "workers.log"
         self.slots = slots(execution)
-        self.limit = pack_size(execution, self.slots[0].device)
+        device = self.slots[0].device
+        self.limit = execution.pack or min((remembered(c, device) for c in self._configs()), default=1)
         self.events: Events = queue.Queue()
         self.workers: dict[WorkerProcess, Slot] = {}
         self.patience = patience
+
+    def _configs(self) -> set[Config]:
+        return {spec.config for spec in self.specs}
 
     def __enter__(self) -> Pool:
         return self
@@ -208,7 +215,7 @@ class Pool:
         """What is left to do now; the options are `make_plan`'s."""
         return make_plan(self.root, self.specs, self.limit, retry_failed, len(self.slots), asked=asked)
 
-    def measure(self, plan: Plan, specs: dict[str, RunSpec]) -> float:
+    def measure(self, plan: Plan, specs: dict[str, RunSpec]) -> Measured:
         """Steps per second of the whole pool, by a short measurement of the plan's first pack on one slot.
 
         The worker that measured stays, warm. Raises UserError where the runs cannot be started at all.
@@ -223,10 +230,10 @@ class Pool:
                 continue
             if event["event"] == "measured":
                 worker.ready = True
-                return event["rate"] * min(len(self.slots), len(plan.packs))
+                return Measured(event["rate"] * min(len(self.slots), len(plan.packs)), event["memory"])
             if event["event"] in ("refused", "exit"):
                 raise UserError(event.get("message") or self._died(worker, event["code"]))
-        return 0.0
+        return Measured(0.0, 0.0)
 
     def run(self, display: Display) -> Outcome:
         """Advance everything; returns when nothing is left, or after an interruption."""
@@ -322,6 +329,8 @@ class Pool:
         half = max(len(pack) // 2, 1)
         if event["oom"]:
             self.limit = min(self.limit, half)
+            if self.execution.pack is None:
+                remember(RunFolder(self.root / pack[0]).spec().config, self.slots[0].device, half)
             too_large = [p for p in packs if len(p) > half]
             rest = [p for p in packs if len(p) <= half]
             packs.clear()

@@ -65,7 +65,7 @@ class Worker:
                 break
             try:
                 if command["do"] == "measure":
-                    self.emit({"event": "measured", "rate": self.measure(command["specs"])})
+                    self.emit({"event": "measured"} | self.measure(command["specs"]))
                 else:
                     self.emit({"event": "returned"} | self.advance(command["runs"]))
             except UserError as error:
@@ -95,8 +95,10 @@ class Worker:
             self.emit({"event": "failed", "run": runs[0], "reason": reason})
         return {}
 
-    def measure(self, specs: list[dict[str, Any]]) -> float:
-        """Steps per second of a pack of these runs, over a few steps in a folder that is thrown away."""
+    def measure(self, specs: list[dict[str, Any]]) -> dict[str, float]:
+        """{rate, memory} of a pack of these runs: steps per second and peak MB, over a few steps in a folder
+        that is thrown away."""
+        from harness.device import peak_memory_mb
         from harness.distill.runner import advance
 
         ends: list[float] = []
@@ -118,7 +120,8 @@ class Worker:
         with tempfile.TemporaryDirectory(prefix="harness-measure-") as folder:
             runs = [RunFolder.create(folder, RunSpec.model_validate(spec)).id for spec in specs]
             advance(Path(folder), runs, aside, emit, enough)
-        return len(specs) * (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
+        rate = len(specs) * (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
+        return {"rate": rate, "memory": peak_memory_mb(self.execution.device)}
 
 
 def main() -> None:

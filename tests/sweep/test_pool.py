@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -182,10 +183,13 @@ def _method(folder: Path, name: str, source: str) -> None:
     (folder / name / "method.py").write_text(source)
 
 
-def test_out_of_memory_halves_the_packs_and_goes_on(tiny_prior: Path, tmp_path: Path):
-    from harness.config import Execution
+def test_out_of_memory_halves_the_packs_goes_on_and_is_remembered(
+    tiny_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from harness.config import Execution, preset
     from harness.sweep import grid
     from harness.sweep.display import Display
+    from harness.sweep.fits import AUTO_PACK
     from harness.sweep.pool import Pool
 
     _method(tmp_path / "methods", "hungry", HUNGRY)
@@ -195,11 +199,19 @@ def test_out_of_memory_halves_the_packs_and_goes_on(tiny_prior: Path, tmp_path: 
     root = tmp_path / "runs"
     for spec in specs:
         RunFolder.create(root, spec)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     execution = Execution(wandb="disabled", device="cpu", methods_dirs=(str(tmp_path / "methods"),))
     with Pool(root, specs, execution) as pool:
         outcome = pool.run(Display(6, 6 * tinyruns.STEPS))
     assert len(outcome.done) == 6 and not outcome.failed and not outcome.left
     assert pool.limit in (1, 2)
+    with Pool(tmp_path / "later", specs, execution) as later:
+        assert later.limit == pool.limit
+    other = [spec.model_copy(update={"config": preset("paper")}) for spec in specs]
+    with Pool(tmp_path / "other", other, execution) as unlike:
+        assert unlike.limit == AUTO_PACK["cpu"]
+    with Pool(tmp_path / "told", specs, replace(execution, pack=5)) as told:
+        assert told.limit == 5
 
 
 def test_failed_runs_are_listed_and_retried_only_when_asked(tiny_prior: Path, tmp_path: Path):

@@ -1,0 +1,57 @@
+"""How many runs fit into a device's memory together: what `--pack auto` found, kept for the next sweep."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from harness.config import Config, UserError
+from harness.records.files import read_json, write_json
+from harness.records.identity import canonical_json
+
+AUTO_PACK = {"cpu": 16, "cuda": 32}
+FORGET_SECONDS = 7 * 86400.0  # what filled the memory may have been somebody else
+
+
+def _store() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "dreamtime-harness" / "packs.json"
+
+
+def device_name(device: str) -> str:
+    """What kind of device a slot has: the GPU's name, or the CPU's memory."""
+    if device == "cpu":
+        return f"cpu {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2**30} GiB"
+    ask = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        names = subprocess.run(ask, capture_output=True, text=True, timeout=30).stdout.splitlines()
+    except (OSError, subprocess.TimeoutExpired):
+        names = []
+    return names[0] if names else device
+
+
+def key(config: Config, device: str) -> str:
+    """What the memory of a run depends on: device, prior and scene."""
+    asked = canonical_json([part.model_dump(mode="json") for part in (config.guidance, config.scene)])
+    return f"{device_name(device)} · {hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+
+
+def remembered(config: Config, device: str) -> int:
+    """The most runs in a pack: what a sweep found to fit in the last days, or the device's default."""
+    found = (read_json(_store()) or {}).get(key(config, device))
+    if found is None or time.time() - found["time"] > FORGET_SECONDS:
+        return AUTO_PACK[device]
+    return min(found["runs"], AUTO_PACK[device])
+
+
+def remember(config: Config, device: str, runs: int) -> None:
+    """So many runs are the most to be tried here; a cache that cannot be written is done without."""
+    try:
+        _store().parent.mkdir(parents=True, exist_ok=True)
+        known = read_json(_store()) or {}
+        write_json(_store(), known | {key(config, device): {"runs": runs, "time": time.time()}})
+    except (OSError, UserError):
+        pass
