@@ -280,3 +280,16 @@ def test_what_is_missing_is_named_with_what_to_do(
         in (lacking[0]["text"])
     )
     assert not told["ok"] and not (tmp_path / "cache").exists()
+
+
+def test_an_estimate_is_measured_on_this_machine(tiny_prior: Path, tmp_path: Path) -> None:
+    settings = [
+        f"--set={item}" for item in ("guidance.dtype=float32", "scene.resolution=8", "scene.samples=4")
+    ]
+    arguments = ["doctor", "--estimate", "--json", "--prior", str(tiny_prior), *settings]
+    done = harness(tmp_path, "http://127.0.0.1:9", *arguments)
+    cost = next(check for check in json.loads(done.stdout)["checks"] if check["name"] == "cost")
+    facts = cost["facts"]
+    assert facts["rate"] > 0 and facts["memory_mb"] > 100 and facts["pack"] > 1
+    assert facts["seconds"] == pytest.approx(2295 * 400 / facts["rate"])
+    assert "2295 runs" in cost["text"]
