@@ -175,6 +175,7 @@ def make_pack(config: Config, guidance: Guidance, runs: int, encoder: str) -> st
         total_R=torch.full((runs,), config.steps),
         params=params,
         adam=Adam(config.optim, params),
+        scene_state={name: value.to(guidance.device) for name, value in scene.state(runs).items()},
     )
 
 

@@ -102,6 +102,14 @@ class SceneConfig(Strict):
     bound: float = Field(default=1.0, gt=0, description="the field lives in the cube of this half side")
     samples: int = Field(default=32, ge=2, description="samples along a ray")
     resolution: int = Field(default=16, ge=1, description="height and width of the rendered latent")
+    occupancy: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="cells along an axis of the grid of what is empty; 0: none is kept",
+    )
+    occupancy_every: int = Field(default=16, ge=1, description="steps between two looks at its cells")
+    occupancy_density: float = Field(default=0.01, gt=0, description="a cell that holds less counts as empty")
     background: Literal["constant", "learned"] = "constant"
     background_rgb: tuple[float, float, float] = (0.62, 0.68, 0.75)
     entropy: float = Field(default=1e-3, ge=0, description="weight of the opacity entropy")

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Stream = Literal["init", "camera", "timestep", "noise", "background", "eval", "render", "method"]
+Stream = Literal["init", "camera", "timestep", "noise", "background", "eval", "render", "occupancy", "method"]
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 

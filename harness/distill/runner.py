@@ -176,7 +176,9 @@ class _Crew:
         adam = Adam(config.optim, params)
         method = self._make_method(first, guidance)
         state = {name: value.to(self.device) for name, value in method.initial_state(seeds).items()}
+        known = {name: value.to(self.device) for name, value in scene.state(len(seeds)).items()}
         groups = {"params": params, "adam.first": adam.first, "adam.second": adam.second, "method": state}
+        groups["scene"] = known
         for r, checkpoint in enumerate(checkpoints):
             if checkpoint:
                 _restore(groups, r, checkpoint[0])
@@ -193,6 +195,7 @@ class _Crew:
             total_R=torch.full((len(seeds),), config.steps),
             params=params,
             adam=adam,
+            scene_state=known,
         )
 
     def _make_method(self, spec: RunSpec, guidance: Guidance) -> Method:
@@ -313,6 +316,7 @@ class _Crew:
             "adam.first": pack.adam.first,
             "adam.second": pack.adam.second,
             "method": pack.method.state(),
+            "scene": pack.scene_state,
         }
         member = self.members[r]
         member.folder.save_checkpoint(_row(groups, r), i)

@@ -1,7 +1,7 @@
 """One step of a pack: the algorithm of score distillation, for R runs at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class Pack:
     total_R: Tensor
     params: dict[str, Tensor]
     adam: Adam
+    scene_state: dict[str, Tensor] = field(default_factory=dict)  # see Generator.state
     diverged_R: Tensor | None = None  # see StepReport
 
     def keep(self, runs: Sequence[int]) -> None:
@@ -45,7 +46,7 @@ class Pack:
         self.step_R, self.total_R = self.step_R[index], self.total_R[index]
         if self.diverged_R is not None:
             self.diverged_R = self.diverged_R[index.to(self.diverged_R.device)]
-        for tensors in (self.params, self.adam.first, self.adam.second):
+        for tensors in (self.params, self.scene_state, self.adam.first, self.adam.second):
             tensors.update(take(tensors, index))
         self.method.load_state(take(self.method.state(), index))
 
@@ -91,12 +92,19 @@ def step(pack: Pack) -> StepReport:
 
     # x = g(θ, c): a camera for each run, and its render
     cameras = sample(config.camera, rng.uniform(seeds, i, "camera", (4,)))
+    pack.scene.look(
+        pack.params,
+        pack.scene_state,
+        pack.step_R,
+        lambda shape: upload(rng.uniform(seeds, i, "occupancy", shape), device),
+    )
     params = {name: value.requires_grad_() for name, value in pack.params.items()}
     view = pack.scene.view(
         params,
         cameras,
         background(pack),
         lambda shape: upload(rng.uniform(seeds, i, "render", shape), device),
+        pack.scene_state,
     )
     x_RCHW = view.x_RCHW.detach()
 

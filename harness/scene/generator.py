@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from harness import rng
+from harness.scene import occupancy
 from harness.scene.cameras import Cameras
 from harness.scene.field import HashField, Params, choose_backend
 from harness.scene.regularisers import penalties
@@ -41,8 +43,24 @@ class Generator(Protocol):
         """Fresh parameters on the CPU, a run's from its seed alone."""
         ...
 
-    def view(self, params: Params, cameras: Cameras, background_RC: Tensor, draws: Draws | None) -> View:
-        """What run r shows camera r, differentiable in the parameters; without `draws` nothing is random."""
+    def state(self, runs: int) -> Params:
+        """What is known of fresh runs beside their parameters, [R, …]; it travels with their checkpoints."""
+        ...
+
+    def look(self, params: Params, state: Params, step_R: Tensor, draws: Draws) -> None:
+        """Bring the state up to date before step `step_R`, in place."""
+        ...
+
+    def view(
+        self,
+        params: Params,
+        cameras: Cameras,
+        background_RC: Tensor,
+        draws: Draws | None,
+        state: Params | None = None,
+    ) -> View:
+        """What run r shows camera r, differentiable in the parameters; without `draws` nothing is random, and
+        without `state` nothing is left out."""
         ...
 
 
@@ -57,19 +75,42 @@ class FieldGenerator:
         """See `HashField.init`."""
         return self.field.init(seeds, background_RC)
 
-    def view(self, params: Params, cameras: Cameras, background_RC: Tensor, draws: Draws | None) -> View:
+    def state(self, runs: int) -> Params:
+        """The grids of `harness.scene.occupancy`, where the scene keeps them."""
+        return occupancy.fresh(self.cfg, runs) if self.cfg.occupancy else {}
+
+    def look(self, params: Params, state: Params, step_R: Tensor, draws: Draws) -> None:
+        """See `harness.scene.occupancy`."""
+        if self.cfg.occupancy and (due_R := occupancy.due(self.cfg, step_R)).any():
+            occupancy.update(self.field, params, state, due_R.nonzero()[:, 0], draws)
+
+    def view(
+        self,
+        params: Params,
+        cameras: Cameras,
+        background_RC: Tensor,
+        draws: Draws | None,
+        state: Params | None = None,
+    ) -> View:
         """A render at the scene's resolution; `draws` place the samples along the rays."""
-        out = self.render(params, cameras, background_RC, draws, self.cfg.resolution)
+        out = self.render(params, cameras, background_RC, draws, self.cfg.resolution, state)
         # An evaluation view is only looked at: its regularisers are nobody's loss.
         terms = penalties(self.field, params, out) if draws else {}
         return View(out.x_RCHW, terms, {"opacity": out.opacity_RHW})
 
     def render(
-        self, params: Params, cameras: Cameras, background_RC: Tensor, draws: Draws | None, side: int
+        self,
+        params: Params,
+        cameras: Cameras,
+        background_RC: Tensor,
+        draws: Draws | None,
+        side: int,
+        state: Params | None = None,
     ) -> Render:
         """A render of side × side pixels."""
         jitter_RPS = draws((side * side, self.cfg.samples)) if draws else None
-        return render(self.field, params, cameras, background_RC, jitter_RPS, side, side)
+        kept = partial(occupancy.kept, self.cfg, state) if state else None
+        return render(self.field, params, cameras, background_RC, jitter_RPS, side, side, kept)
 
 
 class ImageGenerator:
@@ -82,7 +123,21 @@ class ImageGenerator:
         """ "image": [R, C, H, W]."""
         return {"image": rng.normal(seeds, [0] * len(seeds), "init", self.shape)}
 
-    def view(self, params: Params, cameras: Cameras, background_RC: Tensor, draws: Draws | None) -> View:
+    def state(self, runs: int) -> Params:
+        """Nothing."""
+        return {}
+
+    def look(self, params: Params, state: Params, step_R: Tensor, draws: Draws) -> None:
+        """Nothing is left out of a picture."""
+
+    def view(
+        self,
+        params: Params,
+        cameras: Cameras,
+        background_RC: Tensor,
+        draws: Draws | None,
+        state: Params | None = None,
+    ) -> View:
         """The picture."""
         # A node of its own: the gradient at x and the parameter it is carried on to are two tensors.
         return View(params["image"] * 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,13 +52,15 @@ def render(
     jitter_RPS: Tensor | None,
     H: int,
     W: int,
+    kept: Callable[[Tensor], Tensor] | None = None,
 ) -> Render:
     """Render run r's field from camera r, in the latent space the field lives in.
 
     background_RC: latent behind the field; a learned background in `params` takes its place. jitter_RPS in
     [0, 1): place of each sample in its stretch of the ray (stratified sampling), None: the middle, config's
     number of them. A ray is sampled where it crosses the ball of radius `bound`; one that misses it shows the
-    background. Differentiable in the parameters, for one backward pass.
+    background. Where `kept` says False of a point [R, N, 3], there is nothing. Differentiable in the
+    parameters, for one backward pass.
     """
     bound = field.cfg.bound
     device = params["table"].device
@@ -76,7 +79,10 @@ def render(
     depth_RPS = near_RP[..., None] + delta_RP[..., None] * place_RPS
     points_RPS3 = origins_RP3[:, :, None] + directions_RP3[:, :, None] * depth_RPS[..., None]
     # A point outside the cube has no density and is not computed.
-    points_RPS3 = torch.where(hit_RP[..., None, None], points_RPS3, 2 * bound)
+    seen_RPS = hit_RP[..., None]
+    if kept:
+        seen_RPS = seen_RPS & kept(points_RPS3.flatten(1, 2)).view_as(depth_RPS)
+    points_RPS3 = torch.where(seen_RPS[..., None], points_RPS3, 2 * bound)
 
     field_RPSO = field.density_latent(params, points_RPS3.flatten(1, 2)).unflatten(1, (H * W, samples))
     background_RC = params.get("background", background_RC.to(device))

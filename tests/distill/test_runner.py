@@ -9,9 +9,9 @@ import torch
 from harness.config import Config, UserError
 from harness.distill import runner
 from harness.distill.runner import PackTooLarge, advance
-from harness.records.folder import RunFolder
+from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import RunSpec
-from tests import tinyruns
+from tests import tinyprior, tinyruns
 
 DIVERGES = '''"""Diverges: the run with seed 1 gets a gradient that is not finite at step 4."""
 
@@ -101,6 +101,42 @@ def test_what_a_method_learns_travels_with_its_run(
     tinyruns.run(tmp_path / "regrouped", ids, **dirs)
     for run in ids:
         assert tinyruns.content(tmp_path / "regrouped", run) == tinyruns.content(tmp_path / "whole", run)
+
+
+SCENE = {"resolution": tinyprior.LATENT, "samples": 8, "levels": 4, "log2_hashmap": 8, "hidden": 8}
+
+
+def test_what_is_known_to_be_empty_travels_with_its_run(tiny_prior: Path, tmp_path: Path) -> None:
+    scene = SCENE | {"occupancy": 6, "occupancy_every": 4, "density_bias": 9.0, "density_radius": 0.3}
+    for root in ("whole", "regrouped", "full"):
+        kept = scene | ({"occupancy": 0} if root == "full" else {})
+        ids = tinyruns.create(tmp_path / root, tiny_prior, runs=3, scene=kept)
+        if root == "whole":
+            names = ids
+    ids = names
+    tinyruns.run(tmp_path / "whole", ids)
+    for stop in (3, 2):  # with grids of step 1, and just after a look
+        emit, should_stop = tinyruns.stop_after(stop)
+        advance(tmp_path / "regrouped", ids[:2], tinyruns.execution(), emit, should_stop)
+    tinyruns.run(tmp_path / "regrouped", ids[::-1])
+    for run in ids:
+        assert tinyruns.content(tmp_path / "regrouped", run) == tinyruns.content(tmp_path / "whole", run)
+    (others,) = ({folder.id for folder in run_folders(tmp_path / "full")},)
+    assert not others & set(ids)  # another field: another run
+
+
+def test_a_checkpoint_goes_on_with_another_back_end(tiny_prior: Path, tmp_path: Path) -> None:
+    for root in ("whole", "moved"):
+        ids = tinyruns.create(tmp_path / root, tiny_prior, runs=2)
+    tinyruns.run(tmp_path / "whole", ids, encoder="numba")
+    emit, should_stop = tinyruns.stop_after(4)
+    advance(tmp_path / "moved", ids, tinyruns.execution(encoder="numba"), emit, should_stop)
+    tinyruns.run(tmp_path / "moved", ids, encoder="torch")
+    for run in ids:
+        one, other = (RunFolder(tmp_path / root / run) for root in ("whole", "moved"))
+        assert other.status() == "done" and (other.env() or {})["encoder"] == "torch"
+        views = [folder.views(tinyruns.STEPS).astype(int) for folder in (one, other)]
+        assert abs(views[0] - views[1]).max() <= 2
 
 
 def test_an_error_in_a_method_fails_a_run_only_when_it_is_alone(
