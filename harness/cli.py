@@ -333,11 +333,14 @@ def _watched(runs: Path, look: Any, console: Any) -> Any:
     notice a terminal that is closed."""
     from rich.live import Live
 
+    on_terminal = sys.stdout.isatty()
     state = look(runs)
     try:
         with Live(state.view(), console=console, auto_refresh=False) as live:
             while state.total.running or state.total.queued or state.total.waiting:
                 time.sleep(WATCH_SECONDS)
+                if on_terminal and not sys.stdout.isatty():
+                    os._exit(0)  # closed, and nohup kept the hang-up away: there is nowhere to say goodbye
                 state = look(runs)
                 live.update(state.view(time.strftime("%H:%M:%S")), refresh=True)
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.records.mirror import Mirror, Mode, steps_of
 
-LEAVE_SECONDS = 30.0  # W&B itself then waits for mirror.FINISH_SECONDS more: a process ends within a minute
+LEAVE_SECONDS = 30.0  # for runs that end, and once more for what is being closed
 AWAY_SECONDS = 600.0  # no run is opened for so long after the server did not answer
 
 
@@ -138,12 +138,19 @@ class _Follower:
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Until every finished run is closed; those that are not after so long are given up."""
+        """Until every finished run is closed; those that are not after so long are given up.
+
+        What is being closed all the same gets as long again: W&B must not be torn down meanwhile, since its
+        service then waits for ever.
+        """
         with self._changed:
             self._changed.wait_for(lambda: not any(run.finishing for run in self._runs), seconds)
             late = [run for run in self._runs if run.finishing]
         for run in late:
             self._give_up(run, f"not at the server after {seconds:.0f} s")
+        deadline = time.monotonic() + seconds
+        for thread in list(self._closing.values()):
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
         while True:
@@ -156,8 +163,9 @@ class _Follower:
             try:
                 self._advance(run, settled, finishing, ended)
             except Exception as error:
-                self._give_up(run, first_line(error))
+                self._tell(run, first_line(error))
                 self._close(run)
+                self._remove(run)
 
     def _advance(self, run: _Mirrored, settled: int, finishing: bool, ended: bool) -> None:
         if run.mirror is None:
@@ -207,13 +215,16 @@ class _Follower:
         thread.start()
 
     def _give_up(self, run: _Mirrored, reason: str) -> None:
+        self._tell(run, reason)
+        self._remove(run)
+
+    def _tell(self, run: _Mirrored, reason: str) -> None:
         with self._changed:
             first, run.given_up = not run.given_up, True
         if first:
             line = f"W&B: mirror stopped ({reason}); `harness sync {run.folder.path.parent}` completes it"
             with suppress(UserError, OSError):  # a full disk is the loop's to tell
                 run.folder.log(line)
-        self._remove(run)
 
     def _remove(self, run: _Mirrored) -> None:
         with self._changed:

@@ -144,6 +144,9 @@ def main() -> None:
         torch.set_num_threads(execution.threads)
     worker.work()
     leave()
+    out.close()
+    sys.stderr.flush()
+    os._exit(0)  # W&B's own goodbye has no end where its service hangs, and a job would pay for that
 
 
 if __name__ == "__main__":
