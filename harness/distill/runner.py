@@ -214,8 +214,7 @@ class _Crew:
         return [checkpoint for _, checkpoint in usable]
 
     def _environment(self, guidance: Guidance) -> dict[str, Any]:
-        prior = {"tag": guidance.tag, "weights_hash": guidance.weights_hash, "is_toy": guidance.is_toy}
-        return snapshot(str(self.device), prior=prior, encoder=self.execution.encoder)
+        return snapshot(str(self.device), prior=guidance.record, encoder=self.execution.encoder)
 
     # ---- after each step
 
@@ -335,11 +334,7 @@ class _Crew:
             {
                 "steps": pack.config.steps,
                 "views": member.folder.view_steps(),
-                "prior": {
-                    "tag": pack.guidance.tag,
-                    "weights_hash": pack.guidance.weights_hash,
-                    "is_toy": pack.guidance.is_toy,
-                },
+                "prior": pack.guidance.record,
                 "device": str(self.device),
                 "time": round(member.tracker.seconds(), 3),
                 "peak_memory_mb": peak_memory_mb(self.device),

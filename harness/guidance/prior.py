@@ -1,11 +1,12 @@
 """A latent diffusion model as a denoiser, from any folder or Hub id laid out like Stable Diffusion."""
 
 import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -41,8 +42,7 @@ class Guidance:
         self.cfg, self.folder, self.tag, self.device = cfg, folder, tag, device
         self.dtype = _DTYPES[cfg.dtype]
         self.weights_hash = _digest(_weights(folder, cfg))
-        # A prior that carries this project's card was trained by this project: a toy.
-        self.is_toy = (folder / "card.json").is_file()
+        self.stamp = _stamp(folder)
 
         def model(cls: Any, part: str) -> Any:
             only_fp16 = not (folder / part / f"{_MODELS[part]}.safetensors").is_file()
@@ -99,6 +99,12 @@ class Guidance:
         """
         folder, tag = _locate(cfg, local_files_only)
         return cls(cfg, folder, tag, torch.device(device))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a run's records keep of its prior; `is_toy` is what they kept before there was a stamp."""
+        toy = self.stamp == "toy"
+        return {"tag": self.tag, "weights_hash": self.weights_hash, "stamp": self.stamp, "is_toy": toy}
 
     @property
     def t_range(self) -> tuple[int, int]:
@@ -266,6 +272,17 @@ def _weights(folder: Path, cfg: GuidanceConfig) -> list[Path]:
             f"fetch it: {fetch_command(cfg)}"
         )
     return files
+
+
+def _stamp(folder: Path) -> Literal["toy", "random", ""]:
+    """What everything made with a prior is stamped: its card says what this project made it of, if it did."""
+    card = folder / "card.json"
+    if not card.is_file():
+        return ""
+    try:
+        return "random" if json.loads(card.read_text(encoding="utf-8")).get("random") else "toy"
+    except (ValueError, AttributeError):
+        raise UserError(f"{card} is no card of a prior; remove it, or copy the folder again") from None
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.config import UserError
+from harness.config import GuidanceConfig, UserError
 from harness.guidance import tokens
 from harness.guidance.architectures import ARCHITECTURES
+from harness.guidance.prior import Guidance
 from harness.guidance.random_prior import build, make_prior
 
 # Parameters, as published with each model.
@@ -91,6 +92,21 @@ def test_clips_vocabulary_is_open_clips() -> None:
     assert len(ours) == 49408
     for text in ("a red mug, side view", "Zwölf Boxkämpfer's 123 ☕!"):
         assert ours(text).input_ids == [49406, *theirs.encode(text), 49407]
+
+
+def test_the_card_stamps_the_prior(tmp_path: Path) -> None:
+    folder = make_prior(tmp_path / "random", "sd14", size="tiny")
+    stamps = {}
+    for name in ("random", "toy-sd", "real"):
+        if name == "real":
+            (folder / "card.json").unlink()
+        prior = "toy-sd" if name == "toy-sd" else str(folder)
+        guidance = Guidance.load(GuidanceConfig(prior=prior), local_files_only=True)
+        stamps[name] = (guidance.record["stamp"], guidance.record["is_toy"])
+    assert stamps == {"random": ("random", False), "toy-sd": ("toy", True), "real": ("", False)}
+    (folder / "card.json").write_text("[]")
+    with pytest.raises(UserError, match=r"card\.json is no card"):
+        Guidance.load(GuidanceConfig(prior=str(folder)), local_files_only=True)
 
 
 def test_bad_requests_are_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
