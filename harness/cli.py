@@ -114,7 +114,8 @@ def sweep(
         int | None, typer.Option(min=1, help="Run the first K prompts; all stay the pool.")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="toy (the embedded prior) or paper (Stable Diffusion v1.4).")
+        str,
+        typer.Option(help="toy (the embedded prior), paper (Stable Diffusion v1.4) or iclr (DeepFloyd-IF)."),
     ] = "toy",
     settings: Annotated[
         list[str],
@@ -674,7 +675,7 @@ def bench(
 
 @app.command(epilog="Example: harness doctor --preset paper --fetch")
 def doctor(
-    preset: Annotated[str, typer.Option(help="Whose needs are looked at: toy or paper.")] = "toy",
+    preset: Annotated[str, typer.Option(help="Whose needs are looked at: toy, paper or iclr.")] = "toy",
     prior: Annotated[
         str | None, typer.Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
     ] = None,

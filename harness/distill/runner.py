@@ -148,6 +148,12 @@ class _Crew:
                 raise UserError(f"{member.folder.id} and {self.members[0].folder.id} cannot be in one pack")
         config = first.config
         guidance = load_guidance(config.guidance, self.device)
+        asked, side = config.scene.resolution, guidance.latent_shape[1]
+        if asked != side:
+            raise UserError(
+                f"scene.resolution is {asked}, and {guidance.tag} looks at {side} × {side}: "
+                f"add --set scene.resolution={side}"
+            )
         checkpoints = self._load_checkpoints()
         for member, checkpoint in zip(self.members, checkpoints, strict=True):
             member.started_at = member.checkpoint_at = checkpoint[1] if checkpoint else 0

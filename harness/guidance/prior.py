@@ -1,6 +1,7 @@
 """A diffusion model as a denoiser, from any folder or Hub id of a pipeline whose family is known."""
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -273,6 +274,13 @@ def _weights(folder: Path, cfg: GuidanceConfig) -> list[Path]:
         files += found
     if missing:
         raise _incomplete(folder, cfg, missing)
+    for part, cls in family.tokenizers.items():
+        is_sentencepiece = cls.endswith("T5Tokenizer") and not (folder / part / "tokenizer.json").is_file()
+        if is_sentencepiece and part in needed and importlib.util.find_spec("sentencepiece") is None:
+            raise UserError(
+                f"prior {cfg.prior}: its {part} is read by sentencepiece, which is not installed: "
+                "pip install sentencepiece"
+            )
     return files
 
 

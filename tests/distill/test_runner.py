@@ -183,6 +183,13 @@ def test_only_runs_of_one_kind_make_a_pack(tiny_prior: Path, tmp_path: Path) -> 
     assert [RunFolder(tmp_path / run).status() for run in ids] == ["new", "new"]
 
 
+def test_a_scene_of_another_size_than_the_prior_looks_at_is_refused(tiny_prior: Path, tmp_path: Path) -> None:
+    scene = tinyruns.config(tiny_prior).scene.model_copy(update={"resolution": 16})
+    ids = tinyruns.create(tmp_path, tiny_prior, runs=1, scene=scene)
+    with pytest.raises(UserError, match=r"16, and tiny-sd looks at 8 × 8: add --set scene\.resolution=8"):
+        tinyruns.run(tmp_path, ids)
+
+
 @pytest.mark.parametrize("background", ["learned", "constant"])
 def test_backgrounds(background: str, tiny_prior: Path, tmp_path: Path) -> None:
     scene = {

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,14 @@ def test_shards_are_one_prior_and_a_missing_one_is_told(folders: dict[str, Path]
     next((folder / "text_encoder").glob("*-of-*.safetensors")).unlink()
     with pytest.raises(UserError, match=r"incomplete \(text_encoder/model-\d+-of-\d+\.safetensors missing"):
         load(folder)
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is installed")
+def test_a_t5_tokenizer_that_cannot_be_read_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
+    other = Path(shutil.copytree(folders["if-i"], tmp_path / "other"))
+    (other / "tokenizer" / "tokenizer.json").rename(other / "tokenizer" / "spiece.model")
+    with pytest.raises(UserError, match="pip install sentencepiece"):
+        load(other)
 
 
 def test_an_unknown_pipeline_is_one_clear_error(folders: dict[str, Path], tmp_path: Path) -> None:
