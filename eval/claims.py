@@ -85,7 +85,7 @@ def claims(study: Study) -> Table:
         raise UserError(
             f"the claims are about {METHOD} against uniform_sds; these runs have {', '.join(study.methods)}"
         )
-    scale = "toy" if study.stamp.toy else ", ".join(study.stamp.priors)
+    scale = study.stamp.mark or ", ".join(study.stamp.priors)
     prompts, seeds = len(study.prompts), len(study.seeds)
     rows: list[list[Cell]] = [
         [claim.says, claim.source, claim.measure, claim.ours(study, METHOD, baseline), scale, prompts, seeds]

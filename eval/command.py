@@ -13,7 +13,7 @@ from rich.progress import track
 
 from eval.claims import claims, published
 from eval.contact_sheet import Cell, contact_sheets, shown_views
-from eval.load import RunRecord
+from eval.load import TOY, RunRecord
 from eval.results import (
     convergence_table,
     differences,
@@ -157,7 +157,8 @@ def manifest(study: Study) -> dict[str, Any]:
         "clip": {"tag": stamp.clip, "sha256": stamp.weights},
         "pools": list(stamp.pools),
         "priors": list(stamp.priors),
-        "toy": stamp.toy,
+        "toy": stamp.mark == TOY,
+        "stamp": stamp.mark,
         "configs": sorted({run.config_hash for run in study.runs}),
         "runs": {run.run_id: run.status for run in study.runs},
         "packages": packages(),
@@ -182,7 +183,7 @@ def _write_sheets(folder: Path, study: Study) -> None:
     angles = ", ".join(f"{360 * k / azimuths:.0f}°" for k in shown_views(azimuths))
     priors = ", ".join(study.stamp.priors)
     title = f"prior {priors} · step {total} · azimuths {angles} · one line per seed ({seeds})"
-    title = f"TOY · {title}" if study.stamp.toy else title
+    title = f"{study.stamp.mark.upper()} · {title}" if study.stamp.mark else title
     for old in folder.glob("contact_sheet*.png"):
         old.unlink()
     for number, page in enumerate(contact_sheets(title, cells, azimuths), start=1):

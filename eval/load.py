@@ -17,6 +17,8 @@ from harness.records.identity import NOT_HASHED, canonical_json
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "harness" / "weights"
 ENDED = ("done", "failed")
+TOY, RANDOM = "toy", "RANDOM WEIGHTS"
+_MARKS = {"toy": TOY, "random": RANDOM, "": ""}  # how a prior's stamp is shown
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class RunRecord:
     failure: str | None  # why a failed run failed
     prior: str  # tag of the diffusion prior
     prior_hash: str  # of its weights; "" where the run never loaded it
-    toy: bool  # whether the prior is a toy one, whose numbers never share a table with a real one's
+    mark: str  # TOY, RANDOM or "" for a real prior's: numbers of different marks never share a table
     view_steps: tuple[int, ...]
     folder: RunFolder
 
@@ -113,10 +115,17 @@ def _record(folder: RunFolder) -> RunRecord:
         failure=None if failure is None else f"{failure.get('reason')} at step {failure.get('step')}",
         prior=prior.get("tag", asked),
         prior_hash=prior.get("weights_hash", ""),
-        toy=prior.get("is_toy", Path(asked).name.startswith("toy-")),
+        mark=_mark(prior, asked),
         view_steps=tuple(folder.view_steps()),
         folder=folder,
     )
+
+
+def _mark(prior: Mapping[str, Any], asked: str) -> str:
+    if "stamp" in prior:
+        return _MARKS.get(prior["stamp"], str(prior["stamp"]))
+    # A record from before there were stamps, or of a run that never loaded its prior.
+    return TOY if prior.get("is_toy", Path(asked).name.startswith("toy-")) else ""
 
 
 def method_labels(runs: Iterable[RunRecord]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from PIL import Image
 from eval import appearance, convergence, diversity, geometry, gradients, janus, spectrum
 from eval.clip import Clip, load_clip
 from eval.features import ViewFeatures, view_features
-from eval.load import ENDED, RunRecord, load_runs, method_labels
+from eval.load import ENDED, TOY, RunRecord, load_runs, method_labels
 from eval.r_precision import MISS, VERSION, Pool, Scorer, load_pool, score_run
 from harness.config import UserError, ViewsConfig
 from harness.guidance.views import VIEWS
@@ -34,7 +34,7 @@ class Stamp:
     weights: str
     pools: tuple[str, ...]
     priors: tuple[str, ...]
-    toy: bool
+    mark: str  # TOY, RANDOM or "" for a real prior's
 
     def line(self, metric: str = "") -> str:
         """One line for a caption, with the version of the metric that it shows."""
@@ -44,7 +44,7 @@ class Stamp:
             f"pool {', '.join(self.pools)}",
             f"prior {', '.join(self.priors)}",
         ]
-        return " · ".join(["toy"] * self.toy + parts)
+        return " · ".join([self.mark] * bool(self.mark) + parts)
 
 
 class Study:
@@ -123,7 +123,7 @@ class Study:
                 f"{pool.name} ({len(pool.prompts)} captions, {pool.sha256[:12]})" for pool in self._pools()
             ),
             priors=tuple(known or sorted({run.prior for run in self.runs})),
-            toy=self.runs[0].toy,
+            mark=self.runs[0].mark,
         )
 
     def views(self, run: RunRecord, step: int) -> np.ndarray:
@@ -254,7 +254,7 @@ class Study:
         """
         from eval.samples import prior_samples
 
-        count = self._samples if self._samples is not None else 4 * self.stamp.toy
+        count = self._samples if self._samples is not None else 4 * (self.stamp.mark == TOY)
         if not count:
             return {}
         try:
@@ -424,10 +424,10 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
     for other in runs:
         if other.suite is None:
             raise UserError(f"{other.run_id} belongs to no suite, so there is no pool to retrieve from")
-        if other.toy != first.toy:
+        if other.mark != first.mark:
             raise UserError(
-                f"toy and real priors never share a table: '{first.prior}' ({first.run_id}), '{other.prior}' "
-                f"({other.run_id}); keep them in separate folders"
+                f"toy, random and real priors never share a table: '{first.prior}' ({first.run_id}), "
+                f"'{other.prior}' ({other.run_id}); keep them in separate folders"
             )
         if allow_mixed:
             continue
@@ -449,7 +449,7 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
                 f"runs of different suites have different pools ({first.run_id}, {other.run_id}); "
                 f"separate them or pass --allow-mixed"
             )
-    if not first.toy and Path(clip).name.startswith("toy-"):
+    if not first.mark and Path(clip).name.startswith("toy-"):
         raise UserError(
             f"'{clip}' knows only the toy world; score '{first.prior}' with ViT-B-32-quickgelu/openai"
         )

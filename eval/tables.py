@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import rich.table
 
+from eval.load import TOY
 from eval.stats import Interval
 from eval.study import Stamp
 
@@ -96,7 +97,7 @@ def terminal(table: Table, stamp: Stamp) -> rich.table.Table:
 
 def markdown(tables: Sequence[Table], stamp: Stamp, title: str, notes: Sequence[str] = ()) -> str:
     """A page of tables under their stamp, then the notes."""
-    lines = [f"# {title}" + (" (toy)" if stamp.toy else ""), ""]
+    lines = [f"# {title}" + (f" ({stamp.mark})" if stamp.mark else ""), ""]
     for table in tables:
         lines += [f"## {table.title}", "", *([_stamp(table, stamp), ""] if table.metric else [])]
         lines += ["| " + " | ".join(table.columns) + " |"]
@@ -124,9 +125,10 @@ def as_csv(table: Table, stamp: Stamp) -> str:
         stamp.weights,
         "; ".join(stamp.pools),
         "; ".join(stamp.priors),
-        int(stamp.toy),
+        int(stamp.mark == TOY),
+        stamp.mark,
     ]
-    names = ["metrics", "clip", "weights", "pools", "priors", "toy"]
+    names = ["metrics", "clip", "weights", "pools", "priors", "toy", "stamp"]
     if table.metric is None:
         names, rests_on = [], []
     writer.writerow([*head, *names])

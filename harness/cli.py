@@ -114,7 +114,8 @@ def sweep(
         int | None, typer.Option(min=1, help="Run the first K prompts; all stay the pool.")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="toy (the embedded prior) or paper (Stable Diffusion v1.4).")
+        str,
+        typer.Option(help="toy (the embedded prior), paper (Stable Diffusion v1.4) or iclr (DeepFloyd-IF)."),
     ] = "toy",
     prior: Annotated[
         str | None, typer.Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
@@ -702,7 +703,7 @@ def bench(
 
 @app.command(epilog="Example: harness doctor --preset paper --fetch")
 def doctor(
-    preset: Annotated[str, typer.Option(help="Whose needs are looked at: toy or paper.")] = "toy",
+    preset: Annotated[str, typer.Option(help="Whose needs are looked at: toy, paper or iclr.")] = "toy",
     prior: Annotated[
         str | None, typer.Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
     ] = None,
@@ -737,6 +738,34 @@ def doctor(
         doctor.fetch_and_tell(config, clips, as_json)
     elif not doctor.tell(config, clips, out, as_json, estimate):
         raise typer.Exit(1)
+
+
+@app.command(
+    name="make-prior", epilog="Example: harness make-prior --like sd14 --random --out build/random-sd14"
+)
+def make_prior(
+    like: Annotated[str, typer.Option(help="Whose architecture: sd14, sd21, sdxl, if-i or sd3.")],
+    out: Annotated[Path, typer.Option(help="The pipeline folder to write.")],
+    random: Annotated[
+        bool, typer.Option("--random", help="Random weights, which this command makes and no others.")
+    ] = False,
+    size: Annotated[str, typer.Option(help="full, or tiny: the same classes at toy width.")] = "full",
+    seed: Annotated[int, typer.Option(help="What the weights are drawn from.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    tokenizer: Annotated[
+        str, typer.Option(help="clip, whose vocabulary comes with open_clip, or bytes.")
+    ] = "clip",
+) -> None:
+    """A prior of a published size with random weights, for benchmarks: no result comes of it."""
+    from harness.guidance.architectures import architecture
+
+    architecture(like)
+    if not random:
+        raise UserError("make-prior makes random weights only, and wants to hear it: add --random")
+    from harness.guidance.random_prior import make_prior as make
+
+    make(out, like, size=size, seed=seed, dtype=dtype, tokenizer=tokenizer)
+    print(f"{out}: {like} {size}, RANDOM WEIGHTS; use it: --set guidance.prior={out}")
 
 
 @app.command(

@@ -165,7 +165,7 @@ class ViewsConfig(Strict):
 class Config(Strict):
     """Everything a run's result depends on beside its method, prompt and seed."""
 
-    preset: Literal["toy", "paper"] = "toy"
+    preset: Literal["toy", "paper", "iclr"] = "toy"
     guidance: GuidanceConfig = GuidanceConfig()
     scene: SceneConfig = SceneConfig()
     camera: CameraConfig = CameraConfig()
@@ -229,14 +229,61 @@ def _paper() -> Config:
     )
 
 
-PRESETS = ("toy", "paper")
+def _iclr() -> Config:
+    # What version 2 of DreamTime (ICLR 2024) builds on: threestudio's DreamFusion with DeepFloyd-IF. "ts":
+    # configs/dreamfusion-if.yaml of threestudio. Simplified, since this harness has one kind of field: no
+    # shading and no light, one learned background colour for a small network, every band of the hash grid
+    # from the first step, colours that nothing keeps in [-1, 1] but the prior itself.
+    return Config(
+        preset="iclr",
+        guidance=GuidanceConfig(
+            prior="DeepFloyd/IF-I-XL-v1.0",  # ts
+            dtype="float16",  # ts: 16-mixed
+            cfg_scale=21.0,  # ts: 20, where the usual formula's scale is one more
+            view_prompt="{prompt}, {view} view",  # ts
+            weighting="sds",  # ts: w = 1 - abar
+            t_range=(0.02, 0.98),  # ts
+        ),
+        scene=SceneConfig(
+            levels=16,  # ts
+            features=2,  # ts
+            log2_hashmap=19,  # ts
+            base_resolution=16,  # ts
+            growth=1.4473,  # ts: 16 to 4096 over 16 levels
+            hidden=64,  # ts
+            density_bias=10.0,  # ts: blob_magic3d, softplus
+            density_radius=0.5,  # ts
+            bound=2.0,  # ts: radius
+            samples=128,  # ts: 512, but it skips the empty ones
+            resolution=64,  # ts: 64 × 64 pixels, which are IF's first stage's
+            background="learned",
+            entropy=0.0,  # ts
+            sparsity=1.0,  # ts
+            orientation=100.0,  # ts: from 10 to 1000 over 5000 steps; this is the (geometric) middle
+        ),
+        camera=CameraConfig(
+            elevation=(-10.0, 90.0),  # ts
+            distance=(1.5, 2.0),  # ts
+            fov=(40.0, 70.0),  # ts
+            front_sector=90.0,  # ts
+            overhead=30.0,  # ts: elevations above 60°
+        ),
+        optim=OptimConfig(lr=1e-2, betas=(0.9, 0.99), eps=1e-15),  # ts
+        views=ViewsConfig(elevation=15.0, distance=2.0, fov=70.0),  # ts; the held-out view as in Dream Fields
+        steps=10_000,  # ts
+    )
+
+
+_PRESETS = {"toy": Config, "paper": _paper, "iclr": _iclr}
+PRESETS = tuple(_PRESETS)
 
 
 def preset(name: str) -> Config:
-    """The configuration `toy` (the embedded prior, two CPU cores) or `paper` (DreamTime v1's settings)."""
+    """The configuration `toy` (the embedded prior, two CPU cores), `paper` (DreamTime v1's settings) or
+    `iclr` (what v2 builds on)."""
     if name not in PRESETS:
         raise UserError(f"unknown preset '{name}'{nearest(name, PRESETS)}")
-    return _paper() if name == "paper" else Config()
+    return _PRESETS[name]()
 
 
 @dataclass(frozen=True)

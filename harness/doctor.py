@@ -21,10 +21,8 @@ from harness.config import Config, Execution, UserError, apply_overrides, named_
 from harness.guidance import hub
 
 # What each preset's experiments are scored with.
-SCORERS = {
-    "toy": ("toy-clip",),
-    "paper": ("ViT-B-32-quickgelu/openai", "ViT-B-16-quickgelu/openai", "ViT-L-14-quickgelu/openai"),
-}
+_CLIPS = ("ViT-B-32-quickgelu/openai", "ViT-B-16-quickgelu/openai", "ViT-L-14-quickgelu/openai")
+SCORERS = {"toy": ("toy-clip",), "paper": _CLIPS, "iclr": _CLIPS}
 GIB = 1024**3
 
 
@@ -181,7 +179,7 @@ def _device(env: dict[str, Any], config: Config) -> Iterator[Check]:
         return
     reason = "torch sees none" if torch.version.cuda else "this torch is built without CUDA"
     # A login node has none either, so that its absence is not held against the preset.
-    advice = "; the paper preset's jobs want one" if config.preset == "paper" else ""
+    advice = f"; the {config.preset} preset's jobs want one" if config.preset != "toy" else ""
     yield Check("gpu", "missing", reason + advice, needed=False, facts={"gpus": []})
 
 

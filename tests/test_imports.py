@@ -51,7 +51,9 @@ LIGHT = [
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "harness" / "records").glob("*.py")),
     "harness/distill/method.py",
     "harness/distill/schedules.py",
+    "harness/guidance/architectures.py",
     "harness/guidance/hub.py",
+    "harness/guidance/tokens.py",
     "harness/guidance/views.py",
     "harness/toyworld/grammar.py",
 ]

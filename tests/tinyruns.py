@@ -9,9 +9,9 @@ from harness.distill.method import load_method
 from harness.distill.runner import advance
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
-from tests import tinyprior
 
 STEPS = 7
+LATENT = 8  # of a tiny prior: latents 4×8×8, images 32×32
 
 
 def config(prior: Path, **changes: Any) -> Config:
@@ -20,7 +20,7 @@ def config(prior: Path, **changes: Any) -> Config:
         {
             "guidance": {"prior": str(prior), "dtype": "bfloat16", "microbatch": 4},
             "scene": {
-                "resolution": tinyprior.LATENT,
+                "resolution": LATENT,
                 "samples": 8,
                 "levels": 4,
                 "log2_hashmap": 8,

@@ -88,7 +88,7 @@ def cost(study: Study) -> Sheet:
 def _panels(study: Study, count: int, caption: str) -> tuple[Sheet, list[Axes]]:
     """Panels beside each other, a line per method from the top down, named at the left."""
     methods = study.methods
-    sheet = chart(PAGE, 1.15 + 0.24 * len(methods), toy=study.stamp.toy, caption=caption)
+    sheet = chart(PAGE, 1.15 + 0.24 * len(methods), mark=study.stamp.mark, caption=caption)
     panels = list(sheet.subplots(1, count, sharey=True))
     panels[0].set_yticks(range(len(methods)), methods, fontsize=SMALL + 0.5)
     panels[0].set_ylim(len(methods) - 0.4, -0.6)

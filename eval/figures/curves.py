@@ -80,7 +80,7 @@ def _sheet(study: Study, width: float, more: str = "") -> tuple[Sheet, pd.DataFr
     band = "bars at the end" if _crowded(study) else "bands"
     band = f"{band}: 95 % over prompts" if len(set(frame["prompt"])) > 1 else "one prompt, no interval"
     caption = f"{counted(frame)}, pool {pools}, {study.stamp.clip}; vote over views; {band}. {more}"
-    sheet = chart(width, 2.6, toy=study.stamp.toy, caption=caption.strip())
+    sheet = chart(width, 2.6, mark=study.stamp.mark, caption=caption.strip())
     look = looks(study.methods)
     legend(sheet, [handle(name, look[name]) for name in study.methods])
     return sheet, frame

@@ -32,7 +32,7 @@ def gradients(study: Study) -> Sheet:
     rows = -(-len(methods) // columns)
     caption = f"{counted(frame)}; mean over noise draws, seeds and prompts, per element; front view."
     sheet = chart(
-        min(PAGE, 1.0 + 1.75 * max(columns, 2)), 0.5 + 1.75 * rows, toy=study.stamp.toy, caption=caption
+        min(PAGE, 1.0 + 1.75 * max(columns, 2)), 0.5 + 1.75 * rows, mark=study.stamp.mark, caption=caption
     )
     panels = sheet.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     scale = Normalize(float(mean.min()), float(mean.max()))

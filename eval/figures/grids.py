@@ -178,7 +178,7 @@ def _grid(
     caption = f"Prior {', '.join(study.stamp.priors)}. {choice}"
     foot = 0.2
     height = head + len(rows) * (side + GAP) + foot
-    sheet = Sheet(width, height, toy=study.stamp.toy, caption=caption)
+    sheet = Sheet(width, height, mark=study.stamp.mark, caption=caption)
     sheet.text(0.04 / width, 1 - 0.03 / height, title, fontsize=TEXT, va="top")
     sheet.text(0.04 / width, 1 - (head - 0.03) / height, corner, fontsize=SMALL, va="bottom", color=GREY)
     for y, row in enumerate(rows):

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from eval.figures.style import Sheet
+from eval.load import TOY
 from eval.study import Study
 from harness.records.environment import packages
 
@@ -44,7 +45,8 @@ def manifest(
         "summary": summary,
         "caption": sheet.caption,
         "command": command,
-        "toy": sheet.toy,
+        "toy": sheet.mark == TOY,
+        "mark": sheet.mark,
         "stamp": stamp.line() if stamp else None,
         "clip": {"tag": stamp.clip, "sha256": stamp.weights} if stamp else None,
         "metrics": {metric: versions[metric] for metric in metrics if metric in versions},

@@ -39,7 +39,7 @@ def spectra(study: Study) -> Sheet:
     caption = (
         f"{counted(frame)}, every view of the ring; real images: {source}. Geometric means over prompts."
     )
-    sheet = chart(PAGE, 3.5, toy=study.stamp.toy, caption=caption)
+    sheet = chart(PAGE, 3.5, mark=study.stamp.mark, caption=caption)
     panels = sheet.subplots(2, len(stages), sharex=True, sharey="row", squeeze=False, height_ratios=(2, 1))
     look = looks(study.methods)
     for (top, bottom), step in zip(panels.T, stages, strict=True):

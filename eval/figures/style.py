@@ -122,12 +122,12 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
 class Sheet(Figure):
     """A figure that knows the runs it shows and says at its foot what its numbers rest on."""
 
-    def __init__(self, width: float, height: float, *, toy: bool = False, caption: str = "", **options: Any):
-        """Inches; the caption's lines and the head's (`toy`) come out of `height`."""
+    def __init__(self, width: float, height: float, *, mark: str = "", caption: str = "", **options: Any):
+        """Inches; the caption's lines and the head's (`mark`) come out of `height`."""
         super().__init__(figsize=(width, height), **options)
         self.run_ids: list[str] = []
         self.caption = caption
-        self.toy = toy
+        self.mark = mark
         lines = textwrap.wrap(caption, int(width * 21))
         self.foot = (0.04 + 0.115 * len(lines)) / height
         if lines:
@@ -140,9 +140,9 @@ class Sheet(Figure):
                 va="bottom",
                 linespacing=1.25,
             )
-        if toy:
+        if mark:
             corner = {"ha": "right", "va": "top", "fontsize": SMALL, "fontweight": "bold"}
-            self.text(1 - 0.04 / width, 1 - 0.03 / height, "toy", color=GREY, **corner)
+            self.text(1 - 0.04 / width, 1 - 0.03 / height, mark, color=GREY, **corner)
         engine = self.get_layout_engine()
         if engine is not None:
             engine.set(rect=(0.0, self.foot, 1.0, 1.0 - self.foot))  # type: ignore[call-arg]
@@ -167,10 +167,10 @@ def chart(width: float, height: float, **options: Any) -> Sheet:
 
 
 def legend(sheet: Sheet, handles: Sequence[Line2D]) -> None:
-    """One legend for all panels, above them and left of the corner that says `toy`, in as few rows as fit."""
+    """One legend for all panels, above them and left of the corner with the mark, in as few rows as fit."""
     labels = [str(handle.get_label()) for handle in handles]
     columns = len(labels)
-    while columns > 1 and _legend_width(labels, columns) > sheet.get_figwidth() - 0.3 * sheet.toy:
+    while columns > 1 and _legend_width(labels, columns) > sheet.get_figwidth() - 0.1 * len(sheet.mark):
         columns -= 1
     sheet.legend(
         handles=list(handles), loc="outside upper left", ncols=columns, borderaxespad=0.1, borderpad=0.1

@@ -151,6 +151,12 @@ class _Crew:
                 raise UserError(f"{member.folder.id} and {self.members[0].folder.id} cannot be in one pack")
         config = first.config
         guidance = load_guidance(config, self.device)
+        asked, side = config.scene.resolution, guidance.latent_shape[1]
+        if asked != side:
+            raise UserError(
+                f"scene.resolution is {asked}, and {guidance.tag} looks at {side} × {side}: "
+                f"add --set scene.resolution={side}"
+            )
         checkpoints = self._load_checkpoints()
         for member, checkpoint in zip(self.members, checkpoints, strict=True):
             member.started_at = member.checkpoint_at = checkpoint[1] if checkpoint else 0
@@ -220,9 +226,10 @@ class _Crew:
         return [checkpoint for _, checkpoint in usable]
 
     def _environment(self, guidance: Guidance) -> dict[str, Any]:
-        prior = {"tag": guidance.tag, "weights_hash": guidance.weights_hash, "is_toy": guidance.is_toy}
         encoder = choose_backend(str(self.device), self.execution.encoder)
-        return snapshot(str(self.device), prior=prior, encoder=encoder, compiled=guidance.is_compiled)
+        return snapshot(
+            str(self.device), prior=guidance.record, encoder=encoder, compiled=guidance.is_compiled
+        )
 
     # ---- after each step
 
@@ -344,11 +351,7 @@ class _Crew:
             {
                 "steps": pack.config.steps,
                 "views": member.folder.view_steps(),
-                "prior": {
-                    "tag": pack.guidance.tag,
-                    "weights_hash": pack.guidance.weights_hash,
-                    "is_toy": pack.guidance.is_toy,
-                },
+                "prior": pack.guidance.record,
                 "device": str(self.device),
                 "time": round(member.tracker.seconds(), 3),
                 "peak_memory_mb": peak_memory_mb(self.device),

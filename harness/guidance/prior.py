@@ -1,27 +1,33 @@
-"""A latent diffusion model as a denoiser, from any folder or Hub id laid out like Stable Diffusion."""
+"""A diffusion model as a denoiser, from any folder or Hub id of a pipeline whose family is known."""
 
+import copy
 import hashlib
-import warnings
+import importlib.util
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from harness.config import GuidanceConfig, UserError, first_line, nearest
-from harness.guidance import hub
+from harness.guidance import families, hub
+from harness.guidance.families import FAMILIES
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-_MODELS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-PATTERNS = (  # the files of a repository that a prior is made of
+_STEMS = {part: families.stem(cls) for family in FAMILIES.values() for part, cls in family.models.items()}
+PATTERNS = (  # the files of a repository that a prior of any family is made of
     "model_index.json",
+    "card.json",
     "scheduler/*",
-    "tokenizer/*",
-    *(f"{part}/config.json" for part in _MODELS),
-    *(f"{part}/{stem}.safetensors" for part, stem in _MODELS.items()),
+    "tokenizer*/*",
+    *(f"{part}/config.json" for part in _STEMS),
+    *(f"{part}/{stem}.safetensors" for part, stem in _STEMS.items()),
+    *(f"{part}/{stem}.safetensors.index.json" for part, stem in _STEMS.items()),
+    *(f"{part}/{stem}-*.safetensors" for part, stem in _STEMS.items()),  # the shards that the index names
 )
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,59 +35,42 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class Guidance:
     """A frozen diffusion model: noise prediction with and without a prompt, noise schedule, autoencoder.
 
-    Latents x are in the denoiser's scale (the autoencoder's code times its scaling factor). The denoiser and
-    the autoencoder are called in micro-batches of one fixed shape, padded: on a CPU a sample's bits then
-    depend neither on how many others there are nor on where it stands among them.
+    Latents x are in the denoiser's scale (the autoencoder's code times its scaling factor; pixels in [-1, 1]
+    where there is no autoencoder). What differs between pipelines is in `family`. The denoiser and the
+    autoencoder are called in micro-batches of one fixed shape, padded: on a CPU a sample's bits then depend
+    neither on how many others there are nor on where it stands among them.
     """
 
     def __init__(self, cfg: GuidanceConfig, folder: Path, tag: str, device: torch.device):
-        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
-
         self.cfg, self.folder, self.tag, self.device = cfg, folder, tag, device
         self.dtype = _DTYPES[cfg.dtype]
         self.weights_hash = _digest(_weights(folder, cfg))
-        # A prior that carries this project's card was trained by this project: a toy.
-        self.is_toy = (folder / "card.json").is_file()
+        self.stamp = _stamp(folder)
+        index = _index(folder, cfg)
 
-        def model(cls: Any, part: str) -> Any:
-            only_fp16 = not (folder / part / f"{_MODELS[part]}.safetensors").is_file()
-            variant = {"variant": "fp16"} if only_fp16 else {}
-            loaded = cls.from_pretrained(
+        def read(part: str, cls: str) -> Any:
+            if part == "scheduler" or part.startswith("tokenizer"):
+                return families.load_class(cls).from_pretrained(folder / part, local_files_only=True)
+            variant = {"variant": "fp16"} if _files(folder, part, cls)[1] else {}
+            loaded = families.load_class(cls).from_pretrained(
                 folder, subfolder=part, use_safetensors=True, local_files_only=True, **variant
             )
             # Cast afterwards: the loaders' keyword for it differs between versions (torch_dtype, dtype).
-            return torch.nn.Module.to(loaded, device, torch.float32).eval().requires_grad_(False)
+            return torch.nn.Module.to(loaded, device, self._dtype_of(part, cls)).eval().requires_grad_(False)
 
         try:
-            self.unet: Any = torch.nn.Module.to(model(UNet2DConditionModel, "unet"), self.dtype)
-            # Called rarely: in float32 neither colours nor embeddings depend on the denoiser's dtype.
-            self.vae = model(AutoencoderKL, "vae")
-            self.text_encoder = model(CLIPTextModel, "text_encoder")
-            self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-            scheduler: Any = DDPMScheduler.from_pretrained(
-                folder, subfolder="scheduler", local_files_only=True
-            )
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            self.family = families.load(families.choose(index), index, read, device)
+        except UserError as error:
+            raise UserError(f"prior {cfg.prior}: {error}") from None
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
             raise UserError(
                 f"prior {cfg.prior}: {folder} cannot be loaded: {first_line(error)}; fetch it again: "
                 f"{fetch_command(cfg)}"
             ) from error
-        self.prediction_type = str(scheduler.config["prediction_type"])
-        if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise UserError(
-                f"prior {cfg.prior}: prediction type '{self.prediction_type}' is not supported; "
-                "choose a prior that predicts epsilon or v_prediction"
-            )
-        self.alphas_cumprod_T = scheduler.alphas_cumprod.float().cpu()
+        self.prediction_type = self.family.prediction_type
+        self.alphas_cumprod_T = self.family.alphas_cumprod_T
         self.num_train_timesteps = len(self.alphas_cumprod_T)
-        self._signal_T = self.alphas_cumprod_T.sqrt().to(device)
-        self._noise_T = (1.0 - self.alphas_cumprod_T).sqrt().to(device)
-        side = int(self.unet.config["sample_size"])
-        self.latent_shape = (int(self.unet.config["in_channels"]), side, side)
-        self.image_size = side * 2 ** (len(self.vae.config["block_out_channels"]) - 1)
-        self._scale = float(self.vae.config["scaling_factor"])
-        self._shift = float(self.vae.config.get("shift_factor") or 0.0)
+        self.latent_shape, self.image_size = self.family.latent_shape, self.family.image_size
         # About eight images of 64×64 per call: what a decoder holds grows with the pixels.
         self._vae_batch = max(1, min(8, 8 * 64**2 // self.image_size**2))
         self._embeddings: dict[str, Tensor] = {}
@@ -102,8 +91,16 @@ class Guidance:
     def compile(self) -> None:
         """From now on the denoiser is compiled code (torch.compile), made at the first call of each shape."""
         # Not compiled it is slower in this order: torch's group normalisation copies it to and fro.
-        self.unet = torch.compile(self.unet.to(memory_format=torch.channels_last), dynamic=False)
+        denoiser = self.family.denoiser.to(memory_format=torch.channels_last)
+        self.family = copy.copy(self.family)  # another Guidance may share it, and stay as it is
+        self.family.denoiser = torch.compile(denoiser, dynamic=False)
         self.is_compiled = True
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a run's records keep of its prior; `is_toy` is what they kept before there was a stamp."""
+        toy = self.stamp == "toy"
+        return {"tag": self.tag, "weights_hash": self.weights_hash, "stamp": self.stamp, "is_toy": toy}
 
     @property
     def t_range(self) -> tuple[int, int]:
@@ -120,14 +117,19 @@ class Guidance:
         return torch.stack([self._embeddings[prompt] for prompt in prompts])
 
     def _encode_text(self, prompt: str) -> Tensor:
-        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
-        tokens = self.tokenizer(
-            prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).input_ids
-        if len(self.tokenizer(prompt).input_ids) > length:
-            warnings.warn(f"prompt cut: longer than the prior's {length} tokens: {prompt}", stacklevel=3)
         with _one_thread(self.device):
-            return self.text_encoder(tokens.to(self.device))[0][0]
+            return self.family.embed(prompt)
+
+    def _dtype_of(self, part: str, cls: str) -> torch.dtype:
+        if part in ("unet", "transformer"):
+            return self.dtype
+        # Called rarely: in float32 neither colours nor embeddings depend on the denoiser's dtype. But a T5 is
+        # larger than the denoiser, and was trained in bfloat16.
+        return (
+            torch.bfloat16
+            if cls.endswith("T5EncoderModel") and self.cfg.dtype != "float32"
+            else torch.float32
+        )
 
     @torch.no_grad()
     def predict_noise(self, x_t_RCHW: Tensor, t_R: Tensor, cond_RLD: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,18 +139,18 @@ class Guidance:
         context = torch.stack([uncond_RLD, cond_RLD], dim=1).flatten(0, 1).to(self.dtype)
         x_t = x_t_RCHW.repeat_interleave(2, dim=0)
         t = t_R.to(self.device).repeat_interleave(2)
+        x = self.family.model_input(x_t, t).to(self.dtype)
         # A GPU's bits depend on much else: there the pack is one call, and compiled code keeps its shape.
         self._largest = max(self._largest, len(t)) if self.is_compiled else len(t)
         size = self.cfg.microbatch if self.device.type == "cpu" else self._largest
-        out = _in_microbatches(self._denoise, size, x_t.to(self.dtype), t, context).float()
-        if self.prediction_type == "v_prediction":
-            out = self._signal_T[t][:, None, None, None] * out + self._noise_T[t][:, None, None, None] * x_t
-        return out[0::2], out[1::2]
+        out = _in_microbatches(self._denoise, size, x, t, context).float()
+        eps = self.family.noise(out, x_t, t)
+        return eps[0::2], eps[1::2]
 
-    def _denoise(self, x_t: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def _denoise(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         if self.is_compiled:
-            x_t = x_t.contiguous(memory_format=torch.channels_last)
-        return self.unet(x_t, t, encoder_hidden_states=context).sample.contiguous()
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.family.denoise(x, t, context).contiguous()
 
     def cfg_noise(self, eps_uncond_RCHW: Tensor, eps_cond_RCHW: Tensor) -> Tensor:
         """ε̂ = ε_∅ + s·(ε_y − ε_∅), classifier-free guidance as usual (threestudio's s is s−1 here)."""
@@ -157,15 +159,14 @@ class Guidance:
     def add_noise(self, x_RCHW: Tensor, eps_RCHW: Tensor, t_R: Tensor) -> Tensor:
         """x_t = √ᾱ_t·x + √(1−ᾱ_t)·ε (DreamTime, eq. 1)."""
         t_R = t_R.to(self.device)
-        signal_R, noise_R = self._signal_T[t_R], self._noise_T[t_R]
+        signal_R, noise_R = self.family.signal_T[t_R], self.family.noise_T[t_R]
         return signal_R[:, None, None, None] * x_RCHW + noise_R[:, None, None, None] * eps_RCHW
 
     @torch.no_grad()
     def decode(self, z_NCHW: Tensor) -> Tensor:
         """Images [N,3,H,W] in [0, 1], float32, from latents."""
-        codes = z_NCHW.float() / self._scale + self._shift
         with _one_thread(self.device):
-            images = _in_microbatches(lambda z: self.vae.decode(z).sample, self._vae_batch, codes)
+            images = _in_microbatches(self.family.decode, self._vae_batch, z_NCHW.float())
         return (images / 2 + 0.5).clamp(0.0, 1.0)
 
     @torch.no_grad()
@@ -173,8 +174,7 @@ class Guidance:
         """Latents (the mean of the code) from images [N,3,H,W] in [0, 1]."""
         images = images_NCHW.float() * 2 - 1
         with _one_thread(self.device):
-            codes = _in_microbatches(lambda i: self.vae.encode(i).latent_dist.mean, self._vae_batch, images)
-        return (codes - self._shift) * self._scale
+            return _in_microbatches(self.family.encode, self._vae_batch, images)
 
     def flat_code(self, rgb: Sequence[float]) -> Tensor:
         """Latent code [C] of a flat colour: the middle of the encoded image, away from its padded edges."""
@@ -255,25 +255,84 @@ def _locate(cfg: GuidanceConfig, local_only: bool) -> tuple[Path, str]:
     return found, f"{cfg.prior}@{found.name[:12]}"
 
 
+def _index(folder: Path, cfg: GuidanceConfig) -> dict[str, Any]:
+    """model_index.json; UserError where it is missing or cut short."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        index = None
+    if not isinstance(index, dict):
+        raise _incomplete(folder, cfg, ["model_index.json"])
+    return index
+
+
 def _weights(folder: Path, cfg: GuidanceConfig) -> list[Path]:
     """The weight files of a complete prior; UserError where something is missing."""
-    needed = ["model_index.json", "scheduler/scheduler_config.json", "tokenizer"]
-    needed += [f"{part}/config.json" for part in _MODELS]
+    index = _index(folder, cfg)
+    try:
+        family = families.choose(index)
+    except UserError as error:
+        raise UserError(f"prior {cfg.prior}: {error}") from None
+    models = {part: cls for part, cls in family.models.items() if families.is_here(family, index, part)}
+    needed = ["scheduler/scheduler_config.json"]
+    needed += [part for part in family.tokenizers if families.is_here(family, index, part)]
+    needed += [f"{part}/config.json" for part in models]
     missing = [name for name in needed if not (folder / name).exists()]
     files: list[Path] = []
-    for part, stem in _MODELS.items():
-        candidates = [folder / part / f"{stem}{variant}.safetensors" for variant in ("", ".fp16")]
-        weights = next((path for path in candidates if path.is_file()), None)
-        if weights is None or not _is_whole(weights):
-            missing.append(f"{part}/{stem}.safetensors")
-        else:
-            files.append(weights)
+    for part, cls in models.items():
+        found, _ = _files(folder, part, cls)
+        missing += [f"{part}/{path.name}" for path in found if not _is_whole(path)]
+        files += found
     if missing:
-        raise UserError(
-            f"prior {cfg.prior}: {folder} is incomplete ({', '.join(missing)} missing or cut short); "
-            f"fetch it: {fetch_command(cfg)}"
-        )
+        raise _incomplete(folder, cfg, missing)
+    for part, cls in family.tokenizers.items():
+        is_sentencepiece = cls.endswith("T5Tokenizer") and not (folder / part / "tokenizer.json").is_file()
+        if is_sentencepiece and part in needed and importlib.util.find_spec("sentencepiece") is None:
+            raise UserError(
+                f"prior {cfg.prior}: its {part} is read by sentencepiece, which is not installed: "
+                "pip install sentencepiece"
+            )
     return files
+
+
+def _incomplete(folder: Path, cfg: GuidanceConfig, missing: Sequence[str]) -> UserError:
+    return UserError(
+        f"prior {cfg.prior}: {folder} is incomplete ({', '.join(missing)} missing or cut short); "
+        f"fetch it: {fetch_command(cfg)}"
+    )
+
+
+def _files(folder: Path, part: str, cls: str) -> tuple[list[Path], bool]:
+    """A module's weight files, there or not: one, or the shards that an index names; and whether they are the
+    fp16 variant, which is taken where there is no other."""
+    stem = families.stem(cls)
+    for variant in ("", ".fp16"):
+        whole = folder / part / f"{stem}{variant}.safetensors"
+        if whole.is_file():
+            return [whole], bool(variant)
+        index = folder / part / f"{stem}.safetensors.index{variant}.json"
+        if index.is_file():
+            return _shards(index), bool(variant)
+    return [folder / part / f"{stem}.safetensors"], False
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return [index]  # which is no file of weights: it is told as the one that is cut short
+    return [index.with_name(name) for name in names]
+
+
+def _stamp(folder: Path) -> Literal["toy", "random", ""]:
+    """What everything made with a prior is stamped: its card says what this project made it of, if it did."""
+    card = folder / "card.json"
+    if not card.is_file():
+        return ""
+    try:
+        return "random" if json.loads(card.read_text(encoding="utf-8")).get("random") else "toy"
+    except (ValueError, AttributeError):
+        raise UserError(f"{card} is no card of a prior; remove it, or copy the folder again") from None
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -53,6 +53,14 @@ def record(folder: RunFolder, spec: RunSpec) -> bytes:
     return json.dumps(kept, indent=1, ensure_ascii=False).encode()
 
 
+def _tags(folder: RunFolder, spec: RunSpec) -> list[str] | None:
+    """What a run's prior is stamped; before it is known, by the prior's name."""
+    stamp = ((folder.env() or {}).get("prior") or {}).get("stamp")
+    if stamp is None and Path(spec.config.guidance.prior).name.startswith("toy-"):
+        stamp = "toy"
+    return [{"random": "RANDOM WEIGHTS"}.get(stamp, stamp)] if stamp else None
+
+
 class Mirror:
     """A run's copy in W&B, open for writing; whoever owns it is the only one to call it.
 
@@ -95,7 +103,7 @@ class Mirror:
             name=folder.id,
             dir=str(scratch or folder.path.parent),
             config=spec.model_dump(mode="json") | {"label": spec.label},
-            tags=["toy"] if Path(spec.config.guidance.prior).name.startswith("toy-") else None,
+            tags=_tags(folder, spec),
             mode=mode,
             resume="allow" if mode == "online" else None,
             reinit="create_new",

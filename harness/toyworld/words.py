@@ -7,17 +7,10 @@ from pathlib import Path
 
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
+from harness.guidance import tokens
 from harness.toyworld.grammar import words
 
 CONTEXT = 24
-START, END = "<|startoftext|>", "<|endoftext|>"
-
-
-def byte_symbols() -> list[str]:
-    """CLIP's printable stand-ins for the 256 bytes, in the order of its vocabulary."""
-    kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    moved = [b for b in range(256) if b not in kept]
-    return [chr(b) for b in kept] + [chr(256 + n) for n in range(len(moved))]
 
 
 def learn_merges() -> list[tuple[str, str]]:
@@ -38,24 +31,9 @@ def learn_merges() -> list[tuple[str, str]]:
                 at += 1
 
 
-def vocabulary() -> dict[str, int]:
-    """Token to id: bytes, bytes that end a word, merges, start, end (open_clip pools at the largest id)."""
-    symbols = byte_symbols()
-    tokens = symbols + [s + "</w>" for s in symbols] + ["".join(m) for m in learn_merges()] + [START, END]
-    return {token: index for index, token in enumerate(tokens)}
-
-
 def clip_tokenizer() -> CLIPTokenizer:
     """The vocabulary as the tokenizer of a diffusers pipeline."""
-    return CLIPTokenizer(
-        vocab=vocabulary(),
-        merges=learn_merges(),  # type: ignore[arg-type]
-        model_max_length=CONTEXT,
-        bos_token=START,
-        eos_token=END,
-        pad_token=END,
-        unk_token=END,
-    )
+    return tokens.clip_tokenizer(learn_merges(), CONTEXT)
 
 
 def write_open_clip_bpe(path: Path) -> None:
@@ -67,4 +45,4 @@ def write_open_clip_bpe(path: Path) -> None:
 
 def vocabulary_size() -> int:
     """Number of tokens."""
-    return len(vocabulary())
+    return len(tokens.clip_vocabulary(learn_merges()))

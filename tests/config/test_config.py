@@ -23,6 +23,17 @@ def test_paper_holds_the_settings_of_v1():
     assert paper.camera.elevation == (-30, 30) and paper.camera.fov == (40, 70)
 
 
+def test_iclr_holds_the_settings_of_threestudios_dreamfusion_with_if():
+    iclr = preset("iclr")
+    assert iclr.guidance.prior == "DeepFloyd/IF-I-XL-v1.0" and iclr.guidance.weighting == "sds"
+    assert iclr.guidance.cfg_scale == 20 + 1 and iclr.guidance.t_range == (0.02, 0.98)
+    assert iclr.camera.elevation == (-10, 90) and iclr.camera.distance == (1.5, 2)
+    assert (iclr.scene.density_bias, iclr.scene.density_radius, iclr.scene.resolution) == (10, 0.5, 64)
+    assert iclr.scene.base_resolution * iclr.scene.growth**15 == pytest.approx(4096, rel=2e-3)
+    assert (iclr.optim.lr, iclr.optim.betas, iclr.optim.eps) == (0.01, (0.9, 0.99), 1e-15)
+    assert (iclr.views.elevation, iclr.views.distance, iclr.views.fov) == (15, 2, 70) and iclr.steps == 10_000
+
+
 def test_overrides_take_every_kind_of_value():
     config = apply_overrides(
         Config(),

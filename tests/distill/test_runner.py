@@ -11,7 +11,7 @@ from harness.distill import runner
 from harness.distill.runner import PackTooLarge, advance
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import RunSpec
-from tests import tinyprior, tinyruns
+from tests import tinyruns
 
 DIVERGES = '''"""Diverges: the run with seed 1 gets a gradient that is not finite at step 4."""
 
@@ -103,7 +103,7 @@ def test_what_a_method_learns_travels_with_its_run(
         assert tinyruns.content(tmp_path / "regrouped", run) == tinyruns.content(tmp_path / "whole", run)
 
 
-SCENE = {"resolution": tinyprior.LATENT, "samples": 8, "levels": 4, "log2_hashmap": 8, "hidden": 8}
+SCENE = {"resolution": tinyruns.LATENT, "samples": 8, "levels": 4, "log2_hashmap": 8, "hidden": 8}
 
 
 def test_what_is_known_to_be_empty_travels_with_its_run(tiny_prior: Path, tmp_path: Path) -> None:
@@ -217,6 +217,13 @@ def test_only_runs_of_one_kind_make_a_pack(tiny_prior: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match="cannot be in one pack"):
         tinyruns.run(tmp_path, ids)
     assert [RunFolder(tmp_path / run).status() for run in ids] == ["new", "new"]
+
+
+def test_a_scene_of_another_size_than_the_prior_looks_at_is_refused(tiny_prior: Path, tmp_path: Path) -> None:
+    scene = tinyruns.config(tiny_prior).scene.model_copy(update={"resolution": 16})
+    ids = tinyruns.create(tmp_path, tiny_prior, runs=1, scene=scene)
+    with pytest.raises(UserError, match=r"16, and tiny-sd looks at 8 × 8: add --set scene\.resolution=8"):
+        tinyruns.run(tmp_path, ids)
 
 
 @pytest.mark.parametrize("background", ["learned", "constant"])

@@ -115,11 +115,13 @@ class Runs:
         shows: str | Sequence[str] | None = None,
         config: Config = TOY,
         weights: str = "f" * 64,
+        stamp: str | None = None,
         **spec: Any,
     ) -> RunFolder:
         """A run that ended as `end`: done, failed after the first evaluation step, or new.
 
-        Its views look like `shows`: one prompt, one per evaluation step, or by default the run's own.
+        Its views look like `shows`: one prompt, one per evaluation step, or by default the run's own. `stamp`
+        is the prior's; None makes a record from before there were any.
         """
         fields: dict[str, Any] = {"suite": self.suite} | spec
         folder = RunFolder.create(
@@ -128,7 +130,10 @@ class Runs:
         if end == "new":
             return folder
         tag = config.guidance.prior
-        folder.save_env({"prior": {"tag": tag, "weights_hash": weights, "is_toy": tag.startswith("toy-")}})
+        prior = {"tag": tag, "weights_hash": weights, "is_toy": tag.startswith("toy-")}
+        folder.save_env(
+            {"prior": prior if stamp is None else prior | {"stamp": stamp, "is_toy": stamp == "toy"}}
+        )
         steps = config.views.steps(config.steps)
         looks = [shows or prompt] * len(steps) if shows is None or isinstance(shows, str) else list(shows)
         for step, look in list(zip(steps, looks, strict=True))[: 1 if end == "failed" else None]:

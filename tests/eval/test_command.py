@@ -12,10 +12,11 @@ from PIL import Image
 from rich.console import Console
 
 from eval.command import evaluate as write
-from eval.command import open_study
+from eval.command import make_tables, open_study
+from eval.figures import FIGURES
 from eval.results import CEILING, r_precision
 from eval.study import Study
-from eval.tables import Number
+from eval.tables import Number, latex
 from harness.config import Config, UserError, ViewsConfig
 from tests.eval.conftest import PROMPTS, TOY, Runs, picture
 
@@ -188,6 +189,30 @@ def test_toy_and_real_priors_never_share_a_table(runs: Runs, clip_folder: Path) 
         guidance=TOY.guidance.model_copy(update={"prior": "CompVis/stable-diffusion-v1-4"}),
     )
     runs.add("tp_sds", PROMPTS[0], 0, config=real)
+    with pytest.raises(UserError, match="never share a table"):
+        evaluate(runs, clip_folder, allow_mixed=True)
+
+
+def test_runs_of_random_weights_say_so_everywhere(tmp_path: Path, clip_folder: Path) -> None:
+    runs = Runs(tmp_path / "runs")
+    for method in ("uniform_sds", "tp_sds"):
+        for prompt in PROMPTS[:2]:
+            for seed in (0, 1):
+                runs.add(method, prompt, seed, stamp="random")
+    study, printed = evaluate(runs, clip_folder)
+    written = files(runs.root / "eval")
+    manifest = json.loads(written["manifest.json"])
+    assert (manifest["stamp"], manifest["toy"]) == ("RANDOM WEIGHTS", False)
+    for text in (printed, written["table.md"].decode(), latex(make_tables(study)[0][0], study.stamp)):
+        assert "RANDOM WEIGHTS" in text and "toy ·" not in text
+    for line in csv.DictReader(io.StringIO(written["table.csv"].decode())):
+        assert (line["stamp"], line["toy"]) == ("RANDOM WEIGHTS", "0")
+    for table in make_tables(study)[0]:
+        if table.name == "claims":
+            assert {row[4] for row in table.rows} == {"RANDOM WEIGHTS"}
+    sheet = FIGURES["r_precision"].draw(study)
+    assert "RANDOM WEIGHTS" in [text.get_text() for text in sheet.texts]
+    runs.add("tp_sds", PROMPTS[2], 0, stamp="toy")
     with pytest.raises(UserError, match="never share a table"):
         evaluate(runs, clip_folder, allow_mixed=True)
 

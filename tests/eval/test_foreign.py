@@ -53,7 +53,7 @@ def test_views_come_back_through_load_runs(tmp_path: Path) -> None:
     first, second = sorted(records, key=lambda record: record.seed)
     assert (first.method, first.prompt, first.seed, first.status) == ("mvdream", PROMPTS[0], 0, "done")
     assert (second.prompt, second.seed, first.suite) == (PROMPTS[1], 3, Suite().sha256)
-    assert (first.prior, first.toy, first.view_steps) == ("foreign", False, (700,))
+    assert (first.prior, first.mark, first.view_steps) == ("foreign", "", (700,))
     assert (first.config.views.elevation, first.config.views.tiles, first.total) == (20.0, 4, 700)
     views = first.views(700)
     assert views.shape == (4, 16, 16, 3) and views.dtype == np.uint8
@@ -101,7 +101,7 @@ def test_transparent_and_unequal_frames(tmp_path: Path) -> None:
     (run,) = import_renders(tmp_path / "in", Suite(), tmp_path / "out", azimuths=3, is_toy=True)
     views = RunFolder(tmp_path / "out" / run).views(1)
     assert views.shape == (3, 8, 8, 3) and views[:, 4, 4, 0].tolist() == [255, 50, 60]
-    assert load_runs(tmp_path / "out")[0][0].toy
+    assert load_runs(tmp_path / "out")[0][0].mark == "toy"
 
 
 def _rename(part: str, to: str) -> Callable[[Path], object]:

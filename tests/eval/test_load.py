@@ -22,7 +22,7 @@ def test_records_say_what_the_folders_say(runs: Runs) -> None:
     done = next(r for r in records if r.status == "done")
     assert (
         done.view_steps == (10, 20)
-        and done.toy
+        and done.mark == "toy"
         and done.prior == "toy-sd"
         and done.suite == runs.suite.sha256
     )

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from harness.config import GuidanceConfig, UserError
 from harness.guidance.prior import Guidance
-from tests import tinyprior
+from harness.guidance.random_prior import make_prior
 
 PROMPTS = ["a red mug, side view", "a bus, front view", "Ein Café, back view"]
 
@@ -48,7 +48,7 @@ def test_equals_the_pipelines_own_prediction(prior: str, tiny_prior: Path) -> No
 
 
 def test_v_prediction_becomes_noise(tmp_path: Path) -> None:
-    folder = tinyprior.build(tmp_path / "v", prediction_type="v_prediction")
+    folder = make_prior(tmp_path / "v", "sd21", size="tiny", dtype="float32")
     g = guidance(folder)
     x_t, t, cond = inputs(g, 2)
     (_, v), pipe = pipeline_noise(folder, x_t, t, PROMPTS[:2])
@@ -125,6 +125,6 @@ def test_incomplete_and_missing_priors_are_one_clear_error(tiny_prior: Path, tmp
 
 
 def test_the_hash_follows_the_weights(tiny_prior: Path, tmp_path: Path) -> None:
-    other = tinyprior.build(tmp_path / "other", seed=1)
-    same = tinyprior.build(tmp_path / "same")
+    other = make_prior(tmp_path / "other", "sd14", size="tiny", dtype="float32", seed=1)
+    same = make_prior(tmp_path / "same", "sd14", size="tiny", dtype="float32")
     assert guidance(tiny_prior).weights_hash == guidance(same).weights_hash != guidance(other).weights_hash

@@ -11,10 +11,10 @@ from harness.distill.runner import advance
 from harness.records.folder import RunFolder
 from harness.scene.cameras import evaluation
 from harness.scene.generator import ImageGenerator, make_generator
-from tests import tinyprior, tinyruns
+from tests import tinyruns
 
 IMAGE: dict[str, Any] = {
-    "scene": {"kind": "image", "resolution": tinyprior.LATENT},
+    "scene": {"kind": "image", "resolution": tinyruns.LATENT},
     "views": {"count": 3, "azimuths": 1, "heldout_elevation": None},
 }
 
