@@ -56,6 +56,9 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["doctor", "--set", "guidance.revison=main"], "'guidance.revision'"),
         (["doctor", "--clip", "ViT-B-32-quickgelu/opnai"], "'ViT-B-32-quickgelu/openai'"),
         (["doctor", "--fetch", "--prior", "toy-ds"], "toy-sd"),
+        (["make-prior", "--like", "sd144", "--random", "--out", "no-such-folder"], "'sd14'"),
+        (["make-prior", "--like", "sd14", "--out", "no-such-folder"], "--random"),
+        (["make-prior", "--like", "sd14", "--random", "--size", "tny", "--out", "no-such"], "'tiny'"),
     ],
 )
 def test_errors_are_one_line_with_exit_code_2(
@@ -80,7 +83,7 @@ def test_a_prompt_outside_the_toy_world_is_refused_before_anything_starts(
 COMMANDS = [
     *(["sweep"], ["status"], ["show"], ["methods"], ["new-method"], ["eval"], ["bench"], ["doctor"]),
     *(["prompts", "import-dreamfields"], ["toyworld", "show"], ["toyworld", "language"]),
-    *(["toyworld", "train"], ["toyworld", "check"]),
+    *(["toyworld", "train"], ["toyworld", "check"], ["make-prior"]),
 ]
 
 

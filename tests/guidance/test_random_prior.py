@@ -118,6 +118,8 @@ def test_bad_requests_are_one_clear_error(tmp_path: Path, monkeypatch: pytest.Mo
         make_prior(tmp_path / "new", "sd144", size="tiny")
     with pytest.raises(UserError, match="no dtype 'float8'"):
         make_prior(tmp_path / "new", "sd14", size="tiny", dtype="float8")
+    (tmp_path / "empty").mkdir()
+    make_prior(tmp_path / "empty", "sd14", size="tiny").rename(tmp_path / "kept" / "prior")
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(UserError, match="--tokenizer bytes"):
         make_prior(tmp_path / "new", "sd14")
