@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from harness.config import Config, UserError, first_line
+from harness.records.files import read_json
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import NOT_HASHED, canonical_json
 
@@ -125,6 +126,8 @@ def _mark(prior: Mapping[str, Any], asked: str) -> str:
     if "stamp" in prior:
         return _MARKS.get(prior["stamp"], str(prior["stamp"]))
     # A record from before there were stamps, or of a run that never loaded its prior.
+    if not prior and (read_json(Path(asked, "card.json")) or {}).get("random"):
+        return RANDOM
     return TOY if prior.get("is_toy", Path(asked).name.startswith("toy-")) else ""
 
 

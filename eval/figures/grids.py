@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from eval.figures.style import COLUMN, FAINT, FINE, GREY, PAGE, SMALL, TEXT, Sheet
-from eval.load import RunRecord
+from eval.load import RANDOM, RunRecord
 from eval.study import Study
 from harness.config import UserError, first_line, nearest
 
@@ -174,12 +174,18 @@ def _grid(
     side = min(LARGEST, room / tiles, TALLEST / len(rows) - GAP)
     width = max(COLUMN, label + len(columns) * (side * tiles + 2 * GAP))
     headings = [wrapped(name, (side * tiles + 2 * GAP) / 0.058) for name in columns]
-    head = 0.24 + 0.13 * max(map(len, headings))
+    # A long mark in the corner leaves the title less than a line.
+    title_lines = (
+        wrapped(title, (width - 0.1 * len(RANDOM)) / 0.068) if study.stamp.mark == RANDOM else [title]
+    )
+    head = 0.24 + 0.13 * (len(title_lines) - 1) + 0.13 * max(map(len, headings))
     caption = f"Prior {', '.join(study.stamp.priors)}. {choice}"
     foot = 0.2
     height = head + len(rows) * (side + GAP) + foot
     sheet = Sheet(width, height, mark=study.stamp.mark, caption=caption)
-    sheet.text(0.04 / width, 1 - 0.03 / height, title, fontsize=TEXT, va="top")
+    sheet.text(
+        0.04 / width, 1 - 0.03 / height, "\n".join(title_lines), fontsize=TEXT, va="top", linespacing=1.1
+    )
     sheet.text(0.04 / width, 1 - (head - 0.03) / height, corner, fontsize=SMALL, va="bottom", color=GREY)
     for y, row in enumerate(rows):
         top = head + y * (side + GAP)

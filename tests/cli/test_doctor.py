@@ -24,6 +24,7 @@ from harness.config import Config
 from harness.guidance import hub as cache
 from harness.guidance.hub import sha256_file
 from harness.guidance.prior import PATTERNS
+from harness.guidance.random_prior import make_prior
 from harness.records import environment as environment_of_results
 from harness.sweep import experiment
 from tests.hubserver import COMMIT, Hub
@@ -108,6 +109,36 @@ def test_a_fetched_prior_loads_without_a_network(repository: Path, tmp_path: Pat
     assert first.split() == [f"tiny/prior@{COMMIT[:12]}", told["fetched"][0]["sha256"]]
     checks = {check["name"]: check for check in json.loads(rest)["checks"]}
     assert checks["prior"]["facts"]["commit"] == COMMIT and checks["hub"]["facts"]["offline"] is True
+
+
+def test_a_prior_of_many_parts_in_shards_is_fetched_whole(tmp_path: Path):
+    """As the large repositories keep theirs: shards, and the same weights once more in another precision."""
+    from transformers import T5EncoderModel
+
+    folder = make_prior(tmp_path / "sd3", "sd3", size="tiny")
+    encoder = folder / "text_encoder_3"
+    T5EncoderModel.from_pretrained(encoder).save_pretrained(encoder, max_shard_size="40KB")
+    (encoder / "model.safetensors").unlink()
+    shards = sorted(path.name for path in encoder.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    for shard in shards:
+        (encoder / shard.replace("model-", "model.fp16-")).write_bytes(b"once more" * 1000)
+    with Hub({"tiny/prior": folder}) as server:
+        done = harness(tmp_path, server.url, *PRIOR)
+        assert done.returncode == 0, done.stderr
+        places = {place for place, _, _ in server.sent}
+        assert {f"tiny/prior/text_encoder_3/{shard}" for shard in shards} <= places
+        assert not [place for place in places if "fp16" in place]
+        gone = server.url
+    # The card came along, so that a prior of random weights stays known as one.
+    code = (
+        "from harness.config import GuidanceConfig\n"
+        "from harness.guidance.prior import Guidance\n"
+        "prior = Guidance.load(GuidanceConfig(prior='tiny/prior'))\n"
+        "print(prior.stamp, tuple(prior.embed(['a cup']).shape))\n"
+    )
+    loaded = harness(tmp_path, gone, code=code, **OFFLINE)
+    assert loaded.stdout == "random (1, 281, 40)\n", loaded.stderr
 
 
 def test_a_killed_fetch_goes_on_with_the_files_it_lacks(repository: Path, tmp_path: Path):

@@ -29,6 +29,16 @@ def test_records_say_what_the_folders_say(runs: Runs) -> None:
     assert done.views(20).shape == (5, 16, 16, 3)
 
 
+def test_a_run_that_never_loaded_its_random_prior_is_marked_by_its_card(tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs")
+    prior = tmp_path / "prior"
+    prior.mkdir()
+    (prior / "card.json").write_text('{"random": true}')
+    guidance = TOY.guidance.model_copy(update={"prior": str(prior)})
+    runs.add("tp_sds", PROMPTS[0], 0, end="new", config=TOY.model_copy(update={"guidance": guidance}))
+    assert [record.mark for record in load_runs(runs.root)[0]] == ["RANDOM WEIGHTS"]
+
+
 def test_table_is_tidy(runs: Runs) -> None:
     table = runs_table(load_runs(runs.root)[0])
     assert list(table.columns) == ["run", "method", "prompt", "seed", "step", "status", "views"]
