@@ -60,11 +60,11 @@ def run(config: Config, check: bool = False, rounds: int = 7, console: Console |
     encoder = choose_backend(str(device))
     guidance = Guidance.load(config.guidance, device)
     # The usual loop calls the denoiser with its own two samples, as it is, and pads nothing.
-    bare, alone = copy.copy(guidance), copy.copy(guidance)
+    bare, alone = Guidance.load(config.guidance, device), guidance
     bare.cfg = config.guidance.model_copy(update={"microbatch": 2})
     if config.guidance.compiled(config.steps, str(device)):
         guidance.compile()
-        alone.compile()
+        alone = copy.copy(guidance)  # compiled code keeps the largest batch it has met
     on_gpu = device.type == "cuda"
     turn = 10 if on_gpu else 2  # a GPU is waited for as often as the runner waits: when it logs
     packed = make_pack(config, guidance, R, encoder)

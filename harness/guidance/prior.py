@@ -1,6 +1,5 @@
 """A diffusion model as a denoiser, from any folder or Hub id of a pipeline whose family is known."""
 
-import copy
 import hashlib
 import importlib.util
 import json
@@ -75,6 +74,7 @@ class Guidance:
         self._vae_batch = max(1, min(8, 8 * 64**2 // self.image_size**2))
         self._embeddings: dict[str, Tensor] = {}
         self.is_compiled, self._largest = False, 0
+        self._format = torch.contiguous_format
 
     @classmethod
     def load(
@@ -90,9 +90,9 @@ class Guidance:
 
     def compile(self) -> None:
         """From now on the denoiser is compiled code (torch.compile), made at the first call of each shape."""
-        # Not compiled it is slower in this order: torch's group normalisation copies it to and fro.
-        denoiser = self.family.denoiser.to(memory_format=torch.channels_last)
-        self.family = copy.copy(self.family)  # another Guidance may share it, and stay as it is
+        if self.device.type == "cuda":  # not compiled it is slower: torch's group normalisation copies it
+            self._format = torch.channels_last
+        denoiser = self.family.denoiser.to(memory_format=self._format)
         self.family.denoiser = torch.compile(denoiser, dynamic=False)
         self.is_compiled = True
 
@@ -148,9 +148,7 @@ class Guidance:
         return eps[0::2], eps[1::2]
 
     def _denoise(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        if self.is_compiled:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return self.family.denoise(x, t, context).contiguous()
+        return self.family.denoise(x.contiguous(memory_format=self._format), t, context).contiguous()
 
     def cfg_noise(self, eps_uncond_RCHW: Tensor, eps_cond_RCHW: Tensor) -> Tensor:
         """ε̂ = ε_∅ + s·(ε_y − ε_∅), classifier-free guidance as usual (threestudio's s is s−1 here)."""
