@@ -38,6 +38,7 @@ class RunRecord:
     prior: str  # tag of the diffusion prior
     prior_hash: str  # of its weights; "" where the run never loaded it
     mark: str  # TOY, RANDOM or "" for a real prior's: numbers of different marks never share a table
+    numerics: str  # how it was computed, as far as that moves its numbers; "" where its records do not say
     view_steps: tuple[int, ...]
     folder: RunFolder
 
@@ -102,7 +103,8 @@ def _record(folder: RunFolder) -> RunRecord:
     spec = folder.spec()
     status = folder.status()
     failure = (folder.failure() or {}) if status == "failed" else None
-    prior = (folder.env() or {}).get("prior") or {}
+    env = folder.env() or {}
+    prior = env.get("prior") or {}
     asked = spec.config.guidance.prior
     return RunRecord(
         run_id=folder.id,
@@ -117,6 +119,7 @@ def _record(folder: RunFolder) -> RunRecord:
         prior=prior.get("tag", asked),
         prior_hash=prior.get("weights_hash", ""),
         mark=_mark(prior, asked),
+        numerics=_numerics(env),
         view_steps=tuple(folder.view_steps()),
         folder=folder,
     )
@@ -129,6 +132,20 @@ def _mark(prior: Mapping[str, Any], asked: str) -> str:
     if not prior and (read_json(Path(asked, "card.json")) or {}).get("random"):
         return RANDOM
     return TOY if prior.get("is_toy", Path(asked).name.startswith("toy-")) else ""
+
+
+def _numerics(env: Mapping[str, Any]) -> str:
+    """The device's kind, and what of the back ends is not shown by tests to give the same numbers.
+
+    The fields of numba, torch and Triton do (tests/scene); tiny-cuda-nn interpolates in half precision, and a
+    compiled denoiser rounds elsewhere.
+    """
+    if "device" not in env:
+        return ""
+    words = [str(env["device"]).partition(":")[0]]
+    words += ["compiled"] if env.get("compiled") else []
+    words += ["tinycudann"] if env.get("encoder") == "tinycudann" else []
+    return ", ".join(words)
 
 
 def method_labels(runs: Iterable[RunRecord]) -> dict[str, str]:

@@ -421,6 +421,7 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
     first = runs[0]
     settings: dict[str, str] = {}
     weights: dict[str, str] = {}
+    computed: dict[str, str] = {}
     for other in runs:
         if other.suite is None:
             raise UserError(f"{other.run_id} belongs to no suite, so there is no pool to retrieve from")
@@ -443,6 +444,11 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
         if other.prior_hash and other.prior_hash != weights.setdefault(other.prior, other.prior_hash):
             raise UserError(
                 f"'{other.prior}' had other weights in {other.run_id}; separate them or pass --allow-mixed"
+            )
+        if other.numerics and other.numerics != computed.setdefault("as", other.numerics):
+            raise UserError(
+                f"{other.run_id} was computed otherwise ({other.numerics}) than others ({computed['as']}); "
+                "separate them or pass --allow-mixed"
             )
         if other.suite != first.suite:
             raise UserError(

@@ -18,6 +18,7 @@ from eval.results import CEILING, r_precision
 from eval.study import Study
 from eval.tables import Number, latex
 from harness.config import Config, UserError, ViewsConfig
+from harness.records.folder import run_folders
 from tests.eval.conftest import PROMPTS, TOY, Runs, picture
 
 
@@ -180,6 +181,30 @@ def test_other_weights_of_the_prior_are_refused_unless_asked_for(runs: Runs, cli
         evaluate(runs, clip_folder)
     study, _ = evaluate(runs, clip_folder, allow_mixed=True)
     assert study.stamp.priors == ("toy-sd 000000000000", "toy-sd ffffffffffff")
+
+
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [
+        ({"device": "cuda:0", "encoder": "triton"}, True),
+        ({"device": "cpu", "encoder": "numba", "compiled": True}, True),
+        ({"device": "cpu", "encoder": "torch", "compiled": False}, False),
+        ({}, False),  # imported, or from before this was recorded
+    ],
+)
+def test_what_was_computed_otherwise_is_refused_unless_a_test_shows_that_it_is_the_same(
+    other: dict, differs: bool, runs: Runs, clip_folder: Path
+) -> None:
+    for folder in run_folders(runs.root):
+        env = folder.env()
+        if env:
+            folder.save_env(env | {"device": "cpu", "encoder": "numba"})
+    added = runs.add("uniform_sds", PROMPTS[4], 0)
+    added.save_env((added.env() or {}) | other)
+    if differs:
+        with pytest.raises(UserError, match="computed otherwise"):
+            evaluate(runs, clip_folder)
+    evaluate(runs, clip_folder, allow_mixed=differs)
 
 
 def test_toy_and_real_priors_never_share_a_table(runs: Runs, clip_folder: Path) -> None:
