@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from harness.config import PRESETS, Config, UserError, apply_overrides, override_keys, preset
+from harness.config import PRESETS, Config, GuidanceConfig, UserError, apply_overrides, override_keys, preset
 
 
 def test_presets_round_trip_through_json():
@@ -89,3 +89,13 @@ def test_evaluation_points_are_even_and_end_at_the_last_step(total: int, count: 
     steps = Config(views=Config().views.model_copy(update={"count": count})).views.steps(total)
     assert steps[-1] == total and steps == sorted(set(steps)) and len(steps) == min(total, count)
     assert steps[0] >= 1
+
+
+def test_a_long_run_on_a_gpu_is_compiled_and_nothing_else_unless_asked() -> None:
+    auto, on, off = (GuidanceConfig(compile=word) for word in ("auto", "on", "off"))
+    assert (
+        auto.compiled(2000, "cuda:0")
+        and not auto.compiled(1999, "cuda:0")
+        and not auto.compiled(10_000, "cpu")
+    )
+    assert on.compiled(1, "cpu") and not off.compiled(10_000, "cuda")
