@@ -48,6 +48,20 @@ def _inside(x_RN3, r, p, N, bound):
 
 
 @triton.jit
+def _geometry(levels_L4, level):
+    # First entry, number of entries, resolution, and whether every lattice point has an entry of its own.
+    at = levels_L4 + level * 4
+    return tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3) != 0
+
+
+@triton.jit
+def _scaled(x, y, z, scale, bound):
+    # From world units to cells of a level.
+    half = 0.5 / bound
+    return (x * half + 0.5) * scale + 0.5, (y * half + 0.5) * scale + 0.5, (z * half + 0.5) * scale + 0.5
+
+
+@triton.jit
 def _corner(c: tl.constexpr, px, py, pz, size, resolution, dense):
     # Entry and trilinear weight of corner c of the cell round each point.
     ix, iy, iz = px.to(tl.int32), py.to(tl.int32), pz.to(tl.int32)
@@ -94,17 +108,13 @@ def _encode_forward(x_RN3, table_REF, features_RKN, levels_L4, scales_L, N, E, b
     p = tl.program_id(0) * B + tl.arange(0, B)
     x, y, z, _, inside = _inside(x_RN3, r, p, N, bound)
     if tl.max(inside.to(tl.int32), 0) > 0:
-        first, size = tl.load(levels_L4 + level * 4), tl.load(levels_L4 + level * 4 + 1)
-        resolution, dense = tl.load(levels_L4 + level * 4 + 2), tl.load(levels_L4 + level * 4 + 3)
-        scale, half = tl.load(scales_L + level), 0.5 / bound
-        px = (x * half + 0.5) * scale + 0.5
-        py = (y * half + 0.5) * scale + 0.5
-        pz = (z * half + 0.5) * scale + 0.5
+        first, size, resolution, dense = _geometry(levels_L4, level)
+        px, py, pz = _scaled(x, y, z, tl.load(scales_L + level), bound)
         table = table_REF + (r.to(tl.int64) * E + first) * F
         f, mask = _features(inside, F, FP, B)
         value = tl.zeros([B, FP], tl.float32)
         for c in tl.static_range(8):
-            entry, weight = _corner(c, px, py, pz, size, resolution, dense != 0)
+            entry, weight = _corner(c, px, py, pz, size, resolution, dense)
             at = table + entry[:, None] * F + f[None, :]
             value += weight[:, None] * tl.load(at, mask=mask, other=0.0)
         rows = (r * (L * F) + level * F + f).to(tl.int64) * N
@@ -119,12 +129,8 @@ def _encode_backward(x_RN3, grad_RKN, gtable_REF, unit_R, levels_L4, scales_L, N
     p = tl.program_id(0) * B + tl.arange(0, B)
     x, y, z, _, inside = _inside(x_RN3, r, p, N, bound)
     if tl.max(inside.to(tl.int32), 0) > 0:
-        first, size = tl.load(levels_L4 + level * 4), tl.load(levels_L4 + level * 4 + 1)
-        resolution, dense = tl.load(levels_L4 + level * 4 + 2), tl.load(levels_L4 + level * 4 + 3)
-        scale, half = tl.load(scales_L + level), 0.5 / bound
-        px = (x * half + 0.5) * scale + 0.5
-        py = (y * half + 0.5) * scale + 0.5
-        pz = (z * half + 0.5) * scale + 0.5
+        first, size, resolution, dense = _geometry(levels_L4, level)
+        px, py, pz = _scaled(x, y, z, tl.load(scales_L + level), bound)
         table = gtable_REF + (r.to(tl.int64) * E + first) * F
         f, mask = _features(inside, F, FP, B)
         rows = (r * (L * F) + level * F + f).to(tl.int64) * N
@@ -132,7 +138,7 @@ def _encode_backward(x_RN3, grad_RKN, gtable_REF, unit_R, levels_L4, scales_L, N
         felt = tl.max(tl.abs(grad), 1) > 0.0
         f, mask = _features(felt, F, FP, B)
         for c in tl.static_range(8):
-            entry, weight = _corner(c, px, py, pz, size, resolution, dense != 0)
+            entry, weight = _corner(c, px, py, pz, size, resolution, dense)
             at = table + entry[:, None] * F + f[None, :]
             part = weight[:, None] * grad
             if WHOLE:
