@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import sys
 
 import torch
@@ -19,6 +20,11 @@ def be_deterministic() -> None:
     """From now on this process gives the same bits for the same calls, on a GPU, too."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
     torch.use_deterministic_algorithms(True)
+
+
+def has_c_compiler() -> bool:
+    """Whether Triton, and with it torch.compile on a GPU, finds what it builds its launchers with."""
+    return any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang"))
 
 
 def upload(value: Tensor, device: torch.device) -> Tensor:

@@ -6,6 +6,7 @@ leaves no trace.
 """
 
 import gc
+import logging
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from harness.config import Config, Execution, GuidanceConfig, UserError, named_line
-from harness.device import be_deterministic, peak_memory_mb, pick_device
+from harness.device import be_deterministic, has_c_compiler, peak_memory_mb, pick_device
 from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.optim import Adam
 from harness.distill.step import Pack, StepReport, evaluation_latents, step
@@ -394,11 +395,15 @@ _priors: dict[tuple[GuidanceConfig, torch.device, bool], Guidance] = {}
 
 def load_guidance(config: Config, device: torch.device) -> Guidance:
     """The prior, kept for the next pack of this process; only one is held at a time."""
-    key = (config.guidance, device, config.guidance.compiled(config.steps, str(device)))
+    compiled = config.guidance.compiled(config.steps, str(device))
+    if compiled and config.guidance.compile == "auto" and not has_c_compiler():
+        logging.getLogger(__name__).warning("the denoiser is not compiled: there is no C compiler")
+        compiled = False
+    key = (config.guidance, device, compiled)
     if key not in _priors:
         _priors.clear()
         _priors[key] = Guidance.load(config.guidance, device)
-        if key[-1]:
+        if compiled:
             _priors[key].compile()
     return _priors[key]
 

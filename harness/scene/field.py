@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from harness import rng
 from harness.config import UserError, nearest
+from harness.device import has_c_compiler
 from harness.scene import hashgrid, tcnn
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def unavailable(backend: str) -> str | None:
     if backend == "triton":
         if not torch.cuda.is_available():
             return "there is no CUDA device"
+        if not has_c_compiler():
+            return "there is no C compiler"
         try:
             from harness.scene import fused_cuda  # noqa: F401
         except (ImportError, OSError, RuntimeError) as error:
