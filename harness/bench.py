@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness import rng
 from harness.config import Config, Execution
-from harness.device import peak_memory_mb, pick_device
+from harness.device import fix_workspaces, peak_memory_mb, pick_device
 from harness.distill import runner, step
 from harness.distill.method import NoiseSchedule, load_method
 from harness.distill.optim import Adam
@@ -56,6 +56,7 @@ class Figure:
 def run(config: Config, check: bool = False, rounds: int = 7, console: Console | None = None) -> int:
     """Measure, print ratios first, and return the exit code: 1 where `check` and a bar is missed."""
     console = console or Console()
+    fix_workspaces()  # one variant is deterministic
     device = torch.device(pick_device("auto"))
     encoder = choose_backend(str(device))
     guidance = Guidance.load(config.guidance, device)

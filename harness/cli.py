@@ -688,16 +688,12 @@ def bench(
         from slurm.bench import run as run_slurm
 
         raise typer.Exit(int(not run_slurm(runs) and check))
-    from harness.config import apply_overrides
-    from harness.config import preset as settings_of
-
     if what not in ("engine", "spread"):
         raise UserError(f"no benchmark '{what}'{nearest(what, ['engine', 'spread', 'logs', 'slurm'])}")
-    config = apply_overrides(
-        settings_of(preset), [*settings, *([f"guidance.prior={prior}"] if prior else [])]
-    )
     from harness import bench as engine
+    from harness.doctor import resolve
 
+    config = resolve(preset, prior, settings)
     raise typer.Exit(engine.run(config, check=check) if what == "engine" else engine.spread(config))
 
 

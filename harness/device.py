@@ -16,9 +16,14 @@ def pick_device(requested: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if requested == "auto" else requested
 
 
+def fix_workspaces() -> None:
+    """Let matrix products on a GPU be deterministic; to be called before the first of them."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 def be_deterministic() -> None:
     """From now on this process gives the same bits for the same calls, on a GPU, too."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
+    fix_workspaces()
     torch.use_deterministic_algorithms(True)
 
 

@@ -184,8 +184,8 @@ class _Crew:
         method = self._make_method(first, guidance)
         state = {name: value.to(self.device) for name, value in method.initial_state(seeds).items()}
         known = {name: value.to(self.device) for name, value in scene.state(len(seeds)).items()}
-        groups = {"params": params, "adam.first": adam.first, "adam.second": adam.second, "method": state}
-        groups["scene"] = known
+        moments = {"adam.first": adam.first, "adam.second": adam.second}
+        groups = {"params": params, **moments, "method": state, "scene": known}
         for r, checkpoint in enumerate(checkpoints):
             if checkpoint:
                 _restore(groups, r, checkpoint[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -33,15 +34,10 @@ def unavailable(backend: str) -> str | None:
             return "there is no CUDA device"
         if not has_c_compiler():
             return "there is no C compiler"
-        try:
-            from harness.scene import fused_cuda  # noqa: F401
-        except (ImportError, OSError, RuntimeError) as error:
-            return str(error).splitlines()[0]
-    if backend == "numba":
-        try:
-            from harness.scene import fused_cpu  # noqa: F401
-        except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: nowhere to cache compiled code
-            return str(error).splitlines()[0]
+    try:
+        fused(backend)
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: nowhere to cache compiled code
+        return str(error).splitlines()[0]
     return None
 
 
@@ -80,17 +76,10 @@ def by_run(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tup
     return tuple(torch.cat(parts) for parts in zip(*runs, strict=True))
 
 
-def _fused(backend: str) -> Any:
+def fused(backend: str) -> Any:
     """The backend's module with `query` and `composite`; None where torch does both."""
-    if backend == "numba":
-        from harness.scene import fused_cpu
-
-        return fused_cpu
-    if backend == "triton":
-        from harness.scene import fused_cuda
-
-        return fused_cuda
-    return None
+    name = {"numba": "fused_cpu", "triton": "fused_cuda"}.get(backend)
+    return importlib.import_module(f"harness.scene.{name}") if name else None
 
 
 class HashField:
@@ -104,7 +93,7 @@ class HashField:
         self.cfg, self.channels, self.backend = cfg, channels, backend
         self._settings = (cfg.levels, cfg.features, cfg.log2_hashmap, cfg.base_resolution, cfg.growth)
         self.grid = hashgrid.grid(*self._settings)
-        self.fused = _fused(backend)
+        self.fused = fused(backend)
 
     def init(self, seeds: Sequence[int], background_RC: Tensor | None = None) -> Params:
         """Fresh parameters on the CPU, a run's from its seed alone.

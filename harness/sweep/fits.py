@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import time
+from functools import cache
 from pathlib import Path
 
 from harness.config import Config, UserError
@@ -21,6 +22,7 @@ def _store() -> Path:
     return Path(cache) / "dreamtime-harness" / "packs.json"
 
 
+@cache
 def device_name(device: str) -> str:
     """What kind of device a slot has: the GPU's name, or the CPU's memory."""
     if device == "cpu":
