@@ -6,18 +6,24 @@ STAMP := $(VENV)/.installed
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test slurm-test lint types ci-sweep clean
+.PHONY: demo test browser-test slurm-test lint types ci-sweep clean
 
 demo: $(STAMP)
 	$(BIN)/harness sweep prompts/coco.txt --limit 6 --seeds 0 --out demo
 	$(BIN)/harness eval demo
 
 test: lint types
-	$(BIN)/pytest -m "not long and not slurm"
+	$(BIN)/pytest -m "not long and not slurm and not browser"
 
 # What runs on a real Slurm: brings up clusters of slurm/testbed on this machine (root, Debian), and takes them down.
 slurm-test: $(STAMP)
 	$(BIN)/pytest -m slurm
+
+# What people look at, in a real Chromium; Debian's is installed where there is none (root, or install it yourself).
+browser-test: $(STAMP)
+	@command -v chromium >/dev/null || { apt-get -qq update && \
+		apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+	$(BIN)/pytest -m browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,94 @@
+"""The command tree, and the arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="harness",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="Durable sweeps of score-distillation text-to-3D: prompts × methods × seeds.",
+    epilog="Example: harness sweep prompts/smoke.txt --methods uniform_sds,tp_sds && harness eval runs",
+)
+prompts_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Prompt suites.")
+toyworld_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The embedded toy world and its weights."
+)
+slurm_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Slurm sites.")
+profile_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Profiles of Slurm sites.")
+app.add_typer(slurm_app, name="slurm")
+slurm_app.add_typer(profile_app, name="profile")
+app.add_typer(prompts_app, name="prompts")
+app.add_typer(toyworld_app, name="toyworld")
+
+INTERRUPTED = 130
+
+
+def _paths(incomplete: str, kind: str) -> list[str]:
+    parent = Path(incomplete).parent
+    try:
+        found = sorted(p for p in parent.iterdir() if str(p).startswith(incomplete.removeprefix("./")))
+    except OSError:
+        return []
+    return [f"{p}/" if p.is_dir() else str(p) for p in found if p.is_dir() or p.suffix == kind]
+
+
+def complete_prompts(incomplete: str) -> list[str]:
+    return _paths(incomplete, ".txt")
+
+
+def complete_methods(incomplete: str) -> list[str]:
+    from harness.distill.method import discover
+
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in discover() if name.startswith(last)]
+
+
+def complete_profiles(incomplete: str) -> list[str]:
+    from slurm.profile import names
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
+def complete_settings(incomplete: str) -> list[str]:
+    from harness.config import Config, override_keys
+
+    return [f"{key}=" for key in override_keys(Config) if key.startswith(incomplete)]
+
+
+def complete_run(incomplete: str) -> list[str]:
+    return [path.parent.name for path in Path("runs").glob(f"{incomplete}*/spec.json")]
+
+
+MethodsDir = Annotated[
+    list[Path], typer.Option("--methods-dir", help="A folder with more methods; may be given several times.")
+]
+Runs = Annotated[Path, typer.Argument(help="The folder that a sweep wrote.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="The folder that a sweep wrote.")]
+Filter = Annotated[
+    list[str],
+    typer.Argument(
+        help="Which: method=tp_sds, seed=0-2, prompt=bus, state=failed, a part of the id, a pattern with *; "
+        "all words must fit.",
+    ),
+]
+Source = Annotated[
+    str, typer.Argument(metavar="[RUNS]", help="A folder of runs, or wandb:entity/project[/group].")
+]
+
+
+ClipName = Annotated[str, typer.Option("--clip", help="toy-clip, or an open_clip model of the allow-list.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+AllowMixed = Annotated[
+    bool, typer.Option("--allow-mixed", help="Put runs of different settings into one table all the same.")
+]
+Samples = Annotated[
+    int | None,
+    typer.Option("--prior-samples", min=0, help="Images of the prior itself per prompt; 4 for a toy prior."),
+]

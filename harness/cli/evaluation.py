@@ -1,0 +1,198 @@
+"""Tables, figures and named experiments; other people's renders in, logs out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.cli.app import INTERRUPTED, AllowMixed, ClipName, Device, Samples, Source, app
+from harness.cli.sweep import execution_of, run_sweep
+from harness.config import UserError
+
+
+def _study(runs: Path, **options: Any) -> Any:
+    from eval.command import console_for_tables, open_study
+    from harness.toyworld.render import ground_truth
+
+    return open_study(runs, console_for_tables(), ground_truth=ground_truth, **options)
+
+
+def _runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, Path]:
+    """The folder of runs, made from W&B where they are there, and where results go unless `out` says it."""
+    if not source.startswith("wandb:"):
+        return Path(source), out or Path(source, "eval", below)
+    from rich.console import Console
+
+    from eval.wandb_runs import run_folders_of
+
+    with Console(stderr=True).status(f"reading {source}"):
+        runs, problems = run_folders_of(source)
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    return runs, out or Path("wandb-" + source.rpartition("/")[2], below)
+
+
+@app.command(name="eval", epilog="Example: harness eval runs --out figures")
+def evaluate(
+    runs: Source = "runs",
+    clip: ClipName = "toy-clip",
+    out: Annotated[
+        Path | None, typer.Option(help="Where tables and sheets go; RUNS/eval or wandb-GROUP by default.")
+    ] = None,
+    device: Device = "auto",
+    allow_mixed: AllowMixed = False,
+) -> None:
+    """R-Precision of the stored views per method, with intervals, and a contact sheet."""
+    from eval.command import evaluate as run
+
+    folder, results = _runs_and_results(runs, out, "")
+    run(_study(folder, clip=clip, device=device, allow_mixed=allow_mixed), results)
+
+
+@app.command(epilog="Example: harness tables runs convergence diversity")
+def tables(
+    runs: Source = "runs",
+    names: Annotated[list[str], typer.Argument(help="Which; all that the runs allow by default.")] = [],  # noqa: B006
+    clip: ClipName = "toy-clip",
+    out: Annotated[
+        Path | None, typer.Option(help="Where they go; RUNS/eval/tables or wandb-GROUP/tables by default.")
+    ] = None,
+    device: Device = "auto",
+    allow_mixed: AllowMixed = False,
+    prior_samples: Samples = None,
+) -> None:
+    """Tables with intervals as md, csv and tex: R-Precision, convergence, diversity, failures, claims."""
+    from eval.command import write_tables
+
+    options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
+    folder, results = _runs_and_results(runs, out, "tables")
+    write_tables(_study(folder, **options), names, results)
+
+
+@app.command(epilog="Example: harness figures runs r_precision seeds_grid --out figures")
+def figures(
+    runs: Source = "runs",
+    names: Annotated[list[str], typer.Argument(help="Which; all that the runs allow by default.")] = [],  # noqa: B006
+    clip: ClipName = "toy-clip",
+    out: Annotated[
+        Path | None, typer.Option(help="Where they go; RUNS/eval/figures or wandb-GROUP/figures by default.")
+    ] = None,
+    device: Device = "auto",
+    allow_mixed: AllowMixed = False,
+    prior_samples: Samples = None,
+) -> None:
+    """Figures as pdf and png, each with a manifest of the runs that made it."""
+    from eval.figures import write_figures
+
+    options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
+    command = " ".join(["harness figures", runs, *names])
+    folder, results = _runs_and_results(runs, out, "figures")
+    for path in write_figures(_study(folder, **options), names, results, command):
+        print(path)
+
+
+@app.command(epilog="Example: harness reproduce fig8 --size toy")
+def reproduce(
+    name: Annotated[str, typer.Argument(help="An experiment of experiments/, or all.")],
+    size: Annotated[str, typer.Option(help="toy (two CPU cores, within 30 minutes) or paper.")] = "toy",
+    runs: Annotated[Path, typer.Option(help="Folders of runs, one per experiment, are in here.")] = Path(
+        "runs"
+    ),
+    out: Annotated[Path, typer.Option(help="Tables and figures go here, a folder per experiment.")] = Path(
+        "results"
+    ),
+    device: Device = "auto",
+    wandb: Annotated[str | None, typer.Option(help="online, offline or disabled.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plans and estimates only.")] = False,
+) -> None:
+    """A named experiment from sweep to figures; runs that are done are reused."""
+    from harness.sweep import experiment
+
+    for each in experiment.names() if name == "all" else [name]:
+        code = _reproduce(each, size, runs, out, device, wandb, dry_run)
+        if code:
+            raise typer.Exit(code)
+
+
+def _reproduce(
+    name: str, size: str, runs: Path, out: Path, device: str, wandb: str | None, dry_run: bool
+) -> int:
+    from eval.command import write_tables
+    from eval.figures import write_figures
+    from harness.records.identity import run_id
+    from harness.sweep import experiment
+
+    if size not in ("toy", "paper"):
+        raise UserError(f"--size is toy or paper, not '{size}'")
+    asked = experiment.load(name)
+    sized = asked.paper if size == "paper" else asked.toy
+    command = f"harness reproduce {name} --size {size}"
+    print(f"{name} ({size}): {asked.title}", flush=True)
+    folder = out / f"{name}-{size}"
+    if sized is None:
+        for path in [] if dry_run else write_figures(None, asked.figures, out / name, command):
+            print(path)
+        return 0
+    root = runs / f"{asked.runs or name}-{size}"
+    suite, specs = asked.request(sized).resolve()
+    execution = execution_of(root, wandb, device=device, keep_params=asked.keep_params)
+    code = run_sweep(root, suite, specs, execution, dry_run, retry_failed=False)
+    if code == INTERRUPTED or dry_run:
+        return code
+    for clip in sized.clips:
+        study = _study(root, clip=clip, device=device, only={run_id(spec) for spec in specs})
+        where = folder if len(sized.clips) == 1 else folder / clip.replace("/", "-")
+        if asked.tables:
+            write_tables(study, asked.tables, where)
+        for path in write_figures(study, asked.figures, where, command) if asked.figures else []:
+            print(path)
+    return code
+
+
+@app.command(
+    name="import", epilog="Example: harness import renders --suite prompts/coco.txt --out theirs --toy"
+)
+def import_(
+    renders: Annotated[Path, typer.Argument(help="<method>/<prompt-id>/<seed>/rgb_*.png, as GPTEval3D's.")],
+    suite: Annotated[Path, typer.Option(help="The prompts they were made from.")],
+    out: Annotated[Path, typer.Option(help="The folder of runs to write.")] = Path("imported"),
+    azimuths: Annotated[int, typer.Option(min=1, help="Views of the full turn to keep.")] = 8,
+    elevation: Annotated[float, typer.Option(help="Degrees that their camera stood at.")] = 15.0,
+    steps: Annotated[int, typer.Option(min=1, help="How many steps their runs took.")] = 1,
+    prior: Annotated[str, typer.Option(help="Name of the diffusion prior they used.")] = "foreign",
+    toy: Annotated[bool, typer.Option("--toy", help="They are of the toy world.")] = False,
+) -> None:
+    """Other people's renders become run folders that eval, tables and figures read like any other."""
+    from eval.foreign import import_renders
+    from harness.sweep.grid import read_suite, write_suite
+
+    read = read_suite(suite)
+    runs = import_renders(renders, read, out, azimuths, elevation, steps, prior, toy)
+    write_suite(out, read)
+    print(f"{len(runs)} runs in {out}; next: harness eval {out}")
+
+
+@app.command(epilog="Example: harness export wandb:me/dreamtime/sweep --out logs.parquet")
+def export(
+    source: Annotated[
+        str, typer.Argument(help="A folder of runs, wandb:entity/project[/group], or offline .wandb files.")
+    ] = "runs",
+    metrics: Annotated[str, typer.Option(help="Which logged values, comma-separated; all by default.")] = "",
+    out: Annotated[Path, typer.Option(help="A .parquet or .csv file.")] = Path("logs.parquet"),
+) -> None:
+    """Every logged value as one tidy table: run, method, prompt, seed, step, time, metric, value, state."""
+    from eval.logs import load_logs
+
+    if out.suffix not in (".parquet", ".csv"):
+        raise UserError(f"--out {out}: write to a .parquet or a .csv file")
+    frame = load_logs(source, [name.strip() for name in metrics.split(",") if name.strip()] or None)
+    for problem in frame.attrs["problems"]:
+        print(f"left out: {problem}", file=sys.stderr)
+    if out.suffix == ".csv":
+        frame.to_csv(out, index=False)
+    else:
+        frame.to_parquet(out, index=False)
+    print(f"{len(frame)} rows of {frame['run'].nunique()} runs in {out}")

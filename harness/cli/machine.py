@@ -1,0 +1,119 @@
+"""What this machine has and how fast it is; priors for benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.app import app, complete_settings
+from harness.config import UserError, nearest
+
+
+@app.command(epilog="Example: harness bench --check")
+def bench(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="engine: packed against solo, the usual loop and the denoiser alone; spread: a seed run "
+            "again against another seed; logs: loading those of 2295 runs of 10 000 steps (3.6 GB of disk); "
+            "slurm: a disturbed sweep through slurm/testbed.",
+        ),
+    ] = "engine",
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
+    runs: Annotated[int, typer.Option(min=8, help="slurm: runs of the disturbed sweep.")] = 1000,
+    preset: Annotated[str, typer.Option(help="engine, spread: whose settings.")] = "toy",
+    prior: Annotated[
+        str | None, typer.Option(help="engine, spread: another prior than the preset's.")
+    ] = None,
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="engine, spread: a setting.", autocompletion=complete_settings
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+) -> None:
+    """Speed, side by side, as ratios; how a study's logs load; what a cluster costs and loses."""
+    if what == "logs":
+        from eval.bench_logs import run as run_logs
+
+        raise typer.Exit(int(check and not run_logs().ok))
+    if what == "slurm":
+        from slurm.bench import run as run_slurm
+
+        raise typer.Exit(int(not run_slurm(runs) and check))
+    if what not in ("engine", "spread"):
+        raise UserError(f"no benchmark '{what}'{nearest(what, ['engine', 'spread', 'logs', 'slurm'])}")
+    from harness import bench as engine
+    from harness.doctor import resolve
+
+    config = resolve(preset, prior, settings)
+    raise typer.Exit(engine.run(config, check=check) if what == "engine" else engine.spread(config))
+
+
+@app.command(epilog="Example: harness doctor --preset paper --fetch")
+def doctor(
+    preset: Annotated[str, typer.Option(help="Whose needs are looked at: toy, paper or iclr.")] = "toy",
+    prior: Annotated[
+        str | None, typer.Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
+    ] = None,
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting, such as guidance.revision=main; may be given several times.",
+            autocompletion=complete_settings,
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    clip: Annotated[
+        str, typer.Option(help="Scorers, comma-separated; those of the preset's experiments by default.")
+    ] = "",
+    out: Annotated[Path, typer.Option(help="Where the run folders will be.")] = Path("runs"),
+    fetch: Annotated[
+        bool,
+        typer.Option("--fetch", help="Download the weights that are not here, for jobs without internet."),
+    ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Measure a few steps: what the paper's comparison costs here.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What this machine has of what a preset needs; exit 1 where something is missing."""
+    from harness import doctor
+
+    config = doctor.resolve(preset, prior, settings)
+    clips = doctor.scorers(config, clip)
+    if fetch:
+        doctor.fetch_and_tell(config, clips, as_json)
+    elif not doctor.tell(config, clips, out, as_json, estimate):
+        raise typer.Exit(1)
+
+
+@app.command(
+    name="make-prior", epilog="Example: harness make-prior --like sd14 --random --out build/random-sd14"
+)
+def make_prior(
+    like: Annotated[str, typer.Option(help="Whose architecture: sd14, sd21, sdxl, if-i or sd3.")],
+    out: Annotated[Path, typer.Option(help="The pipeline folder to write.")],
+    random: Annotated[
+        bool, typer.Option("--random", help="Random weights, which this command makes and no others.")
+    ] = False,
+    size: Annotated[str, typer.Option(help="full, or tiny: the same classes at toy width.")] = "full",
+    seed: Annotated[int, typer.Option(help="What the weights are drawn from.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    tokenizer: Annotated[
+        str, typer.Option(help="clip, whose vocabulary comes with open_clip, or bytes.")
+    ] = "clip",
+) -> None:
+    """A prior of a published size with random weights, for benchmarks: no result comes of it."""
+    from harness.guidance.architectures import architecture
+
+    architecture(like)
+    if not random:
+        raise UserError("make-prior makes random weights only, and wants to hear it: add --random")
+    from harness.guidance.random_prior import make_prior as make
+
+    make(out, like, size=size, seed=seed, dtype=dtype, tokenizer=tokenizer)
+    print(f"{out}: {like} {size}, RANDOM WEIGHTS; use it: --set guidance.prior={out}")

@@ -1,0 +1,37 @@
+"""`harness methods` and `harness new-method`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.app import MethodsDir, app
+
+
+@app.command(epilog="Example: harness methods --methods-dir ~/my-methods")
+def methods(methods_dir: MethodsDir = []) -> None:  # noqa: B006
+    """The methods there are, by the first line of their docstrings."""
+    from harness.distill.method import discover
+
+    found = discover(methods_dir)
+    width = max(map(len, found), default=0)
+    for name, folder in sorted(found.items()):
+        print(f"{name:<{width}}  {folder.summary}")
+
+
+@app.command(name="new-method", epilog="Example: harness new-method my_sds --dir methods")
+def new_method(
+    name: Annotated[str, typer.Argument(help="The method's name: lower-case letters, digits and _.")],
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Where to; the built-in methods by default.")
+    ] = None,
+) -> None:
+    """Write the folder of a new method that runs as it stands."""
+    from harness.distill.method import BUILT_IN
+    from harness.distill.method import new_method as write
+
+    path = write(name, directory or BUILT_IN)
+    dirs = f" --methods-dir {path.parent}" if directory and path.parent.resolve() != BUILT_IN else ""
+    print(f"{path} written; try it: harness sweep prompts/smoke.txt --methods {name} --steps 50{dirs}")

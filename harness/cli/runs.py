@@ -1,0 +1,181 @@
+"""Commands on the runs of a sweep: where they stand, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.cli.app import Filter, Runs, RunsOption, app, complete_run
+from harness.config import UserError
+
+
+@app.command(epilog="Example: harness status runs --watch")
+def status(
+    runs: Runs = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Refresh until nothing is left to wait for.")
+    ] = False,
+    why: Annotated[
+        str,
+        typer.Option(metavar="RUN", help="Why this run stands where it does.", autocompletion=complete_run),
+    ] = "",
+) -> None:
+    """Per method: how many runs are done, running, queued and failed, the rate, time left and cost."""
+    from rich.console import Console
+
+    from harness.sweep.status import find_run, sweep_status
+    from slurm import watch as slurm
+
+    if why:
+        found = slurm.why(find_run(why, runs))
+        if as_json:
+            print(json.dumps(dict(found), indent=2, ensure_ascii=False))
+        for name, text in [] if as_json else found:
+            print(f"{name:<12} {text}")
+        return
+    look = slurm.status if slurm.used_here(runs) else sweep_status
+    if as_json:
+        print(look(runs).as_json())
+        return
+    console = Console(highlight=False)
+    state = _watched(runs, look, console) if watch else look(runs)
+    if not watch:
+        console.print(state.view())
+    for failure in state.failures[:10]:
+        console.print(
+            f"failed at step {failure['step']}: {failure['run']}: {failure['reason']}", soft_wrap=True
+        )
+    if len(state.failures) > 10:
+        console.print(f"… and {len(state.failures) - 10} more (--json lists them all)")
+
+
+WATCH_SECONDS = 5.0  # between two looks: one call of squeue, where there is a queue
+
+
+def _watched(runs: Path, look: Any, console: Any) -> Any:
+    """Show the status until nothing is left to wait for; the last one. It belongs to nobody: a sweep does not
+    notice a terminal that is closed."""
+    from rich.live import Live
+
+    on_terminal = sys.stdout.isatty()
+    state = look(runs)
+    try:
+        with Live(state.view(), console=console, auto_refresh=False) as live:
+            while state.total.running or state.total.queued or state.total.waiting:
+                time.sleep(WATCH_SECONDS)
+                if on_terminal and not sys.stdout.isatty():
+                    os._exit(0)  # closed, and nohup kept the hang-up away: there is nowhere to say goodbye
+                state = look(runs)
+                live.update(state.view(time.strftime("%H:%M:%S")), refresh=True)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    return state
+
+
+@app.command(epilog="Example: harness cancel method=tp_sds seed=3")
+def cancel(words: Filter = [], runs: RunsOption = Path("runs")) -> None:  # noqa: B006
+    """Take runs out of whatever advances them, and end Slurm tasks that then have nothing left to do."""
+    from harness.sweep.select import select
+    from slurm.watch import cancel as cancel_runs
+
+    came = cancel_runs(runs, [folder.id for folder in select(runs, words)])
+    tasks = f", {len(came['tasks'])} Slurm tasks ended" if came["tasks"] else ""
+    print(f"{len(came['runs'])} runs cancelled{tasks}; the same sweep command takes them up again")
+
+
+@app.command(epilog="Example: harness retry method=tp_sds")
+def retry(words: Filter = [], runs: RunsOption = Path("runs")) -> None:  # noqa: B006
+    """Let failed and cancelled runs be tried again, from their last checkpoints."""
+    from harness.sweep.select import select
+
+    found = [folder for folder in select(runs, words) if folder.status() in ("failed", "cancelled")]
+    for folder in found:
+        folder.forget_failure()
+        folder.uncancel()
+    print(f"{len(found)} runs will be tried again by the same sweep command")
+
+
+@app.command(epilog="Example: harness gc runs")
+def gc(
+    runs: Runs = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+) -> None:
+    """List what belongs to no run of a folder, and remove it on confirmation."""
+    from harness.sweep.gc import find_waste
+    from slurm.watch import look, used_here
+
+    view = look(runs) if used_here(runs) else None
+    if view and view.problem:
+        raise UserError(f"{view.problem}: nothing is removed while tasks may be running")
+    waste = find_waste(runs, [task.launch.folder for task in view.queue] if view else [])
+    for item in waste:
+        print(f"{item.size / 1e6:9.1f} MB  {item.path}  ({item.why})")
+    if not waste:
+        print("nothing: all of it belongs to a run")
+    elif yes or typer.confirm(f"remove these {len(waste)}?"):
+        for item in waste:
+            item.remove()
+        print(f"removed, {sum(item.size for item in waste) / 1e6:.1f} MB")
+
+
+@app.command(epilog="Example: harness show tp_sds-a-red-bus-s0-d317b10f")
+def show(
+    run: Annotated[
+        str, typer.Argument(help="A run: its folder, its id, or a part of it.", autocompletion=complete_run)
+    ],
+    runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """One run: what was asked, where it stands, its last metrics and where its views are."""
+    from harness.sweep.status import describe, find_run
+
+    about = describe(find_run(run, runs))
+    if as_json:
+        print(json.dumps(about, indent=2, ensure_ascii=False))
+        return
+    config = about.pop("config")
+    about |= {f"config.{key}": value for key, value in config.items()}
+    for key, value in about.items():
+        if value not in (None, {}, ""):
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            print(f"{key:<16} {text}")
+
+
+@app.command(epilog="Example: harness sync runs --study dreamtime")
+def sync(
+    runs: Runs = Path("runs"),
+    words: Filter = [],  # noqa: B006
+    study: Annotated[str, typer.Option(help="W&B's project.")] = "dreamtime",
+    sweep: Annotated[
+        str, typer.Option("--group", help="W&B's group; the name of RUNS by default, as in a sweep.")
+    ] = "",
+    entity: Annotated[
+        str | None, typer.Option(help="W&B's entity; the API key's default one by default.")
+    ] = None,
+) -> None:
+    """Upload to W&B what it lacks of these runs; the same command again uploads nothing."""
+    from rich.console import Console
+
+    from harness.records.wandb_sync import sync as run
+    from harness.sweep.select import select
+
+    folders = select(runs, words)
+    with Console(stderr=True).status("") as progress:
+        outcome = run(
+            folders,
+            study,
+            sweep or runs.resolve().name,
+            entity,
+            lambda so_far: progress.update(f"{so_far.line} of {len(folders)}"),
+        )
+    for name, problem in list(outcome.left.items())[:10]:
+        print(f"left: {name}: {problem}", file=sys.stderr)
+    print(f"{len(folders)} runs in W&B project {study}: {outcome.line}")
+    raise typer.Exit(1 if outcome.left else 0)
