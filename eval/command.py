@@ -13,7 +13,7 @@ from rich.progress import track
 
 from eval.claims import claims, published
 from eval.contact_sheet import Cell, contact_sheets, shown_views
-from eval.load import TOY, RunRecord
+from eval.load import RunRecord
 from eval.results import (
     convergence_table,
     differences,
@@ -28,6 +28,7 @@ from eval.tables import Table, as_csv, latex, markdown, terminal
 from harness.config import UserError, first_line, nearest
 from harness.records.environment import packages
 from harness.records.files import write_bytes, write_json
+from harness.records.stamp import TOY
 
 TABLES: Mapping[str, Callable[[Study], Table]] = {
     "r_precision": r_precision,

@@ -12,14 +12,12 @@ import numpy as np
 import pandas as pd
 
 from harness.config import Config, UserError, first_line
-from harness.records.files import read_json
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import NOT_HASHED, canonical_json
+from harness.records.stamp import mark
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "harness" / "weights"
 ENDED = ("done", "failed")
-TOY, RANDOM = "toy", "RANDOM WEIGHTS"
-_MARKS = {"toy": TOY, "random": RANDOM, "": ""}  # how a prior's stamp is shown
 
 
 @dataclass(frozen=True)
@@ -118,20 +116,11 @@ def _record(folder: RunFolder) -> RunRecord:
         failure=None if failure is None else f"{failure.get('reason')} at step {failure.get('step')}",
         prior=prior.get("tag", asked),
         prior_hash=prior.get("weights_hash", ""),
-        mark=_mark(prior, asked),
+        mark=mark(prior, asked),
         numerics=_numerics(env),
         view_steps=tuple(folder.view_steps()),
         folder=folder,
     )
-
-
-def _mark(prior: Mapping[str, Any], asked: str) -> str:
-    if "stamp" in prior:
-        return _MARKS.get(prior["stamp"], str(prior["stamp"]))
-    # A record from before there were stamps, or of a run that never loaded its prior.
-    if not prior and (read_json(Path(asked, "card.json")) or {}).get("random"):
-        return RANDOM
-    return TOY if prior.get("is_toy", Path(asked).name.startswith("toy-")) else ""
 
 
 def _numerics(env: Mapping[str, Any]) -> str:

@@ -14,10 +14,11 @@ from PIL import Image
 from eval import appearance, convergence, diversity, geometry, gradients, janus, spectrum
 from eval.clip import Clip, load_clip
 from eval.features import ViewFeatures, view_features
-from eval.load import ENDED, TOY, RunRecord, load_runs, method_labels
+from eval.load import ENDED, RunRecord, load_runs, method_labels
 from eval.r_precision import MISS, VERSION, Pool, Scorer, load_pool, score_run
 from harness.config import UserError, ViewsConfig
 from harness.guidance.views import VIEWS
+from harness.records.stamp import TOY
 
 GroundTruth = Callable[[str, ViewsConfig], np.ndarray]
 Track = Callable[[Sequence[RunRecord], str], Iterable[RunRecord]]

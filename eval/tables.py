@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import rich.table
 
-from eval.load import TOY
 from eval.stats import Interval
 from eval.study import Stamp
+from harness.records.stamp import TOY
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from eval.figures.style import COLUMN, FAINT, FINE, GREY, PAGE, SMALL, TEXT, Sheet
-from eval.load import RANDOM, RunRecord
+from eval.load import RunRecord
 from eval.study import Study
 from harness.config import UserError, first_line, nearest
+from harness.records.stamp import RANDOM
 
 STEPS, SEEDS, PROMPTS = 8, 8, 6  # at most that many are shown
 LARGEST, TALLEST = 1.0, 8.0  # inches: side of a picture, all rows together

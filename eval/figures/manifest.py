@@ -10,9 +10,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from eval.figures.style import Sheet
-from eval.load import TOY
 from eval.study import Study
 from harness.records.environment import packages
+from harness.records.stamp import TOY
 
 # What would change from one writing to the next, or from one version of matplotlib to another, is left out.
 METADATA = {"pdf": {"CreationDate": None, "Creator": None, "Producer": None}, "png": {"Software": None}}

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from harness.records.files import read_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
+from harness.records.stamp import mark
 
 Mode = Literal["online", "offline", "disabled"]
 VIEWS = "views"
@@ -54,11 +55,9 @@ def record(folder: RunFolder, spec: RunSpec) -> bytes:
 
 
 def _tags(folder: RunFolder, spec: RunSpec) -> list[str] | None:
-    """What a run's prior is stamped; before it is known, by the prior's name."""
-    stamp = ((folder.env() or {}).get("prior") or {}).get("stamp")
-    if stamp is None and Path(spec.config.guidance.prior).name.startswith("toy-"):
-        stamp = "toy"
-    return [{"random": "RANDOM WEIGHTS"}.get(stamp, stamp)] if stamp else None
+    """What everything made with a run's prior is stamped."""
+    stamp = mark((folder.env() or {}).get("prior") or {}, spec.config.guidance.prior)
+    return [stamp] if stamp else None
 
 
 class Mirror:

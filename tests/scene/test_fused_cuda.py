@@ -1,5 +1,10 @@
 """The Triton field and renderer against their torch reference; without a GPU in its interpreter."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -45,6 +50,20 @@ def test_deterministic_is_the_same_gradient() -> None:
     for name, value in params.items():
         gradients_agree(value.grad, loose[name].grad)
         assert value.grad is not None and torch.equal(value.grad.flip(0), again[name].grad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_for_a_gpu_where_there_is_none(capability: int, tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.scene.compile_kernels", str(capability)],
+        capture_output=True,
+        text=True,
+        env=env | {"TRITON_CACHE_DIR": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    sizes = dict(line.split() for line in done.stdout.splitlines())
+    assert len(sizes) == 6 and all(int(size) > 1000 for size in sizes.values())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
