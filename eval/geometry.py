@@ -12,11 +12,10 @@ import torch
 from eval.clip import Clip
 from eval.features import cache_key, file_features
 from eval.load import RunRecord
+from harness.objects.final import Final, NoField, load
 from harness.records.files import strip, tiles, write_bytes
-from harness.scene.cameras import evaluation
-from harness.scene.field import choose_backend
-from harness.scene.generator import FieldGenerator
-from harness.scene.regularisers import normals
+from harness.scene.cameras import Cameras, evaluation
+from harness.scene.surface import normals_at, surface
 
 VERSION = 1
 AMBIENT, DIFFUSE = 0.1, 0.9  # DreamFusion, appendix A.2
@@ -42,32 +41,23 @@ def textureless_features(run: RunRecord, clip: Clip) -> np.ndarray | None:
 @torch.no_grad()
 def textureless(run: RunRecord, side: int) -> np.ndarray | None:
     """Grey renders at the evaluation cameras, [V, side, side, 3] uint8; None where there is no field."""
-    if run.config.scene.kind != "field" or run.status != "done":
+    if run.config.scene.kind != "field":
         return None
-    params = run.folder.load_params(run.total)
-    if params is None:
+    try:
+        final = load(run.folder)
+    except NoField:
         return None
-    stacked = {name: value[None] for name, value in params.items()}
-    channels = stacked["w2"].shape[1] - 1
-    scene = FieldGenerator(run.config.scene, channels, choose_backend("cpu"))
     cameras = evaluation(run.config.views)
-    views = [_shade(scene, stacked, cameras[v : v + 1], side) for v in range(len(cameras))]
-    return np.stack(views)
+    return np.stack([_shade(final, cameras[v : v + 1], side) for v in range(len(cameras))])
 
 
-def _shade(scene: FieldGenerator, params: dict[str, torch.Tensor], camera, side: int) -> np.ndarray:
-    out = scene.render(params, camera, torch.zeros(1, scene.field.channels), None, side)
-    weights_PS, opacity_P = out.weights_RPS[0], out.opacity_RHW[0].flatten()
-    hit_P = opacity_P > 0.05
-    # The surface is where the light is taken: one normal a ray, at its mean depth.
-    points_PS3 = out.points_RPS3[0]
-    share_PS = weights_PS / weights_PS.sum(-1, keepdim=True).clamp(min=1e-6)
-    surface_P3 = (share_PS[..., None] * torch.where(weights_PS[..., None] > 0, points_PS3, 0.0)).sum(1)
-    normals_P3 = normals(scene.field, params, surface_P3[None], 0.02 * scene.cfg.bound)[0]
-    forward_P3 = out.directions_RP3[0]
-    light_3 = -forward_P3.mean(0) + torch.tensor([0.0, 0.0, 1.0])
+def _shade(final: Final, camera: Cameras, side: int) -> np.ndarray:
+    seen = surface(final.scene, final.params, camera, side)
+    hit_P = seen.opacity_P > 0.05
+    normals_P3 = normals_at(final.scene, final.params, seen.points_P3)
+    light_3 = -seen.render.directions_RP3[0].mean(0) + torch.tensor([0.0, 0.0, 1.0])
     shade_P = AMBIENT + DIFFUSE * (normals_P3 @ (light_3 / light_3.norm())).clamp(min=0)
-    backdrop_3 = torch.tensor(scene.cfg.background_rgb)
-    alpha_P1 = (opacity_P * hit_P)[:, None]
+    backdrop_3 = torch.tensor(final.scene.cfg.background_rgb)
+    alpha_P1 = (seen.opacity_P * hit_P)[:, None]
     image_P3 = alpha_P1 * shade_P[:, None] + (1 - alpha_P1) * backdrop_3
     return (image_P3.clamp(0, 1) * 255).round().to(torch.uint8).reshape(side, side, 3).numpy()

@@ -13,6 +13,7 @@ FLOORS = [
     {"harness.config", "harness.device", "harness.guidance", "harness.rng"},
     {"harness.records"},
     {"harness.scene"},
+    {"harness.objects"},
     {"harness.distill", "eval", "harness.toyworld"},
     {"harness.sweep", "methods"},
     {"slurm"},
@@ -28,6 +29,7 @@ EVAL_MAY = {
     "harness.records",
     "harness.guidance",
     "harness.scene",
+    "harness.objects",  # textureless renders are of the field that turntables show
     "harness.config",
     "harness.device",
     "harness.rng",

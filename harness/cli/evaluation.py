@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.app import INTERRUPTED, AllowMixed, ClipName, Device, Samples, Source, app
+from harness.cli.app import INTERRUPTED, AllowMixed, ClipName, Device, RunsOption, Samples, Source, app
 from harness.cli.sweep import execution_of, run_sweep
-from harness.config import UserError
+from harness.config import UserError, nearest
 
 
 def _study(runs: Path, **options: Any) -> Any:
@@ -175,23 +175,74 @@ def import_(
     print(f"{len(runs)} runs in {out}; next: harness eval {out}")
 
 
-@app.command(epilog="Example: harness export wandb:me/dreamtime/sweep --out logs.parquet")
+@app.command(epilog="Example: harness export tp_sds-a-red-bus-s0-d317b10f --format glb")
 def export(
     source: Annotated[
-        str, typer.Argument(help="A folder of runs, wandb:entity/project[/group], or offline .wandb files.")
+        str,
+        typer.Argument(
+            help="For logs a folder of runs, wandb:entity/project[/group], or offline .wandb files; for a "
+            "mesh one run: its folder, its id, or a part of it.",
+        ),
     ] = "runs",
-    metrics: Annotated[str, typer.Option(help="Which logged values, comma-separated; all by default.")] = "",
-    out: Annotated[Path, typer.Option(help="A .parquet or .csv file.")] = Path("logs.parquet"),
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format", help="parquet or csv: logs; glb, obj or ply: a mesh. As --out ends, else parquet."
+        ),
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="The file; logs.parquet, or RUN/mesh/object.glb by default.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Logs: which values, comma-separated; all by default.")
+    ] = None,
+    runs: RunsOption = Path("runs"),
+    threshold: Annotated[
+        float | None, typer.Option(help="Mesh: density of the surface; as the views' outlines by default.")
+    ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(min=16, max=1024, help="Mesh: cells along an axis; as fine as the field by default."),
+    ] = None,
+    components: Annotated[
+        int | None, typer.Option(min=1, help="Mesh: keep so many of the largest parts; all by default.")
+    ] = None,
+    device: Device = "auto",
 ) -> None:
-    """Every logged value as one tidy table: run, method, prompt, seed, step, time, metric, value, state."""
+    """Every logged value of a sweep as one tidy table, or the object of one run as a coloured mesh."""
+    kind = _format(kind, out)
+    of_meshes = {"--threshold": threshold, "--resolution": resolution, "--components": components}
+    is_mesh = kind in ("glb", "obj", "ply")
+    for option, value in ({"--metrics": metrics} if is_mesh else of_meshes).items():
+        if value is not None:
+            raise UserError(f"{option} is not for --format {kind}")
+    if is_mesh:
+        from harness.cli.objects import export_run
+
+        export_run(source, runs, kind, out, threshold, resolution, components, device)
+    else:
+        _export_logs(source, kind, out or Path(f"logs.{kind}"), metrics or "")
+
+
+def _format(kind: str, out: Path | None) -> str:
+    known = ("parquet", "csv", "glb", "obj", "ply")
+    suffix = out.suffix.removeprefix(".") if out else ""
+    if kind and kind not in known:
+        raise UserError(f"--format {kind}: no such format{nearest(kind, known)}")
+    if out and (suffix not in known or kind not in ("", suffix)):
+        endings = " or ".join(f".{each}" for each in known if kind in ("", each))
+        raise UserError(f"--out {out}: its name must end in {endings}")
+    return kind or suffix or "parquet"
+
+
+def _export_logs(source: str, kind: str, out: Path, metrics: str) -> None:
+    """Columns: run, method, prompt, seed, step, time, metric, value, state."""
     from eval.logs import load_logs
 
-    if out.suffix not in (".parquet", ".csv"):
-        raise UserError(f"--out {out}: write to a .parquet or a .csv file")
     frame = load_logs(source, [name.strip() for name in metrics.split(",") if name.strip()] or None)
     for problem in frame.attrs["problems"]:
         print(f"left out: {problem}", file=sys.stderr)
-    if out.suffix == ".csv":
+    if kind == "csv":
         frame.to_csv(out, index=False)
     else:
         frame.to_parquet(out, index=False)

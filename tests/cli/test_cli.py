@@ -49,6 +49,10 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["sweep", "prompts/smoke.txt", "--steps", "0"], "--steps"),
         (["sweep", "prompts/smoke.txt", "--wandb", "on"], "online"),
         (["status", "no-such-folder"], "no-such-folder"),
+        (["turntable", "--runs", "no-such-folder"], "no-such-folder"),
+        (["export", "no-such-run", "--format", "glbb"], "'glb'"),
+        (["export", "no-such-run", "--format", "glb", "--out", "car.obj"], ".glb"),
+        (["export", "runs", "--threshold", "3"], "--format parquet"),
         (["toyworld", "train", "clap"], "'clip'"),
         (["methods", "--methods-dir", "no-such-folder"], "no-such-folder"),
         (["new-method", "Bad-Name"], "lower-case"),
@@ -83,7 +87,7 @@ def test_a_prompt_outside_the_toy_world_is_refused_before_anything_starts(
 COMMANDS = [
     *(["sweep"], ["status"], ["show"], ["methods"], ["new-method"], ["eval"], ["bench"], ["doctor"]),
     *(["prompts", "import-dreamfields"], ["toyworld", "show"], ["toyworld", "language"]),
-    *(["toyworld", "train"], ["toyworld", "check"], ["make-prior"]),
+    *(["toyworld", "train"], ["toyworld", "check"], ["make-prior"], ["turntable"], ["export"]),
 ]
 
 

@@ -1,0 +1,79 @@
+"""A run's object as a mesh file, and mesh.json beside it: how it was made and what is to know of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.config import UserError
+from harness.objects.colours import vertex_colours
+from harness.objects.final import Final, load_prior
+from harness.objects.formats import AXES, COLOURS, as_bytes
+from harness.objects.mesh import (
+    default_resolution,
+    density_grid,
+    largest_components,
+    level_surface,
+    silhouette_threshold,
+)
+from harness.records.files import write_bytes, write_json
+
+VERSION = 1
+
+
+def export_mesh(
+    final: Final,
+    kind: str,
+    out: Path | None = None,
+    threshold: float | None = None,
+    resolution: int | None = None,
+    components: int | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Write the mesh as `kind` (glb, obj or ply) to `out`, `<run>/mesh/object.<kind>` by default; its path
+    and what mesh.json says of it.
+
+    threshold: density of the surface, by default that of `silhouette_threshold`; resolution: cells along an
+    axis; components: how many of the largest parts are kept, all by default. UserError for an empty surface.
+    """
+    path = out or final.folder.path / "mesh" / f"object.{kind}"
+    if not path.parent.is_dir() and out:
+        raise UserError(f"--out {out}: there is no folder {path.parent}")
+    outlines = None
+    if threshold is None:
+        threshold, outlines = silhouette_threshold(final)
+    resolution = resolution or default_resolution(final)
+    grid = density_grid(final, threshold, resolution)
+    mesh, found = largest_components(level_surface(final, grid, threshold), components)
+    colours = vertex_colours(final, load_prior(final), mesh.vertices, mesh.vertex_normals)
+    about = final.about | {
+        "version": VERSION,
+        "file": path.name,
+        "threshold": threshold,
+        "threshold_from": "asked for" if outlines is None else "the outlines of the evaluation views",
+        "outline_iou": outlines,
+        "grid": {
+            "cells": 2 * -(-resolution // 2),
+            "spacing": grid.spacing,
+            "box": list(grid.density_XYZ.shape),
+            "queried": grid.queried,
+        },
+        "vertices": len(mesh.vertices),
+        "faces": len(mesh.faces),
+        "components": found,
+        "components_kept": found if components is None else min(components, found),
+        "watertight": bool(mesh.is_watertight),
+        "bounds": mesh.bounds.round(6).tolist(),
+        "axes": AXES[kind],
+        "units": "world units: the field lives in the ball of radius "
+        f"{final.scene.cfg.bound:g} round the origin; bounds are in the world's frame",
+        "colours": {
+            "stored": COLOURS[kind],
+            "views": colours.views,
+            "seen_share": colours.seen,
+            "linear_fit_r2": colours.fit,
+        },
+    }
+    path.parent.mkdir(exist_ok=True)
+    write_bytes(path, as_bytes(mesh, colours.rgb_N3, kind, about))
+    write_json(path.with_name("mesh.json") if out is None else path.with_name(f"{path.name}.json"), about)
+    return path, about

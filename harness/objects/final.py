@@ -1,0 +1,116 @@
+"""A finished run's field, and the prior that turns what it shows into colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.config import GuidanceConfig, UserError
+from harness.guidance.prior import Guidance
+from harness.records.folder import RecordError, RunFolder
+from harness.records.identity import RunSpec
+from harness.records.stamp import mark
+from harness.scene.cameras import Cameras
+from harness.scene.field import Params, choose_backend
+from harness.scene.generator import FieldGenerator
+
+
+class NoField(UserError):
+    """A run that has nothing to be seen from all sides."""
+
+
+@dataclass(frozen=True)
+class Final:
+    """A run at its last step: `params` [1, …] of the field in `scene`, on `device`."""
+
+    folder: RunFolder
+    spec: RunSpec
+    scene: FieldGenerator
+    params: Params
+    device: torch.device
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What every file made from the run says of it."""
+        prior = _prior_of(self.folder)
+        asked = self.spec.config.guidance.prior
+        return {
+            "run": self.folder.id,
+            "method": self.spec.label,
+            "prompt": self.spec.prompt,
+            "seed": self.spec.seed,
+            "step": self.spec.config.steps,
+            "prior": prior.get("tag", asked),
+            "mark": mark(prior, asked),
+        }
+
+
+def load(folder: RunFolder, device: str = "cpu") -> Final:
+    """The field of a run that is done; NoField where the run has none to show, UserError where its parameters
+    cannot be read."""
+    spec = folder.spec()
+    if spec.config.scene.kind != "field":
+        raise NoField(
+            f"{folder.id} made an image (scene.kind={spec.config.scene.kind}): it has no other side"
+        )
+    if folder.status() != "done":
+        raise NoField(f"{folder.id} is not done: it is {folder.status()}")
+    try:
+        params = folder.load_params(spec.config.steps)
+    except RecordError as error:
+        raise UserError(f"{folder.id}: {error}") from error
+    if not params:
+        raise NoField(
+            f"{folder.id} has no parameters of its last step, {spec.config.steps}: only its views are kept"
+        )
+    where = torch.device(device)
+    stacked = {name: value[None].to(where) for name, value in params.items()}
+    channels = stacked["w2"].shape[1] - 1
+    scene = FieldGenerator(spec.config.scene, channels, choose_backend(device))
+    return Final(folder, spec, scene, stacked, where)
+
+
+_loaded: dict[tuple[GuidanceConfig, torch.device], Guidance] = {}
+
+
+def load_prior(final: Final) -> Guidance:
+    """The prior that the run was made with, from this machine, kept for the next run of the same.
+
+    UserError where it is missing, or where its weights are not those of the run.
+    """
+    key = (final.spec.config.guidance, final.device)
+    if key not in _loaded:
+        _loaded.clear()  # one model at a time
+        _loaded[key] = Guidance.load(*key, local_files_only=True)
+    guidance = _loaded[key]
+    made_with = _prior_of(final.folder).get("weights_hash", guidance.weights_hash)
+    if made_with != guidance.weights_hash:
+        raise UserError(
+            f"{final.folder.id} was made with weights {made_with[:12]} of {guidance.tag}, and here are "
+            f"{guidance.weights_hash[:12]}: its colours cannot be decoded"
+        )
+    return guidance
+
+
+def _prior_of(folder: RunFolder) -> Mapping[str, Any]:
+    return (folder.env() or {}).get("prior") or {}
+
+
+@torch.no_grad()
+def latents(final: Final, prior: Guidance, cameras: Cameras) -> Tensor:
+    """What the cameras see at the scene's resolution, [V, C, H, W], as the run's own evaluation views."""
+    background_1C = prior.flat_code(final.spec.config.scene.background_rgb)[None]
+    views = [
+        final.scene.view(final.params, cameras[v : v + 1], background_1C, None).x_RCHW
+        for v in range(len(cameras))
+    ]
+    return torch.cat(views)
+
+
+def pictures(prior: Guidance, x_VCHW: Tensor) -> Tensor:
+    """Latents decoded, uint8 [V, H, W, 3] on the CPU."""
+    return prior.decode(x_VCHW).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()

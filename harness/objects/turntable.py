@@ -1,0 +1,109 @@
+"""Turntables: a run's object seen once round, as colour, depth and normals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image
+
+from harness.objects.final import Final, latents, load_prior, pictures
+from harness.objects.video import mp4, webp
+from harness.records.files import read_json, write_bytes, write_json
+from harness.records.folder import RunFolder
+from harness.scene.cameras import Cameras, make
+from harness.scene.surface import mean_normals, surface
+
+VERSION = 1
+FPS = 30
+NEUTRAL = 0.93  # grey behind depth and normals
+DEPTH_COLOURS = "viridis"  # even steps of depth look like even steps, also to the colour-blind
+FOLDER = "turntable"
+
+
+def is_there(folder: RunFolder, azimuths: int, elevation: float, size: int | None) -> bool:
+    """Whether the run has this turntable already, made after it was done."""
+    about = read_json(folder.path / FOLDER / "turntable.json") or {}
+    asked = {"version": VERSION, "azimuths": azimuths, "elevation": elevation, "asked_size": size}
+    made = folder.path / FOLDER / "turntable.json"
+    return (
+        all(about.get(name) == value for name, value in asked.items())
+        and all((made.parent / name).is_file() for name in about["files"])
+        and made.stat().st_mtime >= (folder.path / "result.json").stat().st_mtime
+    )
+
+
+def write_turntable(
+    final: Final, azimuths: int = 120, elevation: float = 15.0, size: int | None = None
+) -> Path:
+    """Write `<run>/turntable/{colour,depth,normals}.{mp4,webp}` and turntable.json; the folder.
+
+    One turn from the front at `elevation` degrees, at the distance and with the field of view of the run's
+    evaluation views. Frames are `size` pixels wide, by default as the prior decodes them.
+    """
+    prior = load_prior(final)
+    views = final.spec.config.views
+    turn = [360.0 * n / azimuths for n in range(azimuths)]
+    cameras = make(turn, [elevation] * azimuths, [views.distance] * azimuths, [views.fov] * azimuths)
+    side = size or prior.image_size
+    near, far = views.distance - final.scene.cfg.bound, views.distance + final.scene.cfg.bound
+    colour_VHWC = pictures(prior, latents(final, prior, cameras)).numpy()
+    depth_VHWC, normals_VHWC = _shape(final, cameras, side, near, far)
+    films = {"colour": _resized(colour_VHWC, side), "depth": depth_VHWC, "normals": normals_VHWC}
+    out = final.folder.path / FOLDER
+    out.mkdir(exist_ok=True)
+    (out / "turntable.json").unlink(missing_ok=True)  # it says that the films are whole: it is written last
+    for name, frames_VHWC in films.items():
+        write_bytes(out / f"{name}.mp4", mp4(frames_VHWC, FPS))
+        write_bytes(out / f"{name}.webp", webp(frames_VHWC, FPS))
+    about = final.about | {
+        "version": VERSION,
+        "azimuths": azimuths,
+        "elevation": elevation,
+        "distance": views.distance,
+        "fov": views.fov,
+        "asked_size": size,
+        "size": side,
+        "decoded_size": prior.image_size,
+        "fps": FPS,
+        "depth": {"near": near, "far": far, "colours": f"{DEPTH_COLOURS}, reversed: near is bright"},
+        "normals": "(n + 1) / 2 in the camera's frame: red right, green up, blue towards the camera",
+        "files": [f"{name}.{kind}" for name in films for kind in ("mp4", "webp")],
+    }
+    write_json(out / "turntable.json", about)
+    return out
+
+
+def _shape(
+    final: Final, cameras: Cameras, side: int, near: float, far: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Depth and normals straight from the density, each uint8 [V, side, side, 3]."""
+    colours = torch.from_numpy(matplotlib.colormaps[DEPTH_COLOURS + "_r"](np.arange(256))[:, :3]).float()
+    depth, facing = [], []
+    for v in range(len(cameras)):
+        seen = surface(final.scene, final.params, cameras[v : v + 1], side)
+        opacity_P1 = seen.opacity_P[:, None].cpu()
+        level_P = ((seen.depth_P - near) / (far - near)).clamp(0, 1).mul(255).round().long().cpu()
+        towards_P3 = in_camera(cameras[v : v + 1], mean_normals(final.scene, final.params, seen).cpu())
+        for frames, image_P3 in ((depth, colours[level_P]), (facing, towards_P3 / 2 + 0.5)):
+            shown_P3 = opacity_P1 * image_P3 + (1 - opacity_P1) * NEUTRAL
+            frames.append((shown_P3.clamp(0, 1) * 255).round().to(torch.uint8).reshape(side, side, 3).numpy())
+    return np.stack(depth), np.stack(facing)
+
+
+def in_camera(camera: Cameras, vectors_P3: torch.Tensor) -> torch.Tensor:
+    """World vectors in the frame of one camera: right, up, towards the camera."""
+    azimuth, elevation = torch.deg2rad(camera.azimuth_R[0]), torch.deg2rad(camera.elevation_R[0])
+    ca, sa, ce, se = azimuth.cos(), azimuth.sin(), elevation.cos(), elevation.sin()
+    zero = torch.zeros_like(ca)
+    rows = ((-sa, ca, zero), (-se * ca, -se * sa, ce), (ce * ca, ce * sa, se))
+    return vectors_P3 @ torch.stack([torch.stack(row) for row in rows]).to(vectors_P3).T
+
+
+def _resized(frames_VHWC: np.ndarray, side: int) -> np.ndarray:
+    if frames_VHWC.shape[1] == side:
+        return frames_VHWC
+    resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames_VHWC]
+    return np.stack([np.asarray(image) for image in resized])
