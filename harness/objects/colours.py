@@ -28,12 +28,13 @@ OPAQUE = 0.5  # a pixel that lets more light through shows the background
 
 @dataclass(frozen=True)
 class VertexColours:
-    """rgb_N3 in [0, 1] as displays take it (sRGB); `seen`: share of vertices that a picture shows; `fit`: R²
-    of the linear map from latents to colours that the others go by; `views`: how many pictures."""
+    """rgb_N3 in [0, 1] as displays take it (sRGB); `seen`: share of vertices that a picture shows;
+    `guess_error`: what the way to the others' colours errs by, on the mean, where a picture shows better;
+    `views`: how many pictures."""
 
     rgb_N3: np.ndarray
     seen: float
-    fit: float
+    guess_error: float
     views: int
 
 
@@ -62,8 +63,8 @@ def vertex_colours(
 
     A vertex's colour is the mean over the pictures that see it, weighted by the squared cosine between its
     normal and the way to the camera. A picture sees it where it is no deeper than what the picture's pixel
-    shows, by one sample of the run's rays at most. A vertex that none sees takes its own latent's colour by a
-    linear map, fitted to the same pictures.
+    shows, by one sample of the run's rays at most. A vertex that none sees takes the latent half a sample
+    beneath it, through a linear map to colours that is fitted to the same pictures.
     """
     points_N3, facing_N3 = (
         torch.tensor(each, dtype=torch.float32, device=final.device) for each in (vertices_N3, normals_N3)
@@ -87,12 +88,13 @@ def vertex_colours(
         sum_N3 += share_N[:, None] * _look_up(images_VCHW[v], place_N2, "bilinear")
         weight_N += share_N
         opacity_VHW.append(seen.opacity_P.view(side, side))
-    map_D3, fit = _linear_map(x_VCHW, images_VCHW, torch.stack(opacity_VHW))
-    _, own_1NC = final.scene.field.query(final.params, points_N3[None])
+    map_D3 = _linear_map(x_VCHW, images_VCHW, torch.stack(opacity_VHW))
+    _, own_1NC = final.scene.field.query(final.params, (points_N3 - slack / 2 * facing_N3)[None])
     guess_N3 = (_with_one(own_1NC[0]) @ map_D3).clamp(0, 1)
     is_seen_N = weight_N > 0
     rgb_N3 = torch.where(is_seen_N[:, None], sum_N3 / weight_N.clamp(min=1e-9)[:, None], guess_N3)
-    return VertexColours(rgb_N3.cpu().numpy(), float(is_seen_N.float().mean()), fit, len(cameras))
+    error = (guess_N3 - rgb_N3)[is_seen_N].abs().sum() / (3 * is_seen_N.sum().clamp(min=1))
+    return VertexColours(rgb_N3.cpu().numpy(), float(is_seen_N.float().mean()), float(error), len(cameras))
 
 
 def project(camera: Cameras, points_N3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,18 +116,15 @@ def _look_up(maps_CHW: Tensor, place_N2: Tensor, mode: str) -> Tensor:
     return found[0, :, 0].T
 
 
-def _linear_map(x_VCHW: Tensor, images_VCHW: Tensor, opacity_VHW: Tensor) -> tuple[Tensor, float]:
+def _linear_map(x_VCHW: Tensor, images_VCHW: Tensor, opacity_VHW: Tensor) -> Tensor:
     """[C + 1, 3]: the least squares map from latents (and 1) to the colours of the patches they are decoded
-    to, over what is opaque; and its R²."""
+    to, over what is opaque."""
     patch = images_VCHW.shape[-1] // x_VCHW.shape[-1]
     colour_VCHW, opacity_VHW = avg_pool2d(images_VCHW, patch), avg_pool2d(opacity_VHW, patch)
     is_opaque_VHW = opacity_VHW >= OPAQUE
     known_MD = _with_one(x_VCHW.movedim(1, -1)[is_opaque_VHW]).double().cpu()
     colour_M3 = colour_VCHW.movedim(1, -1)[is_opaque_VHW].double().cpu()
-    map_D3 = torch.linalg.lstsq(known_MD, colour_M3, driver="gelsd").solution
-    left = (known_MD @ map_D3 - colour_M3).square().sum()
-    spread = (colour_M3 - colour_M3.mean(0)).square().sum()
-    return map_D3.to(x_VCHW), float(1 - left / spread.clamp(min=1e-12))
+    return torch.linalg.lstsq(known_MD, colour_M3, driver="gelsd").solution.to(x_VCHW)
 
 
 def _with_one(x_MC: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def export_mesh(
             "stored": COLOURS[kind],
             "views": colours.views,
             "seen_share": colours.seen,
-            "linear_fit_r2": colours.fit,
+            "guess_error": colours.guess_error,
         },
     }
     path.parent.mkdir(exist_ok=True)

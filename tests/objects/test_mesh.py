@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.config import Config, UserError
+from harness.config import Config, GuidanceConfig, UserError
+from harness.guidance.prior import Guidance
+from harness.guidance.random_prior import make_prior
 from harness.objects import mesh as meshes
 from harness.objects.colours import project
 from harness.objects.export import export_mesh
@@ -156,6 +158,21 @@ def test_what_a_final_run_shows_are_its_stored_views(tiny_prior: Path, tmp_path:
         load_prior(final), latents(final, load_prior(final), evaluation(final.spec.config.views))
     )
     assert np.array_equal(seen_VHWC.numpy(), final.folder.views(tinyruns.STEPS))
+
+
+def test_a_prior_of_pixels_needs_no_decoder(tmp_path: Path) -> None:
+    folder = make_prior(tmp_path / "if", "if-i", size="tiny", dtype="float32")
+    side = Guidance.load(GuidanceConfig(prior=str(folder)), local_files_only=True).image_size
+    scene = tinyruns.config(folder).scene.model_copy(update={"resolution": side})
+    [run_id] = tinyruns.create(tmp_path, folder, runs=1, scene=scene.model_dump())
+    tinyruns.run(tmp_path, [run_id])
+    final = load(RunFolder(tmp_path / run_id))
+    _, about = export_mesh(final, "ply")
+    assert about["mark"] == "RANDOM WEIGHTS" and about["watertight"]
+    mesh = trimesh.load_mesh(final.folder.path / "mesh" / "object.ply", process=False)
+    x_1NC = final.scene.field.query(final.params, torch.from_numpy(mesh.vertices)[None].float())[1]
+    own_N3 = (x_1NC[0] / 2 + 0.5).clamp(0, 1).detach().numpy()
+    assert np.abs(colours_of(mesh, "ply") - own_N3).mean() < 0.1
 
 
 def test_a_run_without_a_field_is_refused(tmp_path: Path) -> None:
