@@ -10,10 +10,19 @@ import sys
 import torch
 from torch import Tensor
 
+from harness.config import UserError, nearest
+
 
 def pick_device(requested: str) -> str:
-    """The device for "auto": the GPU where there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if requested == "auto" else requested
+    """The device for "auto": the GPU where there is one. UserError for a device that is not here."""
+    if requested == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = requested.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"no device '{requested}'{nearest(requested, ('auto', 'cpu', 'cuda'))}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {requested}: there is no CUDA device here; choose cpu or auto")
+    return requested
 
 
 def fix_workspaces() -> None:

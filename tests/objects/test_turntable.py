@@ -128,5 +128,5 @@ def test_export_of_a_mesh_by_command(
         call(monkeypatch, "export", folder.id, "--runs", tmp_path, "--out", tmp_path / "no" / "box.obj") == 2
     )
     assert "no folder" in capsys.readouterr().err
-    for wrong, says in (("--metrics", "loss"), ("--out", "x.glb")):
+    for wrong, says in (("--metrics", "loss"), ("--out", "x.glb"), ("--device", "gpu")):
         assert call(monkeypatch, "export", folder.path, "--format", "ply", wrong, says) == 2
