@@ -202,7 +202,7 @@ def export(
     ] = None,
     resolution: Annotated[
         int | None,
-        typer.Option(min=16, max=1024, help="Mesh: cells along an axis; as fine as the field by default."),
+        typer.Option(min=16, max=512, help="Mesh: cells along an axis; as fine as the field by default."),
     ] = None,
     components: Annotated[
         int | None, typer.Option(min=1, help="Mesh: keep so many of the largest parts; all by default.")

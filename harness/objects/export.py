@@ -38,6 +38,8 @@ def export_mesh(
     path = out or final.folder.path / "mesh" / f"object.{kind}"
     if not path.parent.is_dir() and out:
         raise UserError(f"--out {out}: there is no folder {path.parent}")
+    if threshold is not None and not threshold > 0:
+        raise UserError(f"--threshold {threshold:g}: a density is above 0")
     outlines = None
     if threshold is None:
         threshold, outlines = silhouette_threshold(final)

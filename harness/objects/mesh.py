@@ -21,6 +21,7 @@ from harness.scene.cameras import evaluation
 
 FINEST = 256  # cells along an axis, unless asked for more
 FAINT = 0.1  # of the threshold: what the coarse grid takes for a sign of something
+OUTLINE = 4  # pixels of an outline for one of the scene's own
 CHUNK = 2**18  # points of one query
 
 
@@ -52,7 +53,11 @@ def silhouette_threshold(final: Final) -> tuple[float, float]:
     for v in range(len(cameras)):
         channels = final.scene.field.channels
         out = final.scene.render(
-            final.params, cameras[v : v + 1], torch.zeros(1, channels), None, 4 * final.scene.cfg.resolution
+            final.params,
+            cameras[v : v + 1],
+            torch.zeros(1, channels),
+            None,
+            OUTLINE * final.scene.cfg.resolution,
         )
         density_PS, _ = final.scene.field.query(final.params, out.points_RPS3.flatten(1, 2))
         peaks.append(density_PS.unflatten(1, out.points_RPS3.shape[1:3])[0].amax(-1))
@@ -101,8 +106,9 @@ def density_grid(final: Final, threshold: float, resolution: int) -> Grid:
     density_XYZ = _query(final, axes, wanted_XYZ)
     spacing = 2 * bound / fine
     # Cut by the ball: the level surface then runs along it, whatever lies beyond.
-    within_XYZ = threshold * (1 + (bound - _radius(axes)) / spacing)
-    density_XYZ = torch.minimum(density_XYZ, within_XYZ.clamp(min=0))
+    for x, plane_YZ in zip(axes[0].split(1), density_XYZ, strict=True):
+        within_YZ = threshold * (1 + (bound - _radius([x, *axes[1:]])[0]) / spacing)
+        torch.minimum(plane_YZ, within_YZ.clamp(min=0), out=plane_YZ)
     return Grid(
         np.pad(density_XYZ.numpy(), 1),  # a border of nothing closes what would end at the box
         np.array([float(axis[0]) for axis in axes]) - spacing,
@@ -119,11 +125,12 @@ def _radius(axes: list[Tensor]) -> Tensor:
 def _query(final: Final, axes: list[Tensor], wanted_XYZ: Tensor) -> Tensor:
     """Densities at the wanted nodes of a lattice, on the CPU; 0 at the others."""
     density_XYZ = torch.zeros(wanted_XYZ.shape)
-    for index_n3 in wanted_XYZ.nonzero().split(CHUNK):
-        x, y, z = index_n3.unbind(-1)
-        points_n3 = torch.stack([axis[index] for axis, index in zip(axes, (x, y, z), strict=True)], -1)
-        found_1n, _ = final.scene.field.query(final.params, points_n3[None].to(final.device))
-        density_XYZ[x, y, z] = found_1n[0].cpu()
+    for x, plane_YZ, wanted_YZ in zip(axes[0], density_XYZ, wanted_XYZ, strict=True):
+        for index_n2 in wanted_YZ.nonzero().split(CHUNK):
+            y, z = index_n2.unbind(-1)
+            points_n3 = torch.stack([x.expand(len(y)), axes[1][y], axes[2][z]], -1)
+            found_1n, _ = final.scene.field.query(final.params, points_n3[None].to(final.device))
+            plane_YZ[y, z] = found_1n[0].cpu()
     return density_XYZ
 
 

@@ -110,6 +110,8 @@ def test_an_empty_surface_says_so_and_leaves_nothing(box: Final, tmp_path: Path)
     ):
         export_mesh(box, "glb", threshold=1000.0)
     assert not (box.folder.path / "mesh").exists()
+    with pytest.raises(UserError, match="a density is above 0"):
+        export_mesh(box, "glb", threshold=0.0)
     fog = with_params(tmp_path, b2=solids.fitted()["b2"] - torch.tensor([100.0, 0, 0, 0, 0]))
     with pytest.raises(UserError, match="empty surface: no pixel of its views takes half of the light"):
         export_mesh(fog, "glb")
