@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eval.load import WEIGHTS
 from harness.config import UserError, first_line, nearest
+from harness.device import pick_device
 from harness.guidance import hub
 from harness.guidance.hub import sha256_file
 from harness.records.files import read_json
@@ -106,7 +107,7 @@ def load_clip(name: str, device: str = "auto") -> Clip:
     Runs in float32, so that a number does not depend on the device's half precision. Raises UserError for an
     unknown name, a broken folder, a QuickGELU mismatch, and weights that are not there.
     """
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = torch.device(pick_device(device))
     found = _resolve(name)
     return _load_folder(found, where) if isinstance(found, Path) else _load_tag(*found, where)
 
