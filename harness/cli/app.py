@@ -22,8 +22,12 @@ toyworld_app = typer.Typer(
 )
 slurm_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Slurm sites.")
 profile_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Profiles of Slurm sites.")
+study_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="A blind preference study over paired runs."
+)
 app.add_typer(slurm_app, name="slurm")
 slurm_app.add_typer(profile_app, name="profile")
+app.add_typer(study_app, name="study")
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(toyworld_app, name="toyworld")
 
