@@ -22,7 +22,10 @@ from typing import Any, Literal
 from harness.config import UserError
 
 Choice = Literal["left", "right", "tie"]
+Name = Literal["a", "b"]  # of a pair's two runs
+OTHER: dict[Name, Name] = {"a": "b", "b": "a"}
 CHOICES: tuple[Choice, ...] = ("left", "tie", "right")
+DATABASE = "study.db"
 BUSY_SECONDS = 10.0  # how long a write waits for another process (`harness study links`) to end its own
 
 SCHEMA = """
@@ -58,7 +61,7 @@ class Trial:
     position: int
     pair: str
     repeat: bool  # a real pair that this rater has seen before, with its sides swapped
-    left: Literal["a", "b"]
+    left: Name
     shown: float | None = None
 
 
@@ -117,7 +120,7 @@ class Store:
     # ---- writing
 
     def write(self, job: Callable[[sqlite3.Connection], Any]) -> Future:
-        """Have `job` run in a transaction; the future holds what it returned or raised, once it is on disk."""
+        """Have `job` run in a transaction; the future has what it returned or raised once that is on disk."""
         future: Future = Future()
         self._jobs.put((job, future))
         return future
@@ -162,7 +165,12 @@ class Store:
         kind: Literal["human", "judge"] = "human",
         name: str = "",
     ) -> Future:
-        """A rater with all trials, fixed from now on; only a hash of `token` is kept."""
+        """A rater with all trials, fixed from now on; only a hash of `token` is kept.
+
+        Raises ValueError for a judge in the file of a study, and for a human anywhere else.
+        """
+        if (kind == "human") != (self.path.name == DATABASE):
+            raise ValueError(f"a {kind} has no place in {self.path.name}")
 
         def job(db: sqlite3.Connection) -> None:
             hashed = token and token_hash(token)
@@ -233,13 +241,17 @@ class Store:
     def next_trials(self, rater: str, count: int = 1) -> list[Trial]:
         """The first `count` trials that the rater has not answered, in order."""
         rows = self._reader.execute(f"{_OPEN} LIMIT ?", (rater, count)).fetchall()
-        return [
-            Trial(position, pair, bool(repeat), left, shown) for position, pair, repeat, left, shown in rows
-        ]
+        return [_trial(row) for row in rows]
 
     def n_trials(self, rater: str) -> int:
         """How many trials the rater was given."""
         return self._reader.execute("SELECT COUNT(*) FROM trials WHERE rater = ?", (rater,)).fetchone()[0]
+
+    def trial(self, rater: str, position: int) -> Trial | None:
+        """One trial of a rater, answered or not."""
+        sql = "SELECT position, pair, repeat, left, shown FROM trials WHERE rater = ? AND position = ?"
+        row = self._reader.execute(sql, (rater, position)).fetchone()
+        return row and _trial(row)
 
     def times_given(self) -> dict[str, int]:
         """Pair → how many raters were given it, repeats aside."""
@@ -257,3 +269,8 @@ class Store:
 
 _OPEN = """SELECT position, pair, repeat, left, shown FROM trials t WHERE rater = ? AND NOT EXISTS
     (SELECT 1 FROM answers a WHERE a.rater = t.rater AND a.position = t.position) ORDER BY position"""
+
+
+def _trial(row: tuple) -> Trial:
+    position, pair, repeat, left, shown = row
+    return Trial(position, pair, bool(repeat), left, shown)

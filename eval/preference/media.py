@@ -1,0 +1,131 @@
+"""The pictures of a study: nothing about them but what they show tells two runs apart.
+
+One still picture per run and use, its frames side by side: the page turns both objects of a pair in step,
+stops them, and steps through them, which an animated file allows no page to do. All are encoded alike, carry
+no metadata, have names drawn at random, and are padded with random bytes to one size; a run that is shown in
+two pairs has two names and two files of different bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import secrets
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from harness.config import UserError
+from harness.records.files import write_bytes
+
+SIDE = 384  # pixels of a frame
+MAX_FRAMES = 40  # 40 · 384 is within the 16 383 pixels that WebP allows
+QUALITY = 82
+
+if TYPE_CHECKING:
+    from eval.load import RunRecord
+
+Two = tuple["RunRecord", str, "RunRecord", str]  # a run and its method as tables name it, and another
+
+
+def write_media(folder: Path, uses: Sequence[Two]) -> list[tuple[str, str]]:
+    """Two pictures per pair of runs into `folder`; the two names of each pair.
+
+    From the runs' turntables where all of them have one, else from the rings of views that all have stored.
+    Raises UserError where a run's views cannot be read or their numbers differ.
+    """
+    runs = {run.run_id: run for one, _, other, _ in uses for run in (one, other)}
+    turned = all(_turntable(run).exists() for run in runs.values())
+    coded: dict[str, bytes] = {}
+    counts: dict[int, str] = {}
+    for run in runs.values():
+        frames_FHWC = _turn(run) if turned else _ring(run)
+        counts[len(frames_FHWC)] = run.run_id
+        coded[run.run_id] = encode(frames_FHWC)
+    if len(counts) > 1:
+        raise UserError(f"runs with different numbers of views: {', '.join(counts.values())}")
+    size = (max(len(data) for data in coded.values()) + 65) // 2 * 2
+    folder.mkdir()
+    names = []
+    for one, _, other, _ in uses:
+        two = secrets.token_hex(16) + ".webp", secrets.token_hex(16) + ".webp"
+        for name, run in zip(two, (one, other), strict=True):
+            write_bytes(folder / name, pad(coded[run.run_id], size))
+        names.append(two)
+    return names
+
+
+def n_frames(path: Path) -> int:
+    """How many frames a picture of `write_media` has. Raises UserError where it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return picture.width // picture.height
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}): the study's folder is not whole") from None
+
+
+def _turntable(run: RunRecord) -> Path:
+    return run.path / "turntable" / "colour.webp"
+
+
+def _turn(run: RunRecord) -> np.ndarray:
+    """Evenly spaced frames of the run's turntable, uint8 [F, H, W, 3]."""
+    try:
+        with Image.open(_turntable(run)) as movie:
+            total = getattr(movie, "n_frames", 1)
+            step = -(-total // MAX_FRAMES)
+            while total % step:
+                step += 1
+            frames = [
+                np.asarray(frame.convert("RGB"))
+                for index, frame in enumerate(ImageSequence.Iterator(movie))
+                if index % step == 0
+            ]
+    except OSError as error:
+        raise UserError(f"{_turntable(run)} cannot be read ({error}); make it anew or delete it") from None
+    return np.stack(frames)
+
+
+def _ring(run: RunRecord) -> np.ndarray:
+    """The last step's ring of views, uint8 [F, H, W, 3]."""
+    try:
+        return run.views(run.total)[: run.config.views.azimuths][:MAX_FRAMES]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run.run_id}: its last views cannot be read ({error})") from None
+
+
+def encode(frames_FHWC: np.ndarray) -> bytes:
+    """Frames side by side as a lossy WebP of F · SIDE × SIDE pixels without metadata."""
+    strip = Image.new("RGB", (len(frames_FHWC) * SIDE, SIDE))
+    for index, frame in enumerate(frames_FHWC):
+        scaled = Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        strip.paste(scaled, (index * SIDE, 0))
+    data = io.BytesIO()
+    strip.save(data, "WEBP", quality=QUALITY, method=4)
+    return data.getvalue()
+
+
+def pad(webp: bytes, size: int) -> bytes:
+    """The same picture in a file of exactly `size` bytes, at least 64 more than it has, filled at random.
+
+    Decoders skip an unknown chunk at the end; one is allowed in the extended format, which is therefore what
+    is written. Source: Google, WebP Container Specification, "Extended File Format" and "Unknown Chunks".
+    """
+    with Image.open(io.BytesIO(webp)) as picture:
+        width, height = picture.size
+    if webp[12:16] != b"VP8 ":
+        raise ValueError("pad wants a simple lossy WebP")
+    canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBP" + _chunk(b"VP8X", b"\0\0\0\0" + canvas) + webp[12:]
+    fill = size - 8 - len(body) - 8
+    if fill < 0 or size % 2:
+        raise ValueError(f"{size} bytes do not hold the picture")
+    body += _chunk(b"PADD", secrets.token_bytes(fill))
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
