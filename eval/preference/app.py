@@ -85,12 +85,13 @@ class Application:
         self.templates = Environment(
             loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
-        self.templates.globals["mark"] = self.design.mark
+        self.templates.globals["mark"] = self.design.mark  # the one thing of the design that every page shows
         files = {"/study.css": "text/css", "/study.js": "text/javascript"}
-        self.files = {
-            path: Response(self.templates.get_template(path[1:]).render(frames=self.frames), media_type=kind)
-            for path, kind in files.items()
-        }
+        texts = {p: self.templates.get_template(p[1:]).render(frames=self.frames) for p in files}
+        # Their addresses change with what they say, so they can be kept for good.
+        kept = {"cache-control": "max-age=31536000, immutable"}
+        self.files = {path: Response(text, 200, kept, files[path]) for path, text in texts.items()}
+        self.templates.globals["version"] = hashlib.sha256("".join(texts.values()).encode()).hexdigest()[:8]
         self.asgi = Headers(
             Starlette(
                 routes=[

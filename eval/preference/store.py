@@ -38,6 +38,9 @@ CREATE TABLE IF NOT EXISTS trials(
 CREATE TABLE IF NOT EXISTS answers(
     rater TEXT, position INTEGER, question TEXT, choice TEXT CHECK(choice IN ('left','right','tie')),
     seconds REAL, time REAL, PRIMARY KEY(rater, position, question));
+CREATE TRIGGER IF NOT EXISTS people_or_judges BEFORE INSERT ON raters
+    WHEN EXISTS(SELECT 1 FROM raters WHERE kind IS NOT NEW.kind)
+    BEGIN SELECT RAISE(ABORT, 'people and judges never share a file'); END;
 """
 
 

@@ -18,7 +18,7 @@ def bench(
         typer.Argument(
             help="engine: packed against solo, the usual loop and the denoiser alone; spread: a seed run "
             "again against another seed; logs: loading those of 2295 runs of 10 000 steps (3.6 GB of disk); "
-            "slurm: a disturbed sweep through slurm/testbed.",
+            "slurm: a disturbed sweep through slurm/testbed; study: 200 raters at once.",
         ),
     ] = "engine",
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
@@ -34,7 +34,7 @@ def bench(
         ),
     ] = [],  # noqa: B006 - typer copies it
 ) -> None:
-    """Speed, side by side, as ratios; how a study's logs load; what a cluster costs and loses."""
+    """Speed, side by side, as ratios; how logs load; what a cluster and a crowd of raters cost and lose."""
     if what == "logs":
         from eval.bench_logs import run as run_logs
 
@@ -43,8 +43,13 @@ def bench(
         from slurm.bench import run as run_slurm
 
         raise typer.Exit(int(not run_slurm(runs) and check))
+    if what == "study":
+        from eval.preference.bench import run as run_study
+
+        raise typer.Exit(int(not run_study() and check))
     if what not in ("engine", "spread"):
-        raise UserError(f"no benchmark '{what}'{nearest(what, ['engine', 'spread', 'logs', 'slurm'])}")
+        known = ["engine", "spread", "logs", "slurm", "study"]
+        raise UserError(f"no benchmark '{what}'{nearest(what, known)}")
     from harness import bench as engine
     from harness.doctor import resolve
 
