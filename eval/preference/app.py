@@ -172,15 +172,16 @@ class Application:
         after: list[Trial],
         total: int,
         chosen: dict[str, str] | None = None,
-        status: int = 200,
     ) -> Response:
+        """A comparison; `chosen` is what was answered of it where something is missing."""
         return self._html(
             "trial.html",
-            status,
+            200 if chosen is None else 400,
             prompt=self.pairs[trial.pair].prompt,
             questions=self.design.questions,
             choices=zip(CHOICES, ("Left", "Can’t tell", "Right"), strict=True),
             chosen=chosen or {},
+            missing=chosen is not None,
             position=trial.position,
             total=total,
             frames=self.frames,
@@ -215,7 +216,7 @@ class Application:
             if not trials or trials[0].position != position:
                 raise HTTPException(400, "An answer is missing.")
             total = self.store.n_trials(rater.rater)
-            return self._trial(request, trials[0], trials[1:], total, chosen, 400)
+            return self._trial(request, trials[0], trials[1:], total, chosen)
         choices = cast("dict[str, Choice]", chosen)
         await wrap_future(
             self.store.answer(rater.rater, position, choices, _seconds(form.get("seconds", "")))

@@ -37,7 +37,7 @@ PROMPTS = 12
 THINK_SECONDS = (2.0, 6.0)  # per comparison: several times quicker than people are
 ARRIVE_SECONDS = 5.0  # within which all follow their links
 P95_SECONDS = 0.1
-SERVER = "import sys; from pathlib import Path; from eval.preference.app import serve; serve(Path(sys.argv[1]), '127.0.0.1', 0, lambda url: print(url, flush=True))"  # noqa: E501
+SERVE = [sys.executable, "-m", "harness.cli", "study", "serve"]
 
 
 @dataclass
@@ -66,13 +66,17 @@ def run(raters: int = RATERS, console: Console | None = None) -> bool:
         saturated = crowd(study, raters, (0.0, 0.0), 0.0)
     table = Table("", "with pauses", "bar", "without")
     both = (thinking, saturated)
+
+    def within(seconds: list[float]) -> str:
+        return f"{np.quantile(seconds, 0.95) * 1e3:.1f}"
+
     rows = {
         "requests": [f"{len(load.seconds)}" for load in both],
         "requests per second": [f"{len(load.seconds) / load.wall:.0f}" for load in both],
         "answers sent": [f"{len(load.sent)}" for load in both],
         "answers lost, changed or doubled": [f"{load.wrong}" for load in both],
         "median of a request, ms": [f"{np.median(load.seconds) * 1e3:.1f}" for load in both],
-        "95 % of requests within, ms": [f"{load.p95 * 1e3:.1f}" for load in both],
+        "95 % of requests within, ms": [within(load.seconds) for load in both],
         "95 % of answers within, ms": [
             f"{np.quantile(load.answer_seconds, 0.95) * 1e3:.1f}" for load in both
         ],
@@ -98,7 +102,9 @@ def make_study(folder: Path) -> Path:
     root, config = folder / "runs", preset("toy")
     prompts = [f"object number {index}" for index in range(PROMPTS)]
     suite = SuiteRef(name="bench", sha256="0" * 64, size=PROMPTS)
-    write_json(root_file(root, suite), {"name": suite.name, "sha256": suite.sha256, "prompts": prompts})
+    (root / "suites").mkdir(parents=True)
+    kept = root / "suites" / f"{suite.sha256[:12]}.json"
+    write_json(kept, {"name": suite.name, "sha256": suite.sha256, "prompts": prompts})
     chance = np.random.default_rng(0)
     for method in ("uniform_sds", "tp_sds"):
         for prompt in prompts:
@@ -112,18 +118,11 @@ def make_study(folder: Path) -> Path:
     return folder / "study"
 
 
-def root_file(root: Path, suite: SuiteRef) -> Path:
-    """Where a sweep keeps its suite."""
-    path = root / "suites" / f"{suite.sha256[:12]}.json"
-    path.parent.mkdir(parents=True)
-    return path
-
-
 def crowd(study: Path, raters: int, think: tuple[float, float], arrive: float) -> Load:
     """Let new raters take the whole study at once, then compare what they sent with what is stored."""
     with Store(study / DATABASE) as store:
         tokens = add_raters(load_design(study), store, raters)
-    server = subprocess.Popen([sys.executable, "-c", SERVER, str(study)], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([*SERVE, str(study), "--port", "0"], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout
         port = int(server.stdout.readline().strip(" \n/").rpartition(":")[2])
@@ -152,10 +151,11 @@ def _wrong(study: Path, tokens: list[str], load: Load) -> int:
 
 async def _all(port: int, tokens: list[str], think: tuple[float, float], arrive: float, load: Load) -> None:
     chance = random.Random(0)
+    delays = [chance.uniform(0, arrive) for _ in tokens]
     await asyncio.gather(
         *(
-            _rate(port, token, think, chance.uniform(0, arrive), random.Random(token), load)
-            for token in tokens
+            _rate(port, token, think, delay, random.Random(token), load)
+            for token, delay in zip(tokens, delays, strict=True)
         )
     )
 

@@ -39,22 +39,25 @@ def write_media(folder: Path, uses: Sequence[Two]) -> list[tuple[str, str]]:
     """
     runs = {run.run_id: run for one, _, other, _ in uses for run in (one, other)}
     turned = all(_turntable(run).exists() for run in runs.values())
-    coded: dict[str, bytes] = {}
+    folder.mkdir()
+    coded: dict[str, Path] = {}  # on disk: those of a large sweep take gigabytes
     counts: dict[int, str] = {}
     for run in runs.values():
         frames_FHWC = _turn(run) if turned else _ring(run)
         counts[len(frames_FHWC)] = run.run_id
-        coded[run.run_id] = encode(frames_FHWC)
+        coded[run.run_id] = folder / f"{run.run_id}.tmp"
+        write_bytes(coded[run.run_id], encode(frames_FHWC), durable=False)
     if len(counts) > 1:
         raise UserError(f"runs with different numbers of views: {', '.join(counts.values())}")
-    size = (max(len(data) for data in coded.values()) + 65) // 2 * 2
-    folder.mkdir()
+    size = (max(path.stat().st_size for path in coded.values()) + 65) // 2 * 2
     names = []
     for one, _, other, _ in uses:
         two = secrets.token_hex(16) + ".webp", secrets.token_hex(16) + ".webp"
         for name, run in zip(two, (one, other), strict=True):
-            write_bytes(folder / name, pad(coded[run.run_id], size))
+            write_bytes(folder / name, pad(coded[run.run_id].read_bytes(), size))
         names.append(two)
+    for path in coded.values():
+        path.unlink()
     return names
 
 

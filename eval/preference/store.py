@@ -261,14 +261,6 @@ class Store:
         sql = "SELECT pair, COUNT(*) FROM trials WHERE repeat = 0 GROUP BY pair"
         return dict(self._reader.execute(sql).fetchall())
 
-    def progress(self) -> list[tuple[str, int, int, float | None]]:
-        """(rater, trials answered, trials given, when finished), in the order they were made."""
-        return self._reader.execute(
-            "SELECT r.rater, (SELECT COUNT(DISTINCT position) FROM answers a WHERE a.rater = r.rater), "
-            "(SELECT COUNT(*) FROM trials t WHERE t.rater = r.rater), r.finished FROM raters r "
-            "ORDER BY r.created, r.rowid"
-        ).fetchall()
-
 
 _OPEN = """SELECT position, pair, repeat, left, shown FROM trials t WHERE rater = ? AND NOT EXISTS
     (SELECT 1 FROM answers a WHERE a.rater = t.rater AND a.position = t.position) ORDER BY position"""

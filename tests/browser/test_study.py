@@ -89,6 +89,8 @@ def test_a_whole_study_by_keyboard_alone(open_page: OpenPage, site: str, study: 
         press("ArrowLeft")
         expect(angle).to_have_value(str((seen - 1) % 4))
         press("1")
+        press("ArrowRight")
+        expect(angle).to_have_value(str(seen))
         press("3")
         press("Enter")
     expect(page.get_by_role("heading", name="Thank you")).to_be_visible()

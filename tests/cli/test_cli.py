@@ -88,6 +88,7 @@ COMMANDS = [
     *(["sweep"], ["status"], ["show"], ["methods"], ["new-method"], ["eval"], ["bench"], ["doctor"]),
     *(["prompts", "import-dreamfields"], ["toyworld", "show"], ["toyworld", "language"]),
     *(["toyworld", "train"], ["toyworld", "check"], ["make-prior"], ["turntable"], ["export"]),
+    *(["study", "new"], ["study", "links"], ["study", "serve"]),
 ]
 
 

@@ -16,7 +16,6 @@ const period = turns.length ? turns[0].effect.getComputedTiming().duration : 0;
 
 function showPaused(paused) {
   pause.textContent = paused ? "Turn" : "Pause";
-  pause.setAttribute("aria-pressed", String(paused));
 }
 
 function setPaused(paused) {
@@ -62,24 +61,21 @@ function markOpen() {
   for (const fieldset of fieldsets) fieldset.classList.toggle("next-question", fieldset === next);
 }
 
-function asked() {
-  const focused = document.activeElement.closest("fieldset");
-  return focused ?? open() ?? fieldsets.at(-1);
-}
-
+// Without a control in focus, the keys are for the marked question and the objects; in one they are its own.
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const control = event.target.closest("button, input, a");
+  const focused = event.target.closest("button, input, a");
   if (event.key in KEYS) {
-    const fieldset = asked();
-    const input = fieldset.querySelector(`input[value="${KEYS[event.key]}"]`);
-    input.checked = true;
+    const fieldset = event.target.closest("fieldset") ?? open() ?? fieldsets.at(-1);
+    fieldset.querySelector(`input[value="${KEYS[event.key]}"]`).checked = true;
     markOpen();
-    const next = open();
-    (next ? next.querySelector("input") : form.querySelector("button[type=submit]")).focus();
-  } else if (turns.length && (event.key === "ArrowLeft" || event.key === "ArrowRight") && !control) {
+  } else if (focused) {
+    return;
+  } else if (event.key === "Enter") {
+    form.requestSubmit();
+  } else if (turns.length && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {
     look(seen() + (event.key === "ArrowRight" ? 1 : -1));
-  } else if (turns.length && event.key === " " && !control) {
+  } else if (turns.length && event.key === " ") {
     setPaused(turns[0].playState === "running");
   } else {
     return;
@@ -114,7 +110,13 @@ window.addEventListener("pageshow", () => {
   sent = false;
 });
 
-// ---- the next comparison's pictures
+// ---- pictures: again where one did not come, and the next comparison's ahead of time
+
+for (const image of document.querySelectorAll(".window img")) {
+  const again = () => setTimeout(() => { image.src = image.src; }, 2000);
+  image.addEventListener("error", again);
+  if (image.complete && !image.naturalWidth) again();
+}
 
 window.addEventListener("load", () => {
   for (const url of main.dataset.following.split(" ").filter(Boolean)) new Image().src = url;

@@ -103,7 +103,7 @@ def test_what_is_missing_is_asked_for_again_with_the_rest_kept(made: Path):
     with opened(made) as client:
         page = begin(client, tokens(made)[0])
         half = client.post("/answer", data=hidden(page) | {"q.overall": "tie"})
-        assert half.status_code == 400
+        assert half.status_code == 400 and "answer every question" in half.text
         assert re.search(r'name="q.overall" value="tie" required checked', half.text)
         assert not re.search(r'name="q.alignment"[^>]*checked', half.text)
         assert "2 of 5" in reply(client, half, "left").text
@@ -235,6 +235,8 @@ def test_a_killed_server_keeps_all_that_it_acknowledged(tmp_path: Path):
     assert len(kept) == 2 * len(whole)  # no half-stored comparison
     with served(study) as (url, _), httpx.Client(base_url=url) as client:
         assert client.get(f"/r/{raters[0]}", follow_redirects=True).status_code == 200
+        proxied = client.get(f"/r/{raters[0]}", headers={"x-forwarded-proto": "https"})
+        assert "Secure" in proxied.headers["set-cookie"]
 
 
 @pytest.mark.parametrize(
