@@ -22,7 +22,7 @@ from harness.config import UserError
 from harness.records.files import write_bytes
 
 SIDE = 384  # pixels of a frame
-MAX_FRAMES = 40  # 40 · 384 is within the 16 383 pixels that WebP allows
+FRAMES = 40  # of a turn; 40 · 384 is within the 16 383 pixels that WebP allows
 QUALITY = 82
 
 if TYPE_CHECKING:
@@ -75,27 +75,26 @@ def _turntable(run: RunRecord) -> Path:
 
 
 def _turn(run: RunRecord) -> np.ndarray:
-    """Evenly spaced frames of the run's turntable, uint8 [F, H, W, 3]."""
+    """FRAMES evenly spaced moments of the run's turntable, uint8 [F, H, W, 3].
+
+    Moments, not frames: an encoder makes one long frame of equal ones, so that files differ in their number.
+    """
     try:
         with Image.open(_turntable(run)) as movie:
-            total = getattr(movie, "n_frames", 1)
-            step = -(-total // MAX_FRAMES)
-            while total % step:
-                step += 1
-            frames = [
-                np.asarray(frame.convert("RGB"))
-                for index, frame in enumerate(ImageSequence.Iterator(movie))
-                if index % step == 0
-            ]
+            frames, ends = [], [0]
+            for frame in ImageSequence.Iterator(movie):
+                frames.append(np.asarray(frame.convert("RGB")))
+                ends.append(ends[-1] + max(1, frame.info.get("duration", 1)))
     except OSError as error:
         raise UserError(f"{_turntable(run)} cannot be read ({error}); make it anew or delete it") from None
-    return np.stack(frames)
+    moments_F = np.arange(FRAMES) / FRAMES * ends[-1]
+    return np.stack([frames[at] for at in np.searchsorted(ends[1:], moments_F, side="right")])
 
 
 def _ring(run: RunRecord) -> np.ndarray:
     """The last step's ring of views, uint8 [F, H, W, 3]."""
     try:
-        return run.views(run.total)[: run.config.views.azimuths][:MAX_FRAMES]
+        return run.views(run.total)[: run.config.views.azimuths][:FRAMES]
     except (OSError, ValueError) as error:
         raise UserError(f"{run.run_id}: its last views cannot be read ({error})") from None
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -222,7 +224,13 @@ def test_a_killed_server_keeps_all_that_it_acknowledged(tmp_path: Path):
         for thread in threads:
             thread.start()
         assert done.wait(60)
-        server.send_signal(signal.SIGKILL)
+        # Somebody else writes for a moment, so that answers are under way when it dies: a server that
+        # acknowledges what is not on disk yet loses them.
+        with closing(sqlite3.connect(study / "study.db", timeout=10, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            time.sleep(0.5)
+            server.send_signal(signal.SIGKILL)
+            server.wait()
         for thread in threads:
             thread.join()
     with application.Store(study / "study.db") as store:
