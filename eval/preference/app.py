@@ -146,7 +146,8 @@ class Application:
     async def page(self, request: Request) -> Response:
         """Where the rater stands: the consent text, the next comparison, or thanks."""
         rater = self._rater(request)
-        if rater.finished:
+        trials = self.store.next_trials(rater.rater, 2)
+        if not trials:
             return self._note(
                 "Thank you", "You have finished. Your answers are stored, and nothing more is taken."
             )
@@ -161,19 +162,19 @@ class Application:
                 minutes=minutes,
                 key=self._key(request, "consent"),
             )
-        trial, *after = self.store.next_trials(rater.rater, 2)
-        self.store.show(rater.rater, trial.position)
-        return self._trial(request, trial, after, total)
+        self.store.show(rater.rater, trials[0].position)
+        return self._trial(request, trials, total)
 
     def _trial(
         self,
         request: Request,
-        trial: Trial,
-        after: list[Trial],
+        trials: list[Trial],
         total: int,
         chosen: dict[str, str] | None = None,
     ) -> Response:
-        """A comparison; `chosen` is what was answered of it where something is missing."""
+        """The first of `trials`, and the next one's pictures ahead of time; `chosen` is what was answered of
+        it where something is missing."""
+        trial, *after = trials
         return self._html(
             "trial.html",
             200 if chosen is None else 400,
@@ -216,7 +217,7 @@ class Application:
             if not trials or trials[0].position != position:
                 raise HTTPException(400, "An answer is missing.")
             total = self.store.n_trials(rater.rater)
-            return self._trial(request, trials[0], trials[1:], total, chosen)
+            return self._trial(request, trials, total, chosen)
         choices = cast("dict[str, Choice]", chosen)
         await wrap_future(
             self.store.answer(rater.rater, position, choices, _seconds(form.get("seconds", "")))
