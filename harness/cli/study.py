@@ -65,8 +65,8 @@ def new(
     )
     mark = f" ({design.mark})" if design.mark else ""
     print(
-        f"{out}{mark}: {len(design.real)} pairs of {', '.join(design.methods)}, {design.ties} hidden ties, "
-        f"{design.repeats} repeats; next: harness study links {out} --count 20"
+        f"{out}{mark}: {len(design.real)} pairs of {', '.join(design.methods)}; hidden ties: {design.ties}, "
+        f"repeats: {design.repeats}; next: harness study links {out} --count 20"
     )
 
 
