@@ -24,7 +24,7 @@ from eval.results import (
     spectrum_table,
 )
 from eval.study import Study
-from eval.tables import Table, as_csv, latex, markdown, terminal
+from eval.tables import Table, as_csv, console_for_tables, latex, markdown, terminal
 from harness.config import UserError, first_line, nearest
 from harness.records.environment import packages
 from harness.records.files import write_bytes, write_json
@@ -51,14 +51,6 @@ def open_study(runs: Path, console: Console | None = None, **options: Any) -> St
         return track(items, text, console=Console(stderr=True), transient=True, disable=not shown)
 
     return Study(runs, track=bar, **options)
-
-
-def console_for_tables() -> Console:
-    """Standard output; a file or a pipe has no edge to break lines at."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 140)
-    return console
 
 
 def evaluate(study: Study, out: Path | None = None, console: Console | None = None) -> list[Table]:

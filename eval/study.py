@@ -47,6 +47,18 @@ class Stamp:
         ]
         return " · ".join([self.mark] * bool(self.mark) + parts)
 
+    def fields(self) -> dict[str, str | int]:
+        """The columns that each line of a csv ends in."""
+        return {
+            "metrics": " ".join(f"{name}={version}" for name, version in self.metrics),
+            "clip": self.clip,
+            "weights": self.weights,
+            "pools": "; ".join(self.pools),
+            "priors": "; ".join(self.priors),
+            "toy": int(self.mark == TOY),
+            "stamp": self.mark,
+        }
+
 
 class Study:
     """Ended runs under `root` whose numbers may stand in one table, and the scorer.

@@ -7,12 +7,29 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import rich.table
+from rich.console import Console
 
 from eval.stats import Interval
-from eval.study import Stamp
-from harness.records.stamp import TOY
+
+
+class Stamp(Protocol):
+    """What every number of a table rests on."""
+
+    @property
+    def mark(self) -> str:
+        """TOY, RANDOM or "" for a real prior's."""
+        ...
+
+    def line(self, metric: str = "") -> str:
+        """One line for a caption, with the version of the metric that it shows."""
+        ...
+
+    def fields(self) -> dict[str, str | int]:
+        """The same as the columns that each line of a csv ends in."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,14 @@ def terminal(table: Table, stamp: Stamp) -> rich.table.Table:
     return out
 
 
+def console_for_tables() -> Console:
+    """Standard output; a file or a pipe has no edge to break lines at."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 140)
+    return console
+
+
 def markdown(tables: Sequence[Table], stamp: Stamp, title: str, notes: Sequence[str] = ()) -> str:
     """A page of tables under their stamp, then the notes."""
     lines = [f"# {title}" + (f" ({stamp.mark})" if stamp.mark else ""), ""]
@@ -118,20 +143,8 @@ def as_csv(table: Table, stamp: Stamp) -> str:
     head: list[str] = []
     for name, ends in zip(table.columns, wide, strict=True):
         head += [name, f"{name} low", f"{name} high"] if ends else [name]
-    versions = " ".join(f"{name}={version}" for name, version in stamp.metrics)
-    rests_on = [
-        versions,
-        stamp.clip,
-        stamp.weights,
-        "; ".join(stamp.pools),
-        "; ".join(stamp.priors),
-        int(stamp.mark == TOY),
-        stamp.mark,
-    ]
-    names = ["metrics", "clip", "weights", "pools", "priors", "toy", "stamp"]
-    if table.metric is None:
-        names, rests_on = [], []
-    writer.writerow([*head, *names])
+    rests_on = stamp.fields() if table.metric else {}
+    writer.writerow([*head, *rests_on])
     for row in table.rows:
         cells: list[str | int] = []
         for cell, ends in zip(row, wide, strict=True):
@@ -139,7 +152,7 @@ def as_csv(table: Table, stamp: Stamp) -> str:
                 cells += ["" if math.isnan(x) else f"{x:.6g}" for x in (cell.value, cell.low, cell.high)]
             else:
                 cells += [cell, "", ""] if ends else [cell]
-        writer.writerow([*cells, *rests_on])
+        writer.writerow([*cells, *rests_on.values()])
     return text.getvalue()
 
 
