@@ -14,7 +14,7 @@ from harness.config import UserError
 Folder = Annotated[Path, typer.Argument(metavar="STUDY", help="The folder that `harness study new` wrote.")]
 
 
-@study_app.command(epilog="Example: harness study new runs --a tp_sds --b uniform_sds --out study")
+@study_app.command(epilog="Example: harness study new runs --a tp_sds --b uniform_sds")
 def new(
     runs: Annotated[Path, typer.Argument(help="The folder that a sweep wrote.")],
     a: Annotated[str, typer.Option("--a", help="A method, as tables name it.")],
@@ -40,10 +40,13 @@ def new(
     title: Annotated[
         str, typer.Option(help="What raters read above it.")
     ] = "Comparing objects made from text",
-    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("study"),
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write; RUNS/studies/TITLE by default.")
+    ] = None,
 ) -> None:
     """Pair done runs by prompt and seed, and make the folder of a study."""
     from eval.preference.making import CONSENT, new_study, parse_questions
+    from harness.records.identity import slug
 
     try:
         text = consent.read_text(encoding="utf-8") if consent else CONSENT
@@ -51,6 +54,7 @@ def new(
         raise UserError(f"--consent {consent} cannot be read ({error})") from None
     if not text.strip():
         raise UserError(f"--consent {consent} is empty")
+    out = out or runs / "studies" / (slug(title) or "study")
     design = new_study(
         runs,
         [a, b, *more],

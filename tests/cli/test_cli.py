@@ -89,6 +89,7 @@ COMMANDS = [
     *(["prompts", "import-dreamfields"], ["toyworld", "show"], ["toyworld", "language"]),
     *(["toyworld", "train"], ["toyworld", "check"], ["make-prior"], ["turntable"], ["export"]),
     *(["study", "new"], ["study", "links"], ["study", "serve"]),
+    *(["study", "results"], ["study", "export"], ["study", "judge"]),
 ]
 
 

@@ -1,0 +1,70 @@
+"""What the votes of a preference study say, and a judge in the place of its raters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.app import ClipName, Device, study_app
+from harness.config import UserError
+
+Study = Annotated[Path, typer.Argument(metavar="STUDY", help="The folder that `harness study new` wrote.")]
+Judge = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="The votes of this judge, in the place of people's; clip where one is."
+    ),
+]
+
+
+@study_app.command(epilog="Example: harness study results runs/studies/preference")
+def results(
+    study: Study,
+    judge: Judge = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where tables go; STUDY/results or STUDY/results-judge-NAME by default."),
+    ] = None,
+) -> None:
+    """Win rates with intervals, ranking, agreement and excluded raters, as md, csv, tex and json."""
+    from eval.preference.results import write_results
+    from eval.preference.votes import load_ballots
+    from eval.tables import console_for_tables
+
+    write_results(load_ballots(study, judge), out, console_for_tables())
+
+
+@study_app.command(epilog="Example: harness study export runs/studies/preference --out votes.parquet")
+def export(
+    study: Study,
+    judge: Judge = "",
+    out: Annotated[Path, typer.Option(help="A .parquet or .csv file.")] = Path("votes.csv"),
+) -> None:
+    """Every answer as one tidy table, without links, names or times of day."""
+    from eval.preference.results import export_votes
+    from eval.preference.votes import load_ballots
+
+    frame = export_votes(load_ballots(study, judge), out)
+    print(f"{len(frame)} answers of {frame['rater'].nunique()} raters in {out}")
+
+
+@study_app.command(
+    name="judge", epilog="Example: harness study judge runs/studies/preference --clip toy-clip"
+)
+def judge_(
+    study: Study,
+    judge: Annotated[str, typer.Option(help="What judges: clip.")] = "clip",
+    clip: ClipName = "toy-clip",
+    runs: Annotated[
+        Path | None, typer.Option(help="The folder of runs, where it is no longer where it was.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """The same study with a CLIP scorer as its rater, in a database of its own, labelled so; no people."""
+    from eval.preference.judge import judge_by_clip
+
+    if judge != "clip":
+        raise UserError(f"--judge is clip, not '{judge}'")
+    results(study, judge_by_clip(study, clip, device, runs))
