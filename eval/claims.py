@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from eval.convergence import ratio_to_baseline
+from eval.preference.design import load_design
+from eval.preference.results import judge_label, people, preference
+from eval.preference.votes import judges, load_ballots
 from eval.results import by_prompt, convergence_frames, rng
 from eval.stats import paired_difference
 from eval.study import Study
@@ -39,11 +43,35 @@ def _ratio(reading: str) -> Callable[[Study, str, str], str]:
     return ours
 
 
-def _win_rate(study: Study, method: str, baseline: str) -> str:
+def _preferred(study: Study, method: str, baseline: str) -> str:
+    """People's votes where these runs were shown to people, else a judge's, else R-Precision's."""
+    asked = [folder for folder in sorted(study.root.glob("studies/*")) if (folder / "study.json").exists()]
+    by_people = [said for folder in asked if (said := _votes(study, folder, "", method, baseline))]
+    by_judges = [
+        said
+        for folder in asked
+        for judge in judges(folder)
+        if (said := _votes(study, folder, judge, method, baseline))
+    ]
     final = study.scores.loc[study.scores["final"] & (study.scores["total"] == max(study.totals))]
     ours, theirs = (by_prompt(final.loc[final["method"] == name], "majority") for name in (method, baseline))
     difference = paired_difference(ours, theirs, rng())
-    return f"{percent(difference.win_rate)} % of pairs won by R-Precision; no people were asked"
+    by_score = f"{percent(difference.win_rate)} % of pairs won by R-Precision; no people were asked"
+    return "; ".join(by_people or by_judges) or by_score
+
+
+def _votes(study: Study, folder: Path, judge: str, method: str, baseline: str) -> str:
+    """What a study's votes say of the two methods; "" where none are about these runs."""
+    shown = {side.run for pair in load_design(folder).pairs for side in (pair.a, pair.b)}
+    if not shown <= {run.run_id for run in study.runs}:
+        return ""
+    ballots = load_ballots(folder, judge)
+    question = next((name for name in ("overall", *ballots.questions) if name in ballots.questions), "")
+    found = preference(ballots, question, method, baseline)
+    if found is None:
+        return ""
+    who = f"{judge_label(ballots)}, no people" if judge else people(found.n_raters)
+    return f"{percent(found.both)} % of votes ({who}; {found.n_pairs} pairs, “{question}”, {folder.name})"
 
 
 def _diversity(study: Study, method: str, baseline: str) -> str:
@@ -69,7 +97,7 @@ CLAIMS = (
     ),
     Claim(
         "preferred over the baseline by 80.2 % of people", "attributed to v1, in secondary summaries only",
-        "win rate over pairs of equal prompt and seed (80.2 %)", _win_rate,
+        "win rate over pairs of equal prompt and seed (80.2 %)", _preferred,
     ),
     Claim(
         "more diverse results", "v1 and v2, pictures (figs. 5, 10)",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from harness.cli import votes
 from harness.cli.app import INTERRUPTED, AllowMixed, ClipName, Device, RunsOption, Samples, Source, app
 from harness.cli.sweep import execution_of, run_sweep
 from harness.config import UserError, nearest
@@ -142,6 +144,7 @@ def _reproduce(
     code = run_sweep(root, suite, specs, execution, dry_run, retry_failed=False)
     if code == INTERRUPTED or dry_run:
         return code
+    judges = judged(root / "studies" / name, root, asked.study, sized.clips, device) if asked.study else []
     for clip in sized.clips:
         study = _study(root, clip=clip, device=device, only={run_id(spec) for spec in specs})
         where = folder if len(sized.clips) == 1 else folder / clip.replace("/", "-")
@@ -149,7 +152,19 @@ def _reproduce(
             write_tables(study, asked.tables, where)
         for path in write_figures(study, asked.figures, where, command) if asked.figures else []:
             print(path)
+    for judge in judges:
+        votes.results(root / "studies" / name, judge, folder / f"judge-{judge}")
     return code
+
+
+def judged(folder: Path, root: Path, ask: Any, clips: Sequence[str], device: str) -> list[str]:
+    """Make the study of an experiment where there is none, and have every scorer judge it; their names."""
+    from eval.preference.judge import judge_by_clip
+    from eval.preference.making import new_study, parse_questions
+
+    if not (folder / "study.json").exists():
+        new_study(root, ask.methods, folder, questions=parse_questions(ask.questions))
+    return [judge_by_clip(folder, clip, device, root) for clip in clips]
 
 
 @app.command(

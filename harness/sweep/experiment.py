@@ -27,6 +27,13 @@ class Size(Strict):
     clips: tuple[str, ...] = ("toy-clip",)
 
 
+class StudyAsk(Strict):
+    """A blind preference study of an experiment's runs, which each of the size's scorers judges."""
+
+    methods: tuple[str, ...] = Field(min_length=2, description="as tables name them; every two are compared")
+    questions: tuple[str, ...] = Field(default=(), description="ID or ID=TEXT; none = the default ones")
+
+
 class Experiment(Strict):
     """A question, the runs that answer it, and what is drawn of them; without sizes it needs no runs."""
 
@@ -37,6 +44,7 @@ class Experiment(Strict):
     keep_params: bool = Field(default=False, description="keep the parameters of every evaluated step")
     tables: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
+    study: StudyAsk | None = None
     toy: Size | None = None
     paper: Size | None = None
 

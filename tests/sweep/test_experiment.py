@@ -8,6 +8,8 @@ import pytest
 
 from eval.command import TABLES
 from eval.figures import FIGURES
+from eval.preference.judge import ANSWERS
+from eval.preference.making import parse_questions
 from harness.config import UserError
 from harness.sweep import experiment
 from harness.sweep.request import Request, choose, parse_steps
@@ -25,6 +27,9 @@ def test_an_experiment_resolves(name: str) -> None:
     suite, specs = asked.request(asked.toy).resolve()
     assert suite.name == "coco" and len(suite.prompts) == 153
     assert sum(spec.config.steps for spec in specs) <= THIRTY_MINUTES
+    if asked.study:
+        assert set(asked.study.methods) <= {spec.label for spec in specs}
+        assert set(ANSWERS) & {question.id for question in parse_questions(asked.study.questions)}
     _, specs = asked.request(asked.paper).resolve()
     assert {spec.config.guidance.prior for spec in specs} == {"CompVis/stable-diffusion-v1-4"}
     if asked.runs:
@@ -37,7 +42,7 @@ def test_an_experiment_resolves(name: str) -> None:
 
 def test_the_experiments_of_the_paper_are_there() -> None:
     figures = {f"fig{number}" for number in (3, 4, 6, 7, 8, 10, 11, 12, 14)}
-    assert figures | {"convergence", "diversity"} <= set(experiment.names())
+    assert figures | {"convergence", "diversity", "preference"} <= set(experiment.names())
 
 
 def test_an_unknown_experiment_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
