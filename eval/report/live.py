@@ -113,8 +113,12 @@ def application(root: Path, token: str) -> Starlette:
     board = Board(root)
 
     def shell(request: Request) -> Response:
-        name = request.path_params.get("name") or "index.html"
-        return Response(page(name, root.resolve().name, live=True), media_type="text/html")
+        name = request.path_params.get("name", "index.html")
+        return (
+            _missing()
+            if name not in PAGES
+            else Response(page(name, root.resolve().name, live=True), media_type="text/html")
+        )
 
     def asset(request: Request) -> Response:
         path = ASSETS / request.path_params["name"]
@@ -157,13 +161,13 @@ def application(root: Path, token: str) -> Starlette:
 
     routes = [
         Route("/", shell),
-        *(Route(f"/{name}", shell, name=name) for name in PAGES),
         Route("/assets/{name}", asset),
         Route("/data/runs.js", runs_script),
         Route("/data/results.js", results_script),
         Route("/data/run/{name}.js", run_script),
         Route("/live.json", news),
         Route("/media/{run}/{name}", media),
+        Route("/{name}", shell),
     ]
     return Starlette(
         routes=routes,

@@ -8,13 +8,14 @@ const value = (run, measure) => {
   const k = measures().findIndex(({ name }) => name === measure);
   return k < 0 ? null : data.results.scores?.[run.id]?.values[k] ?? null;
 };
+const measured = () => measures().find(({ name }) => name === filter.measure) ?? measures()[0];
 const unit = (measure) => measures().find(({ name }) => name === measure)?.unit ?? "";
 let rows = [];
 
 function label(run) {
   if (run.status !== "done") return run.status;
-  const measure = filter.measure || measures()[0]?.name;
-  return measure ? show(value(run, measure), unit(measure)) : "";
+  const measure = measured();
+  return measure ? show(value(run, measure.name), measure.unit) : "";
 }
 
 const STATES = { "": "all", done: "done", failed: "failed", unfinished: "unfinished", miss: "missed by majority" };
@@ -36,7 +37,7 @@ function fits(run) {
 function spread(row) {
   const means = new Map();
   for (const run of row.shown) {
-    const found = value(run, filter.measure || measures()[0]?.name);
+    const found = value(run, measured()?.name);
     if (found != null) means.set(run.method, [...(means.get(run.method) ?? []), found]);
   }
   const each = [...means.values()].map((list) => list.reduce((a, b) => a + b) / list.length);
@@ -136,6 +137,7 @@ function refresh() {
   byId("gallery").replaceChildren(...visible.map((row) => row.element));
   for (const row of rows) watcher.unobserve(row.element);
   for (const row of visible) watcher.observe(row.element);
+  byId("meaning").textContent = measured() ? `Beside each seed: ${measured().label}.` : "";
   const runs = visible.reduce((sum, row) => sum + row.shown.length, 0);
   byId("count").textContent = `${runs} of ${data.index.runs.length} runs, ${visible.length} of ${rows.length} prompts`;
 }
