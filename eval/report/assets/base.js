@@ -82,8 +82,8 @@ const query = {
   // The state of a page lives behind the # of its address, so that it can be sent to others.
   read: () => new URLSearchParams(location.hash.slice(1)),
   write(entries) {
-    const kept = Object.entries(entries).filter(([, value]) => value !== "" && value != null);
-    const text = new URLSearchParams(kept).toString();
+    const pairs = Object.entries(entries).flatMap(([name, value]) => [value].flat().map((each) => [name, each]));
+    const text = new URLSearchParams(pairs.filter(([, value]) => value !== "")).toString();
     history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
   },
 };
@@ -119,8 +119,8 @@ function theme() {
 
 function frame() {
   const { mark, priors } = data.index;
-  byId("mark").textContent = mark;
-  byId("mark").hidden = !mark;
+  byId("mark").textContent = mark || `prior ${priors.join(", ")}`;
+  byId("mark").classList.toggle("prior", !mark);
   byId("stamp").textContent = data.results.stamp ?? `${mark ? `${mark} · ` : ""}prior ${priors.join(", ")}`;
 }
 

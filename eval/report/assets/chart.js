@@ -22,7 +22,9 @@ function ticks(low, high, count) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((k) => k * power).find((each) => each >= rough);
   const found = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(12)));
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) {
+    found.push(Number((k * step).toPrecision(12)));
+  }
   return found;
 }
 
@@ -34,7 +36,7 @@ function lineChart({ title, xLabel, yLabel, lines, references = [], from, to, te
   const tip = h("div.tip", { hidden: true, "aria-live": "polite" });
   const legend = h("div.legend", { role: "group", "aria-label": "Lines shown" });
   const xs = [...new Set(lines.flatMap((line) => line.x))].sort((a, b) => a - b);
-  const values = lines.flatMap((line) => [...line.y, ...(line.low ?? []), ...(line.high ?? [])]).filter((v) => v != null);
+  const values = lines.flatMap(({ y, low = [], high = [] }) => [...y, ...low, ...high]).filter((v) => v != null);
   const bottom = from ?? Math.min(...values);
   const top = to ?? (Math.max(...values) > bottom ? Math.max(...values) : bottom + 1);
   let at = -1;
@@ -64,7 +66,8 @@ function lineChart({ title, xLabel, yLabel, lines, references = [], from, to, te
     }, grid);
     for (const { label, y } of references) {
       root.append(svg("line", { class: "reference", x1: MARGIN.left, x2: width - MARGIN.right, y1: Y(y), y2: Y(y) }));
-      root.append(svg("text", { class: "reference", x: width - MARGIN.right, y: Y(y) + (y > (top + bottom) / 2 ? 14 : -5), "text-anchor": "end" }, label));
+      const beside = Y(y) + (y > (top + bottom) / 2 ? 14 : -5); // under what is high, over what is low
+      root.append(svg("text", { class: "reference", x: width - MARGIN.right, y: beside, "text-anchor": "end" }, label));
     }
     const shown = lines.filter((line) => !hidden.has(line.name));
     for (const line of shown.filter((each) => each.low?.some((v) => v != null))) {
@@ -77,7 +80,7 @@ function lineChart({ title, xLabel, yLabel, lines, references = [], from, to, te
       const points = line.x.map((x, k) => [x, line.y[k]]).filter(([, y]) => y != null);
       root.append(svg("polyline", {
         class: "line", points: points.map(([x, y]) => `${X(x)},${Y(y)}`).join(" "), stroke: line.colour,
-        "stroke-dasharray": line.dash.map((d) => 1.8 * d).join(" "),
+        "stroke-dasharray": dashes(line),
       }));
       const every = Math.ceil(points.length / 12);
       if (line.marker) points.filter((_, k) => k % every === 0).forEach(([x, y]) => root.append(svg("path", {
@@ -139,7 +142,8 @@ function lineChart({ title, xLabel, yLabel, lines, references = [], from, to, te
     },
   }, swatch(line), h("bdi", {}, line.name))));
 
-  const head = h("tr", {}, h("th", { scope: "col" }, xLabel), lines.map((line) => h("th", { scope: "col" }, h("bdi", {}, line.name))));
+  const heads = lines.map((line) => h("th", { scope: "col" }, h("bdi", {}, line.name)));
+  const head = h("tr", {}, h("th", { scope: "col" }, xLabel), heads);
   const body = () => xs.map((x) => h("tr", {}, h("th", { scope: "row" }, number(x)), lines.map((line) => {
     const k = line.x.indexOf(x);
     const ends = k >= 0 && line.low?.[k] != null ? ` [${text(line.low[k])}, ${text(line.high[k])}]` : "";
@@ -152,8 +156,12 @@ function lineChart({ title, xLabel, yLabel, lines, references = [], from, to, te
   return h("figure.chart", {}, h("figcaption", {}, h("span", {}, yLabel), legend), canvas, numbers);
 }
 
+// A dash pattern is in line widths, as the figures' is.
+const dashes = (line) => line.dash.map((d) => 1.8 * d).join(" ");
+
 function swatch(line) {
+  const across = { x1: 0, x2: 26, y1: 5, y2: 5, stroke: line.colour, "stroke-width": 2, "stroke-dasharray": dashes(line) };
+  const mark = { d: MARKERS[line.marker] ?? CIRCLE, transform: "translate(13 5)", fill: line.colour };
   return svg("svg", { class: "swatch", width: 26, height: 10, "aria-hidden": "true" },
-    svg("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: line.colour, "stroke-width": 2, "stroke-dasharray": line.dash.map((d) => 1.8 * d).join(" ") }),
-    ...(line.marker ? [svg("path", { d: MARKERS[line.marker] ?? CIRCLE, transform: "translate(13 5)", fill: line.colour })] : []));
+    svg("line", across), ...(line.marker ? [svg("path", mark)] : []));
 }

@@ -28,14 +28,14 @@ function chooser(side) {
     select("Seed", own.map(({ seed }) => [seed, seed]), run.seed, change("seed")));
 }
 
-let turnNumber = 0;
+let drawings = 0;
 
 async function draw() {
-  const mine = ++turnNumber;
+  const mine = ++drawings;
   const runs = [sides.a, sides.b];
   const abouts = [];
   for (const run of runs) abouts.push(await record(run));
-  if (mine !== turnNumber) return; // another choice came meanwhile
+  if (mine !== drawings) return; // another choice came meanwhile
   const films = runs.map((run, k) => film(run, abouts[k]));
   const shots = films.map((each) => each.canvas());
   const notes = runs.map(() => h("p.fine"));
@@ -57,28 +57,26 @@ async function draw() {
   };
   const halves = runs.map((run, side) => h("figure.half", {},
     shots[side].element,
-    h("figcaption", {}, h("a", { href: runLink(run) }, h("bdi", {}, method(run)), " · ", h("bdi", {}, prompt(run)), ` · seed ${run.seed}`),
+    h("figcaption", {},
+      h("a", { href: runLink(run) }, h("bdi", {}, method(run)), " · ", h("bdi", {}, prompt(run)), ` · seed ${run.seed}`),
       run.status !== "done" && h("p.bad", {}, standing(run)), notes[side])));
-  const focus = document.activeElement?.getAttribute("aria-label");
   byId("stage").replaceChildren(
     h("div.sliders", {},
       slider("Step", steps.length ? steps : [0], k, (step) => `step ${step}`, (to) => { k = to; paint(); }),
       slider("View", cameras, at.view, cameraWords, (to) => { at.view = to; paint(); })),
     h("div.halves", {}, halves));
-  if (focus) byId("stage").querySelector(`[aria-label="${CSS.escape(focus)}"]`)?.focus();
   paint();
 }
 
+const selects = () => [...byId("choosers").querySelectorAll("select")];
+
 function set(change) {
-  const focus = document.activeElement?.closest("label")?.textContent && focusPath();
+  const focus = selects().indexOf(document.activeElement);
   Object.assign(sides, change);
   byId("choosers").replaceChildren(chooser("a"), chooser("b"));
-  if (focus) byId("choosers").querySelectorAll("select")[focus - 1]?.focus();
+  selects()[focus]?.focus();
   draw();
 }
-
-// Which of the selects has the focus, counted from 1; 0 for none.
-const focusPath = () => [...byId("choosers").querySelectorAll("select")].indexOf(document.activeElement) + 1;
 
 // Both sides to the next prompt of the suite, or back.
 function move(by) {
@@ -92,7 +90,8 @@ document.addEventListener("DOMContentLoaded", () => {
   const asked = query.read();
   const named = (name) => runs.find((run) => run.id === asked.get(name));
   const a = named("a") ?? runs[0];
-  const b = named("b") ?? runs.find((run) => run.prompt === a.prompt && run.seed === a.seed && run.method !== a.method) ?? runs[1] ?? a;
+  const twin = (run) => run.prompt === a.prompt && run.seed === a.seed && run.method !== a.method;
+  const b = named("b") ?? runs.find(twin) ?? runs[1] ?? a;
   if (asked.get("step")) at.step = Number(asked.get("step"));
   at.view = Number(asked.get("view")) || 0;
   byId("compare").append(

@@ -18,8 +18,8 @@ function film(run, about) {
     const k = row(step);
     const context = canvas.getContext("2d");
     const words = k < 0 ? "no views yet" : `step ${about.steps[k]}`;
-    const [azimuth, elevation] = about.cameras[view];
-    canvas.setAttribute("aria-label", `${method(run)}, ${prompt(run)}, seed ${run.seed}: ${words}, azimuth ${azimuth}°, elevation ${elevation}°`);
+    const whose = `${method(run)}, ${prompt(run)}, seed ${run.seed}`;
+    canvas.setAttribute("aria-label", `${whose}: ${words}, ${cameraWords(about.cameras[view])}`);
     if (k < 0 || !image.ready) return context.clearRect(0, 0, canvas.width, canvas.height);
     const side = image.naturalWidth / about.cameras.length;
     if (canvas.width !== side) canvas.width = canvas.height = side;

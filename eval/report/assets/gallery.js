@@ -18,12 +18,17 @@ function label(run) {
   return measure ? show(value(run, measure.name), measure.unit) : "";
 }
 
-const STATES = { "": "all", done: "done", failed: "failed", unfinished: "unfinished", miss: "missed by majority" };
+const STATES = {
+  done: ["done", (run) => run.status === "done"],
+  failed: ["failed", (run) => run.status === "failed"],
+  unfinished: ["unfinished", (run) => !["done", "failed"].includes(run.status)],
+  miss: ["missed by majority", (run) => value(run, "majority") === 0],
+};
 
 function fits(run) {
-  if (filter.suite !== "" && run.suite !== Number(filter.suite)) return false;
-  if (filter.methods.size && !filter.methods.has(run.method)) return false;
-  if (filter.state === "miss" ? value(run, "majority") !== 0 : filter.state === "unfinished" ? ["done", "failed"].includes(run.status) : filter.state && run.status !== filter.state) return false;
+  if (filter.suite && data.index.suites[run.suite] !== filter.suite) return false;
+  if (filter.methods.size && !filter.methods.has(data.index.methods[run.method].name)) return false;
+  if (filter.state && !STATES[filter.state][1](run)) return false;
   const scale = unit(filter.measure) === "%" ? 100 : 1;
   for (const [end, sign] of [["low", 1], ["high", -1]]) {
     if (!filter.measure || filter[end] === "") continue;
@@ -55,9 +60,8 @@ const SORTS = {
 const failures = (row) => row.shown.filter((run) => run.status === "failed").length;
 
 function build() {
-  const byPrompt = data.index.prompts.map((text, k) => ({ prompt: text, index: k, runs: [], shown: [], stale: true, filled: false }));
-  for (const run of data.index.runs) byPrompt[run.prompt].runs.push(run);
-  rows = byPrompt;
+  rows = data.index.prompts.map((text, k) => ({ prompt: text, index: k, runs: [], shown: [], stale: true }));
+  for (const run of data.index.runs) rows[run.prompt].runs.push(run);
   tiles.clear();
   watcher.disconnect();
   for (const row of rows) {
@@ -91,7 +95,8 @@ function fill(row) {
       if (known) known.update();
       return known?.element ?? tile(run, label, chosen, choose);
     });
-    return h("div.cell", { role: "group", "aria-label": `${name}, ${row.prompt}` }, h("p.method", {}, dot(runs[0].method), h("bdi", {}, name)), h("div.shots", {}, shots));
+    return h("div.cell", { role: "group", "aria-label": `${name}, ${row.prompt}` },
+      h("p.method", {}, dot(runs[0].method), h("bdi", {}, name)), h("div.shots", {}, shots));
   }));
   const links = [...row.body.querySelectorAll(".shot")];
   links.forEach((link, k) => { link.tabIndex = k ? -1 : 0; });
@@ -147,19 +152,24 @@ addEventListener("beforeprint", () => rows.filter((row) => row.shown.length).for
 function remember() {
   const { methods, ...plain } = filter;
   if (plain.sort === "suite") plain.sort = "";
-  query.write({ ...plain, methods: [...methods].map((k) => data.index.methods[k].name).join(","), chosen: [...chosen].join(",") });
+  query.write({ ...plain, methods: [...methods], chosen: [...chosen] });
 }
 
 function recall() {
   const asked = query.read();
   for (const name of ["suite", "text", "measure", "low", "high", "state", "sort"]) filter[name] = asked.get(name) ?? filter[name];
-  if (!(filter.sort in SORTS)) filter.sort = "suite";
-  const names = (asked.get("methods") ?? "").split(",");
-  data.index.methods.forEach(({ name }, k) => { if (names.includes(name)) filter.methods.add(k); });
-  for (const id of (asked.get("chosen") ?? "").split(",")) if (data.index.runs.some((run) => run.id === id)) chosen.add(id);
+  if (!Object.hasOwn(SORTS, filter.sort)) filter.sort = "suite";
+  if (!Object.hasOwn(STATES, filter.state)) filter.state = "";
+  for (const name of asked.getAll("methods")) filter.methods.add(name);
+  for (const id of asked.getAll("chosen").slice(0, 2)) if (data.index.runs.some((run) => run.id === id)) chosen.add(id);
 }
 
-function filters() {
+let offered = ""; // by the form as it stands: it is made anew only where that changes, since somebody may be typing
+
+function filters(anew) {
+  const offers = JSON.stringify([data.index.suites, data.index.methods, measures()]);
+  if (offers === offered && !anew) return;
+  offered = offers;
   const set = (name) => (event) => {
     filter[name] = event.target.value;
     if (name === "measure") ends();
@@ -170,16 +180,17 @@ function filters() {
   const high = h("input", { type: "number", step: "any", value: filter.high, oninput: set("high"), "aria-label": "At most" });
   const ends = () => { low.disabled = high.disabled = !filter.measure; };
   ends();
+  const words = { type: "search", value: filter.text, placeholder: "words of it", oninput: set("text") };
   const form = [
-    h("label", {}, h("span", {}, "Prompt"), h("input", { type: "search", value: filter.text, placeholder: "words of it", oninput: set("text") })),
-    suites.length > 1 && select("Suite", [["", "all"], ...suites.map((name, k) => [k, name || "none"])], filter.suite, set("suite")),
-    select("State", Object.entries(STATES), filter.state, set("state")),
+    h("label", {}, h("span", {}, "Prompt"), h("input", words)),
+    suites.length > 1 && select("Suite", [["", "all"], ...suites.filter(Boolean).map((name) => [name, name])], filter.suite, set("suite")),
+    select("State", [["", "all"], ...Object.entries(STATES).map(([name, [text]]) => [name, text])], filter.state, set("state")),
     measures().length && select("Measure", [["", "any"], ...measures().map(({ name, label: text, unit: of }) => [name, of ? `${text}, ${of}` : text])], filter.measure, set("measure")),
     measures().length && h("div.range", { role: "group", "aria-label": "Range of the measure" }, h("span", {}, "From, to"), h("div", {}, low, high)),
     select("Sort", Object.entries(SORTS).map(([name, [text]]) => [name, text]), filter.sort, set("sort")),
     h("div.all", {}, h("fieldset", {}, h("legend", {}, "Methods"), methods.map(({ name }, k) => h("label.check", {}, h("input", {
-      type: "checkbox", checked: filter.methods.has(k),
-      onchange(event) { event.target.checked ? filter.methods.add(k) : filter.methods.delete(k); changed(); },
+      type: "checkbox", checked: filter.methods.has(name),
+      onchange(event) { event.target.checked ? filter.methods.add(name) : filter.methods.delete(name); changed(); },
     }), dot(k), h("bdi", {}, name)))),
     h("button", { type: "reset" }, "Clear")),
   ];
@@ -224,7 +235,7 @@ document.addEventListener("DOMContentLoaded", () => {
   byId("filters").addEventListener("reset", () => {
     filter.methods.clear();
     Object.assign(filter, { suite: "", text: "", measure: "", low: "", high: "", state: "", sort: "suite" });
-    filters();
+    filters(true);
     changed();
   });
 });

@@ -2,7 +2,7 @@
 // One run of the gallery: its picture, which turns on hover and focus, or what stands in its place.
 
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-const tiles = new Map(); // run id → {element, update}
+const tiles = new Map(); // run id → {element, update, mark}
 
 // A tile of `run`; `label(run)` is what stands under it, `chosen` the set of ids picked for comparison.
 function tile(run, label, chosen, choose) {
@@ -60,6 +60,6 @@ function tile(run, label, chosen, choose) {
     else if (event.key.toLowerCase() === "c") (event.preventDefault(), choose(run));
   });
   update();
-  tiles.set(run.id, { element, link, update, mark });
+  tiles.set(run.id, { element, update, mark });
   return element;
 }
