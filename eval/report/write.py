@@ -14,7 +14,6 @@ from eval.load import ENDED, RunRecord, load_runs
 from eval.report.index import Suites, index, key, record, script
 from eval.report.pages import ASSETS, PAGES, page
 from eval.report.pictures import Made, make
-from eval.study import Study
 from harness.config import UserError
 from harness.records.files import write_bytes
 
@@ -22,25 +21,25 @@ THREADS = min(4, os.cpu_count() or 1)  # decoding and encoding pictures leave th
 
 
 def write_report(
-    runs: Path, out: Path, study: Callable[[], Study], say: Callable[[str], None] = print
+    runs: Path, out: Path, results: Callable[[], dict[str, Any]], say: Callable[[str], None] = print
 ) -> Path:
     """Write the report of `runs` into `out`; its index.html. Pictures of unchanged runs are kept.
 
-    `study` is asked for only where a run has ended. Raises UserError for a folder without runs, runs that
-    share no table, and an `out` that holds something else.
+    `results` computes what eval.report.results says of the runs, and is called only where one has ended.
+    Raises UserError for a folder without runs and for an `out` that holds something else.
     """
-    if out.is_dir() and any(out.iterdir()) and not (out / "data" / "runs.js").is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / "assets" / "report.css").is_file():
         raise UserError(f"--out {out}: that folder holds something else; name a new one, or an older report")
     records, problems = load_runs(runs)
     numbers: dict[str, Any] = {"notes": ["no run has ended yet, so there are no numbers"]}
     if any(run.status in ENDED for run in records):
-        from eval.report.results import results
-
-        numbers = results(study())
-    numbers["notes"] = [*dict.fromkeys([*problems, *numbers["notes"]])]
+        numbers = results()
+    numbers |= {"notes": [*dict.fromkeys([*problems, *numbers["notes"]])]}
     suites = Suites(runs, records)
     for folder in ("data/run", "media", "assets", "suites"):
         (out / folder).mkdir(parents=True, exist_ok=True)
+    for asset in ASSETS.iterdir():
+        _write(out / "assets" / asset.name, asset.read_bytes())
     made = _media(records, out / "media", say)
     _write(out / "data" / "results.js", script("results", numbers))
     for run in records:
@@ -48,8 +47,6 @@ def write_report(
         _write(out / "data" / "run" / f"{key(run.run_id)}.js", script("run", about))
     for sha, name in suites.files.items():
         _write(out / name, ("\n".join(suites.prompts[sha]) + "\n").encode())
-    for asset in ASSETS.iterdir():
-        _write(out / "assets" / asset.name, asset.read_bytes())
     _forget(out, {key(run.run_id) for run in records})
     name = runs.resolve().name
     _write(out / "data" / "runs.js", script("index", index(name, records, suites, made)))

@@ -28,11 +28,12 @@ def report(
     """Pages that open from disk: tables, curves, every run, any two side by side."""
     import webbrowser
 
+    from eval.report.results import results
     from eval.report.write import write_report
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
-    folder, results = _runs_and_results(runs, out, "report")
-    index = write_report(folder, results, lambda: _study(folder, **options))
+    folder, where = _runs_and_results(runs, out, "report")
+    index = write_report(folder, where, lambda: results(_study(folder, **options)))
     print(index)
     if open_:
         webbrowser.open(index.resolve().as_uri())

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -14,8 +15,11 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from eval.command import open_study
+from eval.report.index import script
+from eval.report.results import results
 from eval.report.write import write_report
 from harness.records.identity import SuiteRef
+from tests.browser.bench_report import serving
 from tests.eval.conftest import PROMPTS, Runs, clip_folder
 
 __all__ = ["clip_folder"]  # a fixture of the eval tests, used here, too
@@ -50,7 +54,8 @@ def report(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Path:
             last = PROMPTS[5] if index == 1 else looks
             runs.add("uniform_sds", caption, seed, shows=[PROMPTS[4], last])
     out = tmp_path_factory.mktemp("report") / "report"
-    write_report(root, out, lambda: open_study(root, clip=str(clip_folder), device="cpu", samples=0))
+    study = open_study(root, clip=str(clip_folder), device="cpu", samples=0)
+    write_report(root, out, lambda: results(study))
     return out
 
 
@@ -353,3 +358,35 @@ def test_text_has_contrast_and_the_theme_follows_the_system_or_its_button(
     page.reload()
     expect(theme).to_have_text("Theme: dark")
     assert page.evaluate(dark)
+
+
+def test_little_is_transferred_before_scrolling_however_many_runs(
+    report: Path, open_page: OpenPage, tmp_path: Path
+):
+    """2 295 entries that share the pictures of one run; what they weigh is theirs."""
+    shutil.copytree(report, tmp_path / "report")
+    told, numbers = stored(report, "runs"), stored(report, "results")
+    like = run_of(report, 0, UNIFORM, 0)
+    told["methods"] = [
+        told["methods"][0] | {"name": name} for name in ("uniform_sds", "linear_decay", "tp_sds")
+    ]
+    told["prompts"] = [f"a prompt of usual length, and its number is {k}" for k in range(153)]
+    told["runs"] = [
+        like | {"id": f"{like['id']}-{prompt}-{m}-{seed}", "prompt": prompt, "method": m, "seed": seed}
+        for prompt in range(153)
+        for m in range(3)
+        for seed in range(5)
+    ]
+    numbers["scores"] = {run["id"]: numbers["scores"][like["id"]] for run in told["runs"]}
+    for name, value in (("index", told), ("results", numbers)):
+        file = {"index": "runs"}.get(name, name)
+        (tmp_path / "report" / "data" / f"{file}.js").write_bytes(script(name, value))
+    with serving(tmp_path / "report") as (base, sent):
+        page = open_page(base)
+        expect(page.locator("#count")).to_have_text("2295 of 2295 runs, 153 of 153 prompts")
+        page.wait_for_load_state("networkidle")
+        assert 0.2e6 < sum(sent) < 3e6
+        assert page.locator(".shot").count() < 300
+        page.get_by_role("searchbox").fill("number is 152")
+        expect(page.locator("#count")).to_have_text("15 of 2295 runs, 1 of 153 prompts")
+        expect(page.locator(".shot")).to_have_count(15)

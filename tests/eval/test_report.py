@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import socket
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,10 +19,13 @@ from typer.main import get_command
 
 from eval.command import open_study
 from eval.load import load_runs
+from eval.report import write
 from eval.report.command import config_changes, sweep_command
 from eval.report.index import ROWS, Suites, key, record, script
+from eval.report.live import watch
 from eval.report.pages import PAGES
 from eval.report.pictures import FRAME_MS, make, turn
+from eval.report.results import results
 from eval.report.write import write_report
 from harness.cli import app
 from harness.config import PRESETS, UserError, apply_overrides, preset
@@ -121,9 +127,8 @@ def test_a_runs_key_is_safe_in_addresses_and_file_names(name: str) -> None:
 
 
 def report(runs: Runs, clip_folder: Path, out: Path) -> Path:
-    return write_report(
-        runs.root, out, lambda: open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0)
-    )
+    study = open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0)
+    return write_report(runs.root, out, lambda: results(study))
 
 
 def stored(path: Path) -> dict:
@@ -191,7 +196,7 @@ def test_a_folder_without_an_ended_run_has_pages_and_no_numbers(tmp_path: Path) 
     runs.add("tp_sds", PROMPTS[0], 0, end="new")
 
     def never() -> None:
-        raise AssertionError("no study of nothing")
+        raise AssertionError("there is nothing to compute")
 
     write_report(runs.root, tmp_path / "report", never)  # type: ignore[arg-type]
     assert "no run has ended yet" in stored(tmp_path / "report" / "data" / "results.js")["notes"][0]
@@ -201,7 +206,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(runs: Runs, tmp_path: 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "index.html").write_text("mine")
     with pytest.raises(UserError, match="something else"):
-        write_report(runs.root, tmp_path / "mine", lambda: open_study(runs.root))
+        write_report(runs.root, tmp_path / "mine", dict)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["index.html"]
 
 
@@ -230,3 +235,31 @@ def test_a_long_log_of_values_is_thinned_evenly(runs: Runs) -> None:
     assert steps[0] == 10 and steps[-1] == 19 + 3 * ROWS
     gaps = [b - a for a, b in pairwise(steps[2:])]
     assert set(gaps) <= {2, 3, 4}
+
+
+def test_the_live_pages_need_neither_torch_nor_a_study() -> None:
+    code = "import sys, eval.report.live; print(*{'torch', 'eval.study', 'open_clip'} & sys.modules.keys())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == ""
+
+
+def test_a_report_that_was_interrupted_is_taken_up_again(
+    runs: Runs, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "report"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(write, "record", interrupt)
+        report(runs, clip_folder, out)
+    assert not (out / "index.html").exists()
+    assert report(runs, clip_folder, out).is_file()
+
+
+def test_live_a_port_that_is_taken_is_told(runs: Runs) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(UserError, match="--port 0"):
+            watch(runs.root, other.getsockname()[1], open_browser=False)

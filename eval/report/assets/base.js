@@ -53,6 +53,7 @@ const method = (run) => {
   return data.index.totals.length > 1 ? `${name}, N = ${run.total}` : name;
 };
 const prompt = (run) => data.index.prompts[run.prompt];
+const names = (run) => [h("bdi", {}, method(run)), " · ", h("bdi", {}, prompt(run)), ` · seed ${run.seed}`];
 const runLink = (run) => `run.html#${encodeURIComponent(run.id)}`;
 const colour = (index) => data.index.methods[index].colour || "currentColor";
 
@@ -92,6 +93,17 @@ const query = {
 function select(label, pairs, chosen, onchange) {
   const options = pairs.map(([value, text]) => h("option", { value, selected: String(value) === String(chosen) }, text));
   return h("label", {}, h("span", {}, label), h("select", { onchange }, options));
+}
+
+// Buttons of which one is pressed; `pick` is told its place, the first one's at once.
+function tabs(label, names, pick, first = 0) {
+  const press = (at) => {
+    buttons.forEach((button, k) => button.setAttribute("aria-pressed", String(k === at)));
+    pick(at);
+  };
+  const buttons = names.map((name, k) => h("button", { type: "button", onclick: () => press(k) }, name));
+  press(first);
+  return h("div.tabs", { role: "group", "aria-label": label }, buttons);
 }
 
 function scroller(label, ...children) {

@@ -58,7 +58,7 @@ async function draw() {
   const halves = runs.map((run, side) => h("figure.half", {},
     shots[side].element,
     h("figcaption", {},
-      h("a", { href: runLink(run) }, h("bdi", {}, method(run)), " · ", h("bdi", {}, prompt(run)), ` · seed ${run.seed}`),
+      h("a", { href: runLink(run) }, names(run)),
       run.status !== "done" && h("p.bad", {}, standing(run)), notes[side])));
   byId("stage").replaceChildren(
     h("div.sliders", {},

@@ -157,7 +157,9 @@ function remember() {
 
 function recall() {
   const asked = query.read();
-  for (const name of ["suite", "text", "measure", "low", "high", "state", "sort"]) filter[name] = asked.get(name) ?? filter[name];
+  for (const name of ["suite", "text", "measure", "low", "high", "state", "sort"]) {
+    filter[name] = asked.get(name) ?? filter[name];
+  }
   if (!Object.hasOwn(SORTS, filter.sort)) filter.sort = "suite";
   if (!Object.hasOwn(STATES, filter.state)) filter.state = "";
   for (const name of asked.getAll("methods")) filter.methods.add(name);
@@ -180,19 +182,26 @@ function filters(anew) {
   const high = h("input", { type: "number", step: "any", value: filter.high, oninput: set("high"), "aria-label": "At most" });
   const ends = () => { low.disabled = high.disabled = !filter.measure; };
   ends();
+  const named = suites.filter(Boolean).map((name) => [name, name]);
+  const states = Object.entries(STATES).map(([name, [text]]) => [name, text]);
+  const measurable = measures().map((each) => [each.name, each.unit ? `${each.label}, ${each.unit}` : each.label]);
   const words = { type: "search", value: filter.text, placeholder: "words of it", oninput: set("text") };
+  const boxes = methods.map(({ name }, k) => h("label.check", {}, h("input", {
+    type: "checkbox", checked: filter.methods.has(name),
+    onchange(event) {
+      event.target.checked ? filter.methods.add(name) : filter.methods.delete(name);
+      changed();
+    },
+  }), dot(k), h("bdi", {}, name)));
   const form = [
     h("label", {}, h("span", {}, "Prompt"), h("input", words)),
-    suites.length > 1 && select("Suite", [["", "all"], ...suites.filter(Boolean).map((name) => [name, name])], filter.suite, set("suite")),
-    select("State", [["", "all"], ...Object.entries(STATES).map(([name, [text]]) => [name, text])], filter.state, set("state")),
-    measures().length && select("Measure", [["", "any"], ...measures().map(({ name, label: text, unit: of }) => [name, of ? `${text}, ${of}` : text])], filter.measure, set("measure")),
-    measures().length && h("div.range", { role: "group", "aria-label": "Range of the measure" }, h("span", {}, "From, to"), h("div", {}, low, high)),
+    suites.length > 1 && select("Suite", [["", "all"], ...named], filter.suite, set("suite")),
+    select("State", [["", "all"], ...states], filter.state, set("state")),
+    measures().length && select("Measure", [["", "any"], ...measurable], filter.measure, set("measure")),
+    measures().length && h("div.range", { role: "group", "aria-label": "Range of the measure" },
+      h("span", {}, "From, to"), h("div", {}, low, high)),
     select("Sort", Object.entries(SORTS).map(([name, [text]]) => [name, text]), filter.sort, set("sort")),
-    h("div.all", {}, h("fieldset", {}, h("legend", {}, "Methods"), methods.map(({ name }, k) => h("label.check", {}, h("input", {
-      type: "checkbox", checked: filter.methods.has(name),
-      onchange(event) { event.target.checked ? filter.methods.add(name) : filter.methods.delete(name); changed(); },
-    }), dot(k), h("bdi", {}, name)))),
-    h("button", { type: "reset" }, "Clear")),
+    h("div.all", {}, h("fieldset", {}, h("legend", {}, "Methods"), boxes), h("button", { type: "reset" }, "Clear")),
   ];
   byId("filters").replaceChildren(...form.filter(Boolean));
 }
@@ -216,9 +225,11 @@ function tray() {
   if (!runs.length) return;
   const link = new URLSearchParams({ a: runs[0].id, b: runs[1]?.id ?? "" });
   byId("tray").replaceChildren(
-    h("ul", {}, runs.map((run) => h("li", {}, h("bdi", {}, method(run)), " · ", h("bdi", {}, prompt(run)), ` · seed ${run.seed} `,
+    h("ul", {}, runs.map((run) => h("li", {}, names(run),
       h("button.plain", { type: "button", "aria-label": "Remove", onclick: () => choose(run) }, "✕")))),
-    runs.length === 2 ? h("a.button", { href: `compare.html#${link}` }, "Compare") : h("span.fine", {}, "choose another to compare"));
+    runs.length === 2
+      ? h("a.button", { href: `compare.html#${link}` }, "Compare")
+      : h("span.fine", {}, "choose another to compare"));
 }
 
 function gallery() {

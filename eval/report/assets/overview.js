@@ -9,8 +9,8 @@ function summary() {
   const words = states.filter(([name, n]) => n || name === "failed").map(([name, n]) => `${n} ${name}`);
   const many = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
   byId("summary").replaceChildren(
-    `${many(runs.length, "run")} of ${many(methods.length, "method")} × ${many(prompts.length, "prompt")} × ${many(seeds, "seed")}: `
-    + `${words.join(", ")}. Prior `, h("bdi", {}, priors.join(", ")), ".");
+    `${many(runs.length, "run")} of ${many(methods.length, "method")} × ${many(prompts.length, "prompt")} × `
+    + `${many(seeds, "seed")}: ${words.join(", ")}. Prior `, h("bdi", {}, priors.join(", ")), ".");
   const rate = runs.reduce((sum, run) => sum + (run.status === "running" ? run.rate ?? 0 : 0), 0);
   const done = runs.reduce((sum, run) => sum + run.step, 0);
   const all = runs.reduce((sum, run) => sum + run.total, 0);
@@ -25,7 +25,9 @@ function resultTable(table) {
   const wordy = table.columns.map((_, k) => table.rows.some((row) => typeof row[k] === "string" && row[k].length > 28));
   const kind = (tag, k) => (wordy[k] ? `${tag}.long` : tag);
   const cell = (value, k) => {
-    const text = Array.isArray(value) ? [value[0], value[1] && h("span.ends", {}, ` ${value[1]}`)] : [h("bdi", {}, String(value))];
+    const text = Array.isArray(value)
+      ? [value[0], value[1] && h("span.ends", {}, ` ${value[1]}`)]
+      : [h("bdi", {}, String(value))];
     return k ? h(kind("td", k), {}, text) : h(kind("th", k), { scope: "row" }, text);
   };
   const inside = [
@@ -40,8 +42,9 @@ function resultTable(table) {
 
 function numbers() {
   const { tables = [], notes = [] } = data.results;
-  const told = notes.length && h("details.result", { open: !tables.length }, h("summary", {}, `Notes (${notes.length})`), h("ul", {}, notes.map((note) => h("li", {}, note))));
-  byId("numbers").replaceChildren(...tables.map(resultTable), ...(told ? [told] : []));
+  const told = h("details.result", { open: !tables.length }, h("summary", {}, `Notes (${notes.length})`),
+    h("ul", {}, notes.map((note) => h("li", {}, note))));
+  byId("numbers").replaceChildren(...tables.map(resultTable), ...(notes.length ? [told] : []));
 }
 
 function curves() {
@@ -49,23 +52,20 @@ function curves() {
   byId("curves-section").hidden = !found.length;
   if (!found.length) return;
   const place = h("div");
-  const tabs = h("div.tabs", { role: "group", "aria-label": "Over" }, found.map((each) => h("button", {
-    type: "button", "aria-pressed": "false",
-    onclick: () => showCurve(each),
-  }, each.reading)));
-  function showCurve(each) {
-    [...tabs.children].forEach((tab, k) => tab.setAttribute("aria-pressed", String(found[k] === each)));
-    const lines = each.lines.map((line) => {
-      const look = data.index.methods.find(({ name }) => name === line.method) ?? { colour: "", dash: [], marker: "o" };
-      return { name: line.method, colour: look.colour || "currentColor", dash: look.dash, marker: look.marker, x: line.x, y: line.mean, low: line.low, high: line.high };
+  function pick(at) {
+    const each = found[at];
+    const lines = each.lines.map(({ method: name, x, mean, low, high }) => {
+      const look = data.index.methods.find((known) => known.name === name) ?? { dash: [], marker: "o" };
+      return { name, colour: look.colour || "currentColor", dash: look.dash, marker: look.marker, x, y: mean, low, high };
     });
+    const about = `Mean over ${each.prompts} prompts × ${each.seeds} seeds; band: 95 % interval over prompts, `
+      + "at each point by itself.";
     place.replaceChildren(lineChart({
       title: `R-Precision over ${each.axis}`, xLabel: each.axis, yLabel: "R-Precision by majority, %", lines,
       references: each.references, from: 0, to: 1, text: (y) => String(Math.round(1000 * y) / 10),
-    }), h("p.fine", {}, `Mean over ${each.prompts} prompts × ${each.seeds} seeds; band: 95 % interval over prompts, at each point by itself.`));
+    }), h("p.fine", {}, about));
   }
-  byId("curves").replaceChildren(tabs, place);
-  showCurve(found[0]);
+  byId("curves").replaceChildren(tabs("Over", found.map(({ reading }) => reading), pick), place);
 }
 
 function overview() {

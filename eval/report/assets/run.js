@@ -1,12 +1,17 @@
 "use strict";
 // One run, named behind the # of the address.
 
+// Nested settings as [dotted name, value] pairs.
 function settings(value, prefix = "") {
-  return Object.entries(value ?? {}).flatMap(([name, each]) =>
-    each !== null && typeof each === "object" && !Array.isArray(each) ? settings(each, `${prefix}${name}.`) : [[prefix + name, JSON.stringify(each)]]);
+  return Object.entries(value ?? {}).flatMap(([name, each]) => {
+    const nested = each !== null && typeof each === "object" && !Array.isArray(each);
+    return nested ? settings(each, `${prefix}${name}.`) : [[prefix + name, JSON.stringify(each)]];
+  });
 }
 
-const definitions = (pairs) => h("dl", {}, pairs.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, h("bdi", {}, String(text)))]));
+function definitions(pairs) {
+  return h("dl", {}, pairs.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, h("bdi", {}, String(text)))]));
+}
 
 function command(text) {
   const said = h("span", { role: "status", "aria-live": "polite" });
@@ -26,26 +31,27 @@ function command(text) {
 function measured(run) {
   const scores = data.results.scores?.[run.id];
   if (!scores) return [];
-  const pairs = data.results.measures.map(({ label, unit }, k) => [label, show(scores.values[k], unit)]).filter(([, text]) => text !== "–");
+  const all = data.results.measures.map(({ label, unit }, k) => [label, show(scores.values[k], unit)]);
+  const pairs = all.filter(([, text]) => text !== "–");
   return [h("h2", {}, "Measured at the last step"), definitions(pairs), h("p.fine", {}, data.results.stamp)];
 }
 
 function logged(about) {
   const { step, values } = about.metrics;
-  const names = Object.keys(values).filter((name) => values[name].some((value) => value != null));
-  if (!names.length) return [];
+  const shown = Object.keys(values).filter((name) => values[name].some((value) => value != null));
+  if (!shown.length) return [];
   const place = h("div");
-  const tabs = h("div.tabs", { role: "group", "aria-label": "Logged value" }, names.map((name) => h("button", { type: "button", "aria-pressed": "false", onclick: () => pick(name) }, name)));
-  function pick(name) {
-    [...tabs.children].forEach((tab, k) => tab.setAttribute("aria-pressed", String(names[k] === name)));
+  const pick = (at) => {
+    const name = shown[at];
     place.replaceChildren(lineChart({
       title: `${name} over step`, xLabel: "step", yLabel: name, text: number,
       lines: [{ name, colour: "var(--accent)", dash: [], x: step, y: values[name] }],
     }));
-  }
-  pick(names.includes("grad_norm") ? "grad_norm" : names[0]);
-  const kept = step.length < about.rows ? `${step.length} of ${about.rows} logged rows, evenly spaced.` : `${about.rows} logged rows.`;
-  return [h("h2", {}, "While it ran"), tabs, place, h("p.fine", {}, kept)];
+  };
+  const choice = tabs("Logged value", shown, pick, Math.max(0, shown.indexOf("grad_norm")));
+  const thinned = step.length < about.rows;
+  const kept = thinned ? `${step.length} of ${about.rows} logged rows, evenly spaced.` : `${about.rows} logged rows.`;
+  return [h("h2", {}, "While it ran"), choice, place, h("p.fine", {}, kept)];
 }
 
 function viewsOverSteps(run, about) {
@@ -54,7 +60,10 @@ function viewsOverSteps(run, about) {
   const shots = about.cameras.map(() => moving.canvas());
   const last = about.steps.length - 1;
   const paint = (k) => shots.forEach((shot, view) => shot.show(about.steps[k], view));
-  const figures = shots.map((shot, view) => h("figure", {}, shot.element, h("figcaption", {}, `${about.cameras[view][0]}°${about.cameras[view][1] === about.cameras[0][1] ? "" : `, elevation ${about.cameras[view][1]}°`}`)));
+  const [[, ring]] = about.cameras;
+  const captions = about.cameras.map(([azimuth, elevation]) =>
+    elevation === ring ? `${azimuth}°` : `${azimuth}°, elevation ${elevation}°`);
+  const figures = shots.map((shot, view) => h("figure", {}, shot.element, h("figcaption", {}, captions[view])));
   const all = h("details", {}, h("summary", {}, "All steps at once"));
   all.addEventListener("toggle", () => {
     if (all.querySelector("img")) return;
@@ -74,7 +83,8 @@ async function showRun() {
   const id = decodeURIComponent(location.hash.slice(1));
   const run = data.index.runs.find((each) => each.id === id);
   if (!run) {
-    byId("run").replaceChildren(h("h1", {}, "No such run"), h("p", {}, "This report has no run ", h("bdi", {}, id || "without a name"), ". ", h("a", { href: "index.html" }, "All runs"), "."));
+    byId("run").replaceChildren(h("h1", {}, "No such run"), h("p", {}, "There is no run ",
+      h("bdi", {}, id || "without a name"), " here. ", h("a", { href: "index.html" }, "All runs"), "."));
     return;
   }
   document.title = `${prompt(run)} · ${method(run)} · seed ${run.seed}`;
@@ -86,14 +96,17 @@ async function showRun() {
     return;
   }
   const { failure } = about;
+  const problem = data.results.scores?.[run.id]?.problem;
   const twins = data.index.runs.filter((each) => each.prompt === run.prompt && each !== run);
+  const twin = twins.find((each) => each.seed === run.seed && each.method !== run.method) ?? twins[0];
   byId("run").replaceChildren(...[
     h("h1", {}, h("bdi", {}, prompt(run))),
     h("p.lead", {}, h("bdi", {}, method(run)), `, seed ${run.seed}: ${standing(run)}.`),
-    failure && h("section.failure", { "aria-label": "Failure" }, h("h2", {}, `Failed at step ${failure.step}`), h("p", {}, String(failure.reason)), failure.detail && h("pre", { tabindex: 0 }, failure.detail)),
-    data.results.scores?.[run.id]?.problem && !failure && h("p.bad", {}, `Counted as a miss: ${data.results.scores[run.id].problem}`),
+    failure && h("section.failure", { "aria-label": "Failure" }, h("h2", {}, `Failed at step ${failure.step}`),
+      h("p", {}, String(failure.reason)), failure.detail && h("pre", { tabindex: 0 }, failure.detail)),
+    problem && !failure && h("p.bad", {}, `Counted as a miss: ${problem}`),
     h("p.links", {},
-      twins.length && h("a", { href: `compare.html#${new URLSearchParams({ a: run.id, b: (twins.find((each) => each.seed === run.seed && each.method !== run.method) ?? twins[0]).id })}` }, "Compare"),
+      twin && h("a", { href: `compare.html#${new URLSearchParams({ a: run.id, b: twin.id })}` }, "Compare"),
       about.turn && h("a", { href: picture(run, "turn") }, about.turn === "turntable" ? "Turntable" : "Turn of the ring"),
       about.mesh && h("a", { href: `media/${run.key}/object.glb`, download: `${run.key}.glb` }, "Mesh (glb)")),
     ...viewsOverSteps(run, about),
@@ -101,7 +114,9 @@ async function showRun() {
     ...logged(about),
     h("h2", {}, "Make it again"),
     ...command(about.command),
-    h("p.fine", {}, about.suite_file ? `Run it in this report's folder, which holds ${about.suite_file}.` : "Its suite is not kept beside the runs: write its prompts into prompts.txt."),
+    h("p.fine", {}, about.suite_file
+      ? `Run it in the report's folder, which holds ${about.suite_file}.`
+      : "Its suite is not kept beside the runs: write its prompts into prompts.txt."),
     h("details", {}, h("summary", {}, "Specification"), definitions([
       ["run", run.id], ["folder", about.path], ["suite", about.suite || "none"], ...settings(about.env),
       ...settings(about.spec.params, `${about.spec.method}.`), ...settings(about.spec.config),

@@ -8,8 +8,9 @@ const tiles = new Map(); // run id → {element, update, mark}
 function tile(run, label, chosen, choose) {
   const link = h("a.shot", { href: runLink(run), tabindex: -1, "data-run": run.id });
   const caption = h("figcaption");
-  const play = h("button.act.play", { type: "button", tabindex: -1, "aria-label": "Turn", onclick: () => turn(!turning) }, "▶");
-  const pick = h("button.act.pick", { type: "button", tabindex: -1, onclick: () => choose(run) }, "⇄");
+  const act = { type: "button", tabindex: -1 }; // by keyboard the picture itself takes Space and C
+  const play = h("button.act.play", { ...act, "aria-label": "Turn", onclick: () => turn(!turning) }, "▶");
+  const pick = h("button.act.pick", { ...act, onclick: () => choose(run) }, "⇄");
   const element = h("figure.tile", {}, link, play, pick, caption);
   let turning = false;
   let image = null;
@@ -28,10 +29,9 @@ function tile(run, label, chosen, choose) {
     caption.replaceChildren(h("span", {}, `seed ${run.seed}`), h("b", {}, label(run)));
     pick.setAttribute("aria-label", `Choose ${words} for comparison`);
     mark();
-    const failed = run.status === "failed";
-    if (failed || !run.thumb) {
+    if (run.status === "failed" || !run.thumb) {
       image = null;
-      link.replaceChildren(h("span.words", { title: standing(run) }, failed ? standing(run) : run.step ? standing(run) : "not started"));
+      link.replaceChildren(h("span.words", { title: standing(run) }, standing(run)));
     } else if (!image) {
       image = h("img", { loading: "lazy", decoding: "async", alt: "", width: 96, height: 96, src: picture(run, "thumb") });
       image.addEventListener("error", () => link.replaceChildren(h("span.words", {}, "unreadable")));
