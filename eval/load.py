@@ -89,7 +89,7 @@ def load_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
     problems: list[str] = []
     for folder in run_folders(root):
         try:
-            records.append(_record(folder))
+            records.append(load_run(folder))
         except (OSError, ValueError, UserError) as error:
             problems.append(f"{folder.id}: unreadable run folder, {first_line(error)}")
     if not records:
@@ -97,7 +97,8 @@ def load_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
     return records, problems
 
 
-def _record(folder: RunFolder) -> RunRecord:
+def load_run(folder: RunFolder) -> RunRecord:
+    """One run as it stands now; raises UserError, OSError or ValueError where its folder cannot be read."""
     spec = folder.spec()
     status = folder.status()
     failure = (folder.failure() or {}) if status == "failed" else None

@@ -338,19 +338,22 @@ class Study:
     def geometry(self) -> pd.DataFrame:
         """Scores of the textureless renders at the last step: run, method, prompt, seed, total, pool, scores.
 
-        Failed runs are misses; empty where the runs have no field.
+        Failed runs and those whose views cannot be read are misses; empty where the runs have no field.
         """
         rows = []
         for run in self._track(self.runs, "textureless"):
             assert run.suite is not None
             scorer, score = self.scorers[run.suite], MISS
-            if not run.failure:
+            problem = run.failure
+            if problem is None and self.last_features(run) is None:
+                problem = f"views of step {run.total} cannot be read"
+            if problem is None:
                 rows_VD = geometry.textureless_features(run, self.clip)
                 if rows_VD is None:
                     return pd.DataFrame()
                 retrieval = scorer.retrieve(rows_VD, run.config.views.azimuths)
                 score = retrieval.score(scorer.pool.index(run.prompt))
-            about = self._about(run) | {"pool": len(scorer.pool.prompts), "problem": run.failure}
+            about = self._about(run) | {"pool": len(scorer.pool.prompts), "problem": problem}
             rows.append(about | asdict(score))
         return pd.DataFrame(rows)
 

@@ -9,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 # Their commands, in the order that --help lists them in.
-from harness.cli import sweep, runs, study, votes, evaluation, objects  # noqa: F401 # isort: skip
+from harness.cli import sweep, runs, study, votes, evaluation, report, objects  # noqa: F401 # isort: skip
 from harness.cli import methods, machine, slurm, toyworld  # noqa: F401 # isort: skip
 from harness.cli.app import INTERRUPTED, app
 from harness.config import UserError

@@ -1,0 +1,56 @@
+"""The command that makes a run again, from its spec alone."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from harness.config import Config, parse_value, preset
+from harness.records.identity import RunSpec
+
+
+def sweep_command(spec: RunSpec, suite: str, position: int | None) -> str:
+    """A line for the shell that asks for `spec`, and for as little else as a sweep can.
+
+    `suite` is the path of its prompts, `position` the prompt's place in them, from 1; None where it has none.
+    """
+    name = spec.method
+    variant = [part for part in spec.variant.split(",") if part]
+    chosen = variant[0] if variant and "=" not in variant[0] else ""
+    # A preset's own values come with its name; the others are written in full, not as a label rounds them.
+    changed = [part.partition("=")[0] for part in variant if "=" in part] if variant else spec.params_set
+    words = ["harness", "sweep", suite]
+    words += ["--limit", str(position)] if position else []
+    words += ["--methods", f"{name}:{chosen}" if chosen else name, "--seeds", str(spec.seed)]
+    words += ["--steps", str(spec.config.steps), "--preset", spec.config.preset]
+    for key in changed:
+        words += ["--set", f"{name}.{key}={_text(spec.params[key])}"]
+    for item in config_changes(spec.config):
+        words += ["--set", item]
+    return shlex.join(words)
+
+
+def config_changes(config: Config) -> list[str]:
+    """What of `config` differs from its preset, less the number of steps, as items of `--set`."""
+    ours, theirs = _flat(config.model_dump(mode="json")), _flat(preset(config.preset).model_dump(mode="json"))
+    return [
+        f"{key}={_text(value)}"
+        for key, value in ours.items()
+        if value != theirs[key] and key not in ("preset", "steps")
+    ]
+
+
+def _text(value: Any) -> str:
+    """A value as `--set` reads it back: bare words where that is safe."""
+    if isinstance(value, str) and value.strip() == value and parse_value(value, str) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

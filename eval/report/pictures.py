@@ -1,0 +1,148 @@
+"""Small WebP pictures of a run's stored views: a thumbnail, a turn around the object, a film over the steps.
+
+Views that cannot be read leave their place grey; nothing is chosen for its looks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from eval.load import RunRecord
+from harness.records.files import read_json, write_bytes, write_json
+
+VERSION = 1  # raise it when any picture below changes: made ones are kept by it
+THUMB, TILE = 128, 192  # pixels: at most so large
+LONGEST = 16_000  # pixels along a side of a WebP
+FRAME_MS = 220
+GREY = 128
+TURNTABLE, MESH = "turntable/colour.webp", "mesh/object.glb"  # what `harness turntable` and `export` write
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run's folder of pictures holds, and the `key` of all that it was made from."""
+
+    key: str
+    steps: list[int]  # the rows of the film; the thumbnail and the turn show the last
+    thumb: bool = False
+    turn: str = ""  # "turntable", "ring" (the stored views) or ""
+    mesh: bool = False
+
+
+def thumb(run: RunRecord, step: int) -> bytes | None:
+    """The front view of a step; None where its views cannot be read."""
+    views_VHWC = _views(run, step)
+    return None if views_VHWC is None else _webp(_resized(views_VHWC[:1], THUMB)[0])
+
+
+def turn(run: RunRecord, step: int) -> bytes | None:
+    """The ring's views of a step as an endless animation; None where there is no ring to see."""
+    ring = run.config.views.azimuths
+    views_VHWC = _views(run, step)
+    if views_VHWC is None or ring < 2:
+        return None
+    first, *others = map(Image.fromarray, _resized(views_VHWC[:ring], TILE))
+    data = io.BytesIO()
+    first.save(
+        data, "WEBP", save_all=True, append_images=others, duration=FRAME_MS, loop=0, quality=75, method=2
+    )
+    return data.getvalue()
+
+
+def film(run: RunRecord, steps: Sequence[int]) -> bytes | None:
+    """Every view of every step in one picture, a row of tiles per step; None where there is none to see."""
+    rows = [_views(run, step) for step in steps]
+    sides = [row.shape[1] for row in rows if row is not None]
+    if not sides:
+        return None
+    columns = run.config.views.tiles
+    side = min(*sides, TILE, LONGEST // columns, LONGEST // len(rows))
+    sheet = np.full((len(rows), side, columns, side, 3), GREY, dtype=np.uint8)
+    for place, row in enumerate(rows):
+        if row is not None:
+            sheet[place] = _resized(row, side).swapaxes(0, 1)
+    return _webp(sheet.reshape(len(rows) * side, columns * side, 3))
+
+
+def make(run: RunRecord, folder: Path) -> Made:
+    """Fill `folder` with thumb.webp, turn.webp, film.webp and object.glb, as far as the run has them.
+
+    What was made from the same files before is kept as it is.
+    """
+    turntable, mesh = run.path / TURNTABLE, run.path / MESH
+    sources = [*(run.view_path(step) for step in run.view_steps), turntable, mesh]
+    key = hashlib.sha256(repr([VERSION, *map(_fingerprint, sources)]).encode()).hexdigest()[:16]
+    before = read_json(folder / "made.json")
+    if before is not None and before.get("key") == key:
+        return Made(**before)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    steps = list(run.view_steps)
+    found: dict[str, bytes | None] = {}
+    if steps:
+        found = {"thumb.webp": thumb(run, steps[-1]), "film.webp": film(run, steps)}
+        found["turn.webp"] = None if turntable.is_file() else turn(run, steps[-1])
+    for name, data in found.items():
+        if data is not None:
+            write_bytes(folder / name, data, durable=False)
+    if turntable.is_file():
+        _link(turntable, folder / "turn.webp")
+    if mesh.is_file():
+        _link(mesh, folder / "object.glb")
+    made = Made(
+        key=key,
+        steps=steps,
+        thumb=found.get("thumb.webp") is not None,
+        turn="turntable" if turntable.is_file() else "ring" if found.get("turn.webp") else "",
+        mesh=mesh.is_file(),
+    )
+    write_json(
+        folder / "made.json", asdict(made), durable=False
+    )  # last: it says that all the others are there
+    return made
+
+
+def _views(run: RunRecord, step: int) -> np.ndarray | None:
+    try:
+        return run.views(step)
+    except Exception:  # whatever a damaged picture makes the decoder raise: its place stays empty
+        return None
+
+
+def _resized(images_VHWC: np.ndarray, most: int) -> np.ndarray:
+    side = min(images_VHWC.shape[1], most)
+    if images_VHWC.shape[1] == side:
+        return images_VHWC
+    pictures = (Image.fromarray(image).resize((side, side), Image.Resampling.BOX) for image in images_VHWC)
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def _webp(image_HWC: np.ndarray) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(image_HWC).save(data, "WEBP", quality=82, method=2)
+    return data.getvalue()
+
+
+def _fingerprint(path: Path) -> tuple[str, int, int]:
+    try:
+        about = path.stat()
+    except OSError:
+        return path.name, 0, 0
+    return path.name, about.st_mtime_ns, about.st_size
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name, or a copy where the disk is another."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,80 @@
+"""`harness report`: a folder of pages that opens from a disk, without a server and without a network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from eval.load import ENDED, RunRecord, load_runs
+from eval.report.index import Suites, index, key, record, script
+from eval.report.pages import ASSETS, PAGES, page
+from eval.report.pictures import Made, make
+from harness.config import UserError
+from harness.records.files import write_bytes
+
+THREADS = min(4, os.cpu_count() or 1)  # decoding and encoding pictures leave the interpreter alone
+
+
+def write_report(
+    runs: Path, out: Path, results: Callable[[], dict[str, Any]], say: Callable[[str], None] = print
+) -> Path:
+    """Write the report of `runs` into `out`; its index.html. Pictures of unchanged runs are kept.
+
+    `results` computes what eval.report.results says of the runs, and is called only where one has ended.
+    Raises UserError for a folder without runs and for an `out` that holds something else.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / "assets" / "report.css").is_file():
+        raise UserError(f"--out {out}: that folder holds something else; name a new one, or an older report")
+    records, problems = load_runs(runs)
+    numbers: dict[str, Any] = {"notes": ["no run has ended yet, so there are no numbers"]}
+    if any(run.status in ENDED for run in records):
+        numbers = results()
+    numbers |= {"notes": [*dict.fromkeys([*problems, *numbers["notes"]])]}
+    suites = Suites(runs, records)
+    for folder in ("data/run", "media", "assets", "suites"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    for asset in ASSETS.iterdir():
+        _write(out / "assets" / asset.name, asset.read_bytes())
+    made = _media(records, out / "media", say)
+    _write(out / "data" / "results.js", script("results", numbers))
+    for run in records:
+        about = record(run, suites, made[run.run_id])
+        _write(out / "data" / "run" / f"{key(run.run_id)}.js", script("run", about))
+    for sha, name in suites.files.items():
+        _write(out / name, ("\n".join(suites.prompts[sha]) + "\n").encode())
+    _forget(out, {key(run.run_id) for run in records})
+    name = runs.resolve().name
+    _write(out / "data" / "runs.js", script("index", index(name, records, suites, made)))
+    for each in PAGES:
+        _write(out / each, page(each, name, live=False))
+    return out / "index.html"
+
+
+def _media(records: Sequence[RunRecord], folder: Path, say: Callable[[str], None]) -> Mapping[str, Made]:
+    def one(run: RunRecord) -> Made:
+        try:
+            return make(run, folder / key(run.run_id))
+        except OSError as error:  # its pictures are missing; the others' are not
+            say(f"no pictures of {run.run_id}: {error}")
+            return Made("", [])
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip([run.run_id for run in records], pool.map(one, records), strict=True))
+
+
+def _forget(out: Path, keys: set[str]) -> None:
+    """Remove what belongs to runs that are no more."""
+    for folder in (out / "media").iterdir():
+        if folder.name not in keys and (folder / "made.json").is_file():
+            shutil.rmtree(folder)
+    for path in (out / "data" / "run").glob("*.js"):
+        if path.stem not in keys:
+            path.unlink()
+
+
+_write = partial(write_bytes, durable=False)  # all of it can be made again

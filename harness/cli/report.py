@@ -1,0 +1,51 @@
+"""Pages to look at: a report on disk, and the same pages live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.app import AllowMixed, ClipName, Device, Runs, Samples, Source, app
+from harness.cli.evaluation import _runs_and_results, _study
+
+Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
+
+
+@app.command(epilog="Example: harness report runs --open")
+def report(
+    runs: Source = "runs",
+    out: Annotated[
+        Path | None, typer.Option(help="Where it goes; RUNS/eval/report or wandb-GROUP/report by default.")
+    ] = None,
+    open_: Open = False,
+    clip: ClipName = "toy-clip",
+    device: Device = "auto",
+    allow_mixed: AllowMixed = False,
+    prior_samples: Samples = None,
+) -> None:
+    """Pages that open from disk: tables, curves, every run, any two side by side."""
+    import webbrowser
+
+    from eval.report.results import results
+    from eval.report.write import write_report
+
+    options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
+    folder, where = _runs_and_results(runs, out, "report")
+    index = write_report(folder, where, lambda: results(_study(folder, **options)))
+    print(index)
+    if open_:
+        webbrowser.open(index.resolve().as_uri())
+
+
+@app.command(epilog="Example: harness watch runs --open")
+def watch(
+    runs: Runs = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    open_: Open = False,
+) -> None:
+    """The report's pages live while a sweep runs, for this machine only; Ctrl-C ends it."""
+    from eval.report.live import watch as serve
+
+    serve(runs, port, open_)
