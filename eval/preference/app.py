@@ -30,7 +30,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from eval.preference.design import load_design
+from eval.preference.design import check_unchanged, load_design
 from eval.preference.limits import Limit
 from eval.preference.media import n_frames
 from eval.preference.store import CHOICES, DATABASE, OTHER, Choice, Rater, Refused, Store, Trial
@@ -78,6 +78,7 @@ class Application:
         self.pairs = {pair.pair: pair for pair in self.design.pairs}
         self.frames = n_frames(folder / "media" / self.design.pairs[0].media["a"])
         self.store = Store(folder / DATABASE)
+        check_unchanged(self.design, self.store.design(), folder)
         # Many raters may share an address, and a rater sends four requests a comparison. What is counted by
         # address is only what no rater does: asking with a link that does not exist.
         self.per_rater = Limit(burst=60, per_second=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.config import UserError, first_problem
 from harness.records.files import read_json
+from harness.records.identity import canonical_json
 
 VERSION = 1
 
@@ -82,6 +84,11 @@ class Design(_Part):
         return [pair for pair in self.pairs if pair.kind == "real"]
 
     @property
+    def digest(self) -> str:
+        """sha256 of all of it: what raters were invited to, and by which rules their answers count."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
+
+    @property
     def hidden(self) -> list[Pair]:
         """The hidden ties."""
         return [pair for pair in self.pairs if pair.kind == "tie"]
@@ -96,6 +103,15 @@ def load_design(folder: Path) -> Design:
         return Design.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{folder / 'study.json'}: {first_problem(error)}") from None
+
+
+def check_unchanged(design: Design, digest: str | None, folder: Path) -> None:
+    """Raises UserError where `digest`, kept since the first link, is of another design; None is any."""
+    if digest not in (None, design.digest):
+        raise UserError(
+            f"{folder / 'study.json'} was changed after the first link was made: what is asked and who is "
+            "excluded is fixed before the study; put it back, or make a new study"
+        )
 
 
 def check_size(pairs: int, repeats: int, ties: int) -> None:

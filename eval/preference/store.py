@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS trials(
 CREATE TABLE IF NOT EXISTS answers(
     rater TEXT, position INTEGER, question TEXT, choice TEXT CHECK(choice IN ('left','right','tie')),
     seconds REAL, time REAL, PRIMARY KEY(rater, position, question));
+CREATE TABLE IF NOT EXISTS design(sha256 TEXT);
 CREATE TRIGGER IF NOT EXISTS people_or_judges BEFORE INSERT ON raters
     WHEN EXISTS(SELECT 1 FROM raters WHERE kind IS NOT NEW.kind)
     BEGIN SELECT RAISE(ABORT, 'people and judges never share a file'); END;
@@ -184,6 +185,15 @@ class Store:
 
         return self.write(job)
 
+    def fix_design(self, digest: str) -> Future:
+        """Keep the digest of the study's design, unless one is kept already; the future has the one kept."""
+
+        def job(db: sqlite3.Connection) -> str:
+            db.execute("INSERT INTO design SELECT ? WHERE NOT EXISTS (SELECT 1 FROM design)", (digest,))
+            return db.execute("SELECT sha256 FROM design").fetchone()[0]
+
+        return self.write(job)
+
     def consent(self, rater: str) -> Future:
         """The rater has read the text and agreed; the first time counts."""
         sql = "UPDATE raters SET consented = ? WHERE rater = ? AND consented IS NULL"
@@ -255,6 +265,11 @@ class Store:
         sql = "SELECT position, pair, repeat, left, shown FROM trials WHERE rater = ? AND position = ?"
         row = self._reader.execute(sql, (rater, position)).fetchone()
         return row and _trial(row)
+
+    def design(self) -> str | None:
+        """The digest that `fix_design` kept."""
+        row = self._reader.execute("SELECT sha256 FROM design").fetchone()
+        return row and row[0]
 
     def times_given(self) -> dict[str, int]:
         """Pair → how many raters were given it, repeats aside."""

@@ -6,7 +6,7 @@ import random
 import secrets
 from collections.abc import Mapping, Sequence
 
-from eval.preference.design import Design, Pair, check_size
+from eval.preference.design import Design, Pair, check_size, check_unchanged
 from eval.preference.store import OTHER, Name, Store, Trial
 
 TOKEN_BYTES = 24  # 192 bits: no link can be guessed
@@ -51,10 +51,12 @@ def _sided(pairs: Sequence[Pair], chance: random.Random) -> list[tuple[str, Name
 def add_raters(design: Design, store: Store, count: int, per_rater: int | None = None) -> list[str]:
     """`count` new raters with all their trials; the tokens of their links, which are kept nowhere.
 
-    Raises UserError for a `per_rater` that is too small for the study's hidden ties and repeats.
+    The first of them fix the design. Raises UserError for a design that has changed since, and for a
+    `per_rater` that is too small for the study's hidden ties and repeats.
     """
     if per_rater is not None:
         check_size(min(per_rater, len(design.real)), design.repeats, design.ties)
+    check_unchanged(design, store.fix_design(design.digest).result(), store.path.parent)
     tokens = []
     for _ in range(count):
         token, seed = secrets.token_urlsafe(TOKEN_BYTES), secrets.randbits(62)

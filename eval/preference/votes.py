@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from eval.preference.design import Design, load_design
+from eval.preference.design import Design, check_unchanged, load_design
 from eval.preference.store import DATABASE
 from harness.config import UserError, nearest
 
@@ -141,9 +141,11 @@ def load_ballots(folder: Path, judge: str = "") -> Ballots:
             db.execute("BEGIN")  # one moment of a study that may be going on
             raters = pd.read_sql_query("SELECT rater, kind, name FROM raters ORDER BY rater", db)
             trials = pd.read_sql_query("SELECT rater, position, pair, repeat, left FROM trials", db)
+            fixed = db.execute("SELECT sha256 FROM design").fetchone()
             answers = pd.read_sql_query("SELECT rater, position, question, choice, seconds FROM answers", db)
     except (sqlite3.Error, pd.errors.DatabaseError) as error:
         raise UserError(f"{path} cannot be read as a study's answers ({error})") from None
+    check_unchanged(design, fixed and fixed[0], folder)
     kind = "judge" if judge else "human"
     foreign = raters.loc[raters["kind"] != kind, "rater"]
     if len(foreign):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,14 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from eval.preference.app import Application
 from eval.preference.design import Design, Exclusion, Pair, Question, Side, load_design
 from eval.preference.making import new_study, parse_questions
 from eval.preference.media import SIDE, n_frames
 from eval.preference.trials import draw_trials
+from eval.preference.votes import load_ballots
 from harness.cli import main
 from harness.config import UserError
 from tests.eval.conftest import COLOURS, PROMPTS, TOY, Runs
-from tests.smallstudy import fill_runs, make_study
+from tests.smallstudy import fill_runs, make_study, tokens
 
 
 def design(pairs: int, ties: int, repeats: int, methods: int = 2) -> Design:
@@ -210,3 +213,17 @@ def test_a_study_is_never_made_anew(tmp_path: Path):
     study = make_study(tmp_path, PROMPTS[:2])
     with pytest.raises(UserError, match="never changes"):
         new_study(tmp_path / "runs", ["tp_sds", "uniform_sds"], study, questions=parse_questions([]))
+
+
+def test_a_design_is_fixed_by_the_first_link(tmp_path: Path):
+    study = make_study(tmp_path, ["a red car", "a blue chair"], repeats=1, ties=1)
+    asked = json.loads((study / "study.json").read_text())
+    asked["exclusion"]["min_seconds"] = 9.0
+    (study / "study.json").write_text(json.dumps(asked))
+    tokens(study)  # until then everything may be changed
+    tokens(study)
+    asked["exclusion"]["min_seconds"] = 0.0
+    (study / "study.json").write_text(json.dumps(asked))
+    for attempt in (tokens, Application, load_ballots):
+        with pytest.raises(UserError, match="changed after the first link"):
+            attempt(study)
