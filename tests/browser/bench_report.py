@@ -103,6 +103,7 @@ def multiply(source: Path, root: Path) -> int:
 class Counting(SimpleHTTPRequestHandler):
     """Serves a folder and counts what goes out."""
 
+    protocol_version = "HTTP/1.1"  # a connection takes more than one request
     sent: list[int]
 
     def __init__(self, *arguments, sent: list[int], **options):

@@ -390,3 +390,4 @@ def test_little_is_transferred_before_scrolling_however_many_runs(
         page.get_by_role("searchbox").fill("number is 152")
         expect(page.locator("#count")).to_have_text("15 of 2295 runs, 1 of 153 prompts")
         expect(page.locator(".shot")).to_have_count(15)
+        page.close()  # before the server: pictures may still be on their way
