@@ -15,14 +15,14 @@ from harness.cli.sweep import execution_of, run_sweep
 from harness.config import UserError, nearest
 
 
-def _study(runs: Path, **options: Any) -> Any:
+def study_of(runs: Path, **options: Any) -> Any:
     from eval.command import console_for_tables, open_study
     from harness.toyworld.render import ground_truth
 
     return open_study(runs, console_for_tables(), ground_truth=ground_truth, **options)
 
 
-def _runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, Path]:
+def runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, Path]:
     """The folder of runs, made from W&B where they are there, and where results go unless `out` says it."""
     if not source.startswith("wandb:"):
         return Path(source), out or Path(source, "eval", below)
@@ -50,8 +50,8 @@ def evaluate(
     """R-Precision of the stored views per method, with intervals, and a contact sheet."""
     from eval.command import evaluate as run
 
-    folder, results = _runs_and_results(runs, out, "")
-    run(_study(folder, clip=clip, device=device, allow_mixed=allow_mixed), results)
+    folder, results = runs_and_results(runs, out, "")
+    run(study_of(folder, clip=clip, device=device, allow_mixed=allow_mixed), results)
 
 
 @app.command(epilog="Example: harness tables runs convergence diversity")
@@ -70,8 +70,8 @@ def tables(
     from eval.command import write_tables
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
-    folder, results = _runs_and_results(runs, out, "tables")
-    write_tables(_study(folder, **options), names, results)
+    folder, results = runs_and_results(runs, out, "tables")
+    write_tables(study_of(folder, **options), names, results)
 
 
 @app.command(epilog="Example: harness figures runs r_precision seeds_grid --out figures")
@@ -91,8 +91,8 @@ def figures(
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     command = " ".join(["harness figures", runs, *names])
-    folder, results = _runs_and_results(runs, out, "figures")
-    for path in write_figures(_study(folder, **options), names, results, command):
+    folder, results = runs_and_results(runs, out, "figures")
+    for path in write_figures(study_of(folder, **options), names, results, command):
         print(path)
 
 
@@ -146,7 +146,7 @@ def _reproduce(
         return code
     judges = judged(root / "studies" / name, root, asked.study, sized.clips, device) if asked.study else []
     for clip in sized.clips:
-        study = _study(root, clip=clip, device=device, only={run_id(spec) for spec in specs})
+        study = study_of(root, clip=clip, device=device, only={run_id(spec) for spec in specs})
         where = folder if len(sized.clips) == 1 else folder / clip.replace("/", "-")
         if asked.tables:
             write_tables(study, asked.tables, where)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.app import AllowMixed, ClipName, Device, Runs, Samples, Source, app
-from harness.cli.evaluation import _runs_and_results, _study
+from harness.cli.evaluation import runs_and_results, study_of
 
 Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
 
@@ -32,8 +32,8 @@ def report(
     from eval.report.write import write_report
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
-    folder, where = _runs_and_results(runs, out, "report")
-    index = write_report(folder, where, lambda: results(_study(folder, **options)))
+    folder, where = runs_and_results(runs, out, "report")
+    index = write_report(folder, where, lambda: results(study_of(folder, **options)))
     print(index)
     if open_:
         webbrowser.open(index.resolve().as_uri())
