@@ -60,8 +60,10 @@ def test_a_whole_study_by_mouse(open_page: OpenPage, site: str, study: Path):
         expect(page.get_by_text(f"{position + 1} of {TRIALS}")).to_be_visible()
         expect(page.get_by_role("img", name="Left object")).to_be_visible()
         expect(page.get_by_role("img", name="Right object")).to_be_visible()
-        wide = page.evaluate("[...document.images].map(i => i.naturalWidth)")
-        assert wide == [4 * 384] * 2
+        pictures = page.evaluate(
+            "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
+        )
+        assert pictures == [4 * 384] * 2
         click_through(page, ("Left", "Right", "Can’t tell")[position % 3])
     expect(page.get_by_role("heading", name="Thank you")).to_be_visible()
     wanted = [
