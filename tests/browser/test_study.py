@@ -41,14 +41,16 @@ def of_rater(study: Path, token: str) -> list[tuple[int, str, str]]:
 
 
 def agree(page: Page) -> None:
-    page.get_by_role("button", name="I agree").click()
+    with page.expect_navigation():
+        page.get_by_role("button", name="I agree").click()
 
 
 def click_through(page: Page, choice: str) -> None:
     """Answer the comparison that is shown, all questions alike."""
     for group in page.get_by_role("group").all():
         group.get_by_role("radio", name=choice).check()
-    page.get_by_role("button", name="Next").click()
+    with page.expect_navigation():
+        page.get_by_role("button", name="Next").click()
 
 
 def test_a_whole_study_by_mouse(open_page: OpenPage, site: str, study: Path):
@@ -162,7 +164,8 @@ def test_a_link_goes_on_in_a_second_browser_and_ends_with_the_study(
     expect(second.get_by_text(f"3 of {TRIALS}")).to_be_visible()
     click_through(first, "Can’t tell")  # its page still shows the second comparison
     expect(first.get_by_text("The first answer stands")).to_be_visible()
-    first.get_by_role("link", name="Go on").click()
+    with first.expect_navigation():
+        first.get_by_role("link", name="Go on").click()
     for _ in range(TRIALS - 2):
         click_through(first, "Left")
     expect(first.get_by_role("heading", name="Thank you")).to_be_visible()
