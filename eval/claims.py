@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.convergence import ratio_to_baseline
-from eval.preference.design import load_design
+from eval.preference.design import STUDIES, load_design
 from eval.preference.results import judge_label, people, preference
 from eval.preference.votes import judges, load_ballots
 from eval.results import by_prompt, convergence_frames, rng
@@ -45,7 +45,7 @@ def _ratio(reading: str) -> Callable[[Study, str, str], str]:
 
 def _preferred(study: Study, method: str, baseline: str) -> str:
     """People's votes where these runs were shown to people, else a judge's, else R-Precision's."""
-    asked = [folder for folder in sorted(study.root.glob("studies/*")) if (folder / "study.json").exists()]
+    asked = [folder for folder in sorted(study.root.glob(f"{STUDIES}/*")) if (folder / "study.json").exists()]
     by_people = [said for folder in asked if (said := _votes(study, folder, "", method, baseline))]
     by_judges = [
         said

@@ -24,7 +24,7 @@ from eval.results import (
     spectrum_table,
 )
 from eval.study import Study
-from eval.tables import Table, as_csv, console_for_tables, latex, markdown, terminal
+from eval.tables import Table, as_csv, console_for_tables, markdown, terminal, write
 from harness.config import UserError, first_line, nearest
 from harness.records.environment import packages
 from harness.records.files import write_bytes, write_json
@@ -90,9 +90,7 @@ def write_tables(
     folder = out or study.root / "eval" / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
-        write_bytes(folder / f"{table.name}.md", markdown([table], study.stamp, table.title).encode())
-        write_bytes(folder / f"{table.name}.csv", as_csv(table, study.stamp).encode())
-        write_bytes(folder / f"{table.name}.tex", latex(table, study.stamp).encode())
+        write(table, study.stamp, folder)
         console.print(terminal(table, study.stamp))
         for note in table.notes:
             console.print(note, soft_wrap=True)

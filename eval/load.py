@@ -18,6 +18,7 @@ from harness.records.stamp import mark
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "harness" / "weights"
 ENDED = ("done", "failed")
+BASELINE = "uniform_sds"
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,11 @@ def method_labels(runs: Iterable[RunRecord]) -> dict[str, str]:
         else run.method
         for run in runs
     }
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """The names of methods' rows as they are shown everywhere: the baseline, then by name."""
+    return sorted(set(methods), key=lambda name: (name != BASELINE, name))
 
 
 def runs_table(runs: Sequence[RunRecord]) -> pd.DataFrame:

@@ -14,15 +14,14 @@ from PIL import Image
 from eval import appearance, convergence, diversity, geometry, gradients, janus, spectrum
 from eval.clip import Clip, load_clip
 from eval.features import ViewFeatures, view_features
-from eval.load import ENDED, RunRecord, load_runs, method_labels
+from eval.load import BASELINE, ENDED, RunRecord, in_order, load_runs, method_labels
 from eval.r_precision import MISS, VERSION, Pool, Scorer, load_pool, score_run
-from harness.config import UserError, ViewsConfig
+from harness.config import UserError, ViewsConfig, dotted
 from harness.guidance.views import VIEWS
 from harness.records.stamp import TOY
 
 GroundTruth = Callable[[str, ViewsConfig], np.ndarray]
 Track = Callable[[Sequence[RunRecord], str], Iterable[RunRecord]]
-BASELINE = "uniform_sds"
 SIGNATURES = ("false_front_rate", "peaks", "janus", "saturation", "contrast", "adjacent")
 
 
@@ -94,9 +93,8 @@ class Study:
         if len(self.runs) < len(records):
             self.notes.append(f"{len(records) - len(self.runs)} unfinished runs are left out")
         self.labels = method_labels(self.runs)
-        names = sorted(set(self.labels.values()))
-        self.baseline = BASELINE if BASELINE in names else None
-        self.methods = sorted(names, key=lambda name: (name != self.baseline, name))
+        self.methods = in_order(self.labels.values())
+        self.baseline = BASELINE if BASELINE in self.methods else None
         self.pools = {run.suite: load_pool(root, run.suite) for run in self.runs if run.suite}
         self.clip: Clip = load_clip(clip, device)
         self.scorers = {suite: Scorer.over(self.clip, pool) for suite, pool in self.pools.items()}
@@ -478,12 +476,6 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
 
 
 def _difference(one: RunRecord, other: RunRecord) -> str:
-    def flat(prefix: str, data: dict) -> dict:
-        pairs = {}
-        for key, value in data.items():
-            pairs |= flat(f"{prefix}{key}.", value) if isinstance(value, dict) else {prefix + key: value}
-        return pairs
-
-    a, b = (flat("", record.config.model_dump(mode="json")) for record in (one, other))
+    a, b = dotted(one.config), dotted(other.config)
     del a["steps"], b["steps"]
     return "; ".join(f"{key} is {a[key]} and {b[key]}" for key in a if a[key] != b[key])

@@ -7,12 +7,14 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import rich.table
 from rich.console import Console
 
 from eval.stats import Interval
+from harness.records.files import write_bytes
 
 
 class Stamp(Protocol):
@@ -133,6 +135,17 @@ def markdown(tables: Sequence[Table], stamp: Stamp, title: str, notes: Sequence[
         lines += ["", *(f"{note}\n" for note in table.notes)]
     lines += [f"- {note}" for note in notes]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def write(table: Table, stamp: Stamp, folder: Path) -> None:
+    """The table as NAME.md, NAME.csv and NAME.tex."""
+    spellings = {
+        "md": markdown([table], stamp, table.title),
+        "csv": as_csv(table, stamp),
+        "tex": latex(table, stamp),
+    }
+    for ending, text in spellings.items():
+        write_bytes(folder / f"{table.name}.{ending}", text.encode())
 
 
 def as_csv(table: Table, stamp: Stamp) -> str:

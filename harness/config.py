@@ -322,6 +322,18 @@ def override_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
+def dotted(config: BaseModel) -> dict[str, Any]:
+    """Every setting under its dotted key, as JSON has it."""
+
+    def flat(data: dict[str, Any], prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in data.items():
+            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return found
+
+    return flat(config.model_dump(mode="json"), "")
+
+
 def _takes_a_sequence(annotation: Any) -> bool:
     return (
         "tuple" in str(annotation)

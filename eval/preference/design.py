@@ -13,6 +13,7 @@ from harness.records.files import read_json
 from harness.records.identity import canonical_json
 
 VERSION = 1
+STUDIES = "studies"  # the studies of a folder of runs are in here, by default, and looked for
 
 
 class _Part(BaseModel):

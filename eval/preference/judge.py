@@ -18,7 +18,7 @@ from eval.clip import Clip, load_clip
 from eval.features import view_features
 from eval.load import RunRecord, load_runs
 from eval.preference.design import Design, load_design
-from eval.preference.store import Choice, Store
+from eval.preference.store import OTHER, Choice, Store
 from eval.preference.trials import draw_trials
 from eval.study import check_comparable
 from harness.config import UserError
@@ -58,7 +58,7 @@ def judge_by_clip(
             writes = [store.add_rater(name, SEED, trials, kind="judge", name=about), store.consent(name)]
             for trial in trials:
                 runs_of = sides[trial.pair]
-                left, right = runs_of[trial.left], runs_of["b" if trial.left == "a" else "a"]
+                left, right = runs_of[trial.left], runs_of[OTHER[trial.left]]
                 choice = _choice(score[left] - score[right])
                 writes.append(store.answer(name, trial.position, dict.fromkeys(questions, choice)))
             for write in writes:

@@ -71,7 +71,7 @@ def n_frames(path: Path) -> int:
 
 
 def _turntable(run: RunRecord) -> Path:
-    return run.path / "turntable" / "colour.webp"
+    return run.folder.turntable / "colour.webp"
 
 
 def _turn(run: RunRecord) -> np.ndarray:

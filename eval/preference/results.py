@@ -19,7 +19,7 @@ from eval.preference.duels import BOTH, Axis, Duels, wilson, win_rate
 from eval.preference.ranking import ranking
 from eval.preference.votes import Ballots
 from eval.stats import Interval, bootstrap_mean
-from eval.tables import Cell, Number, Table, as_csv, latex, markdown, number, percent, terminal
+from eval.tables import Cell, Number, Table, markdown, number, percent, terminal, write
 from harness.config import UserError
 from harness.records.files import write_bytes, write_json
 from harness.records.stamp import TOY
@@ -281,9 +281,7 @@ def write_results(ballots: Ballots, out: Path | None = None, console: Console | 
     folder = out or ballots.folder / (f"results-{ballots.path.stem}" if ballots.judge else "results")
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:
-        write_bytes(folder / f"{table.name}.md", markdown([table], stamp, table.title).encode())
-        write_bytes(folder / f"{table.name}.csv", as_csv(table, stamp).encode())
-        write_bytes(folder / f"{table.name}.tex", latex(table, stamp).encode())
+        write(table, stamp, folder)
         if console and table.name != "raters":  # hundreds of rows; those excluded are in the notes
             console.print(terminal(table, stamp))
             for note in table.notes:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
-from harness.config import Config, parse_value, preset
+from harness.config import Config, dotted, parse_value, preset
 from harness.records.identity import RunSpec
 
 
@@ -34,7 +33,7 @@ def sweep_command(spec: RunSpec, suite: str, position: int | None) -> str:
 
 def config_changes(config: Config) -> list[str]:
     """What of `config` differs from its preset, less the number of steps, as items of `--set`."""
-    ours, theirs = _flat(config.model_dump(mode="json")), _flat(preset(config.preset).model_dump(mode="json"))
+    ours, theirs = dotted(config), dotted(preset(config.preset))
     return [
         f"{key}={_text(value)}"
         for key, value in ours.items()
@@ -47,10 +46,3 @@ def _text(value: Any) -> str:
     if isinstance(value, str) and value.strip() == value and parse_value(value, str) == value:
         return value
     return json.dumps(value, ensure_ascii=False)
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found

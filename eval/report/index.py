@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.load import RunRecord, method_labels
+from eval.load import RunRecord, in_order, method_labels
 from eval.report.command import sweep_command
-from eval.report.pictures import MESH, TURNTABLE, Made
+from eval.report.pictures import Made, meshed
 from harness.records.files import read_json
-from harness.records.identity import slug
+from harness.records.identity import RunSpec, slug
 
 ROWS = 400  # of metrics.jsonl on a run's page, evenly spaced
 LOG_LINES = 200  # of log.txt, the last
@@ -51,28 +51,25 @@ class Suites:
         """The suite's name; "" for a run without one."""
         return self.names[run.suite] if run.suite else ""
 
-    def command(self, run: RunRecord) -> str:
+    def command(self, run: RunRecord, spec: RunSpec) -> str:
         """The line that makes the run again, from the folder that holds `files`."""
         prompts = self.prompts.get(run.suite or "", [])
         position = prompts.index(run.prompt) + 1 if run.prompt in prompts else None
         path = self.files.get(run.suite or "", "prompts.txt")
-        return sweep_command(run.folder.spec(), path, position)
+        return sweep_command(spec, path, position)
 
     def order(self, prompts: Sequence[str]) -> list[str]:
         """Prompts in the order of their suites, then the others by name."""
-        known = [prompt for sha in sorted(self.prompts, key=self.name_of) for prompt in self.prompts[sha]]
+        by_name = sorted(self.prompts, key=lambda sha: self.names[sha])
+        known = [prompt for sha in by_name for prompt in self.prompts[sha]]
         here = set(prompts)
         return list(dict.fromkeys([*(p for p in known if p in here), *sorted(here)]))
-
-    def name_of(self, sha: str) -> str:
-        """The name of the suite with that hash."""
-        return self.names[sha]
 
 
 def index(name: str, runs: Sequence[RunRecord], suites: Suites, made: Mapping[str, Made]) -> dict[str, Any]:
     """All runs, prompts and methods of a folder, for `data/runs.js`; `made` is by run id."""
     labels = method_labels(runs)
-    methods = sorted(set(labels.values()), key=lambda label: (label != "uniform_sds", label))
+    methods = in_order(labels.values())
     prompts = suites.order([run.prompt for run in runs])
     totals = sorted({run.total for run in runs})
     suite_names = sorted({suites.name(run) for run in runs})
@@ -142,11 +139,11 @@ def record(run: RunRecord, suites: Suites, made: Made | None) -> dict[str, Any]:
         "path": str(run.path),
         "suite": suites.name(run),
         "suite_file": suites.files.get(run.suite or "", ""),
-        "command": suites.command(run),
+        "command": suites.command(run, spec),
         "steps": list(run.view_steps) if made is None else made.steps,
         "cameras": cameras,
         "turn": "ring" if made is None else made.turn,
-        "mesh": (run.path / MESH).is_file() if made is None else made.mesh,
+        "mesh": meshed(run).is_file() if made is None else made.mesh,
         "spec": spec.model_dump(mode="json"),
         "env": {name: env[name] for name in ("device", "encoder", "compiled", "host") if name in env}
         | ({"prior": f"{run.prior} {run.prior_hash[:12]}"} if run.prior_hash else {}),
@@ -160,12 +157,6 @@ def record(run: RunRecord, suites: Suites, made: Made | None) -> dict[str, Any]:
             "values": {name: [_short(row.get(name)) for row in kept] for name in names},
         },
     }
-
-
-def turntable(run: RunRecord) -> Path | None:
-    """The run's rendered turntable, where it has one."""
-    path = run.path / TURNTABLE
-    return path if path.is_file() else None
 
 
 def script(name: str, value: Any) -> bytes:

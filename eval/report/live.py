@@ -29,10 +29,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from eval.load import RunRecord, load_run, load_runs
 from eval.report import pictures
-from eval.report.index import Suites, index, key, record, script, standing, turntable
+from eval.report.index import Suites, index, key, record, script, standing
 from eval.report.pages import ASSETS, LIVE_POLICY, PAGES, page
 from harness.config import UserError
-from harness.records.folder import RunFolder
+from harness.records.folder import RunFolder, run_folders
 
 HOST = "127.0.0.1"
 LOOK_SECONDS = 1.0  # between two looks at the folders, however many pages ask
@@ -51,13 +51,15 @@ class Board:
 
     def __init__(self, root: Path):
         self.root = root
+        before = {folder.id: _trace(folder) for folder in run_folders(root)}
         self.runs = {run.run_id: run for run in load_runs(root)[0]}
         self.suites = Suites(root, list(self.runs.values()))
         self.look = 1
         self.grown = 1  # the look at which runs were last added or removed
         self._since = dict.fromkeys(self.runs, 1)
         self._told = {name: standing(run) for name, run in self.runs.items()}
-        self._traces: dict[str, tuple[str, str, str]] = {}  # of a run's last reading: what tells a change
+        # What tells a change, as it was before a run's last reading.
+        self._traces = {name: trace for name, trace in before.items() if name in self.runs}
         self._when = time.monotonic()
         self._lock = Lock()
 
@@ -80,14 +82,14 @@ class Board:
 
     def _look_at(self, name: str) -> None:
         folder = RunFolder(self.root / name)
-        traces = (folder.status(), _changed(folder.path / "state.json"), _changed(folder.path / "views"))
-        if traces == self._traces.get(name):
+        trace = _trace(folder)
+        if trace == self._traces.get(name):
             return
         try:
             run = load_run(folder)
         except (OSError, ValueError, UserError):
             return  # half-written, or damaged: what is known of it stays
-        self._traces[name] = traces
+        self._traces[name] = trace
         if name not in self.runs:
             self.grown = self.look
         entry = standing(run)
@@ -97,7 +99,8 @@ class Board:
 
     def find(self, name: str) -> RunRecord | None:
         """The run of that key."""
-        return next((run for run in list(self.runs.values()) if key(run.run_id) == name), None)
+        found = self.runs.get(name)  # most runs' keys are their ids
+        return found or next((run for run in list(self.runs.values()) if key(run.run_id) == name), None)
 
     def changes(self, since: int) -> dict[str, dict[str, Any]]:
         """What of each run has changed after that look."""
@@ -153,9 +156,11 @@ def application(root: Path, token: str) -> Starlette:
         name = request.path_params["name"]
         if run is None or name not in MEDIA:
             return _missing()
-        if name == "object.glb" or (name == "turn.webp" and turntable(run)):
-            path = run.path / pictures.MESH if name == "object.glb" else turntable(run)
-            return FileResponse(path) if path and path.is_file() else _missing()
+        made = {"object.glb": pictures.meshed(run), "turn.webp": pictures.rendered(run)}.get(name)
+        if made and made.is_file():
+            return FileResponse(made)
+        if name == "object.glb":
+            return _missing()
         data = _made(run.path, name, run.view_steps) if run.view_steps else None
         return Response(data, media_type="image/webp") if data else _missing()
 
@@ -187,6 +192,11 @@ def _missing() -> Response:
 
 def _script(data: bytes) -> Response:
     return Response(data, media_type="text/javascript")
+
+
+def _trace(folder: RunFolder) -> tuple[str, str, str]:
+    """What is another once something of the run has changed that a page shows."""
+    return folder.status(), _changed(folder.path / "state.json"), _changed(folder.path / "views")
 
 
 def _changed(path: Path) -> str:

@@ -24,7 +24,6 @@ THUMB, TILE = 128, 192  # pixels: at most so large
 LONGEST = 16_000  # pixels along a side of a WebP
 FRAME_MS = 220
 GREY = 128
-TURNTABLE, MESH = "turntable/colour.webp", "mesh/object.glb"  # what `harness turntable` and `export` write
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,22 @@ def film(run: RunRecord, steps: Sequence[int]) -> bytes | None:
     return _webp(sheet.reshape(len(rows) * side, columns * side, 3))
 
 
+def rendered(run: RunRecord) -> Path:
+    """The film of `harness turntable`, where it was made."""
+    return run.folder.turntable / "colour.webp"
+
+
+def meshed(run: RunRecord) -> Path:
+    """The mesh of `harness export`, where it was made."""
+    return run.folder.mesh / "object.glb"
+
+
 def make(run: RunRecord, folder: Path) -> Made:
     """Fill `folder` with thumb.webp, turn.webp, film.webp and object.glb, as far as the run has them.
 
     What was made from the same files before is kept as it is.
     """
-    turntable, mesh = run.path / TURNTABLE, run.path / MESH
+    turntable, mesh = rendered(run), meshed(run)
     sources = [*(run.view_path(step) for step in run.view_steps), turntable, mesh]
     key = hashlib.sha256(repr([VERSION, *map(_fingerprint, sources)]).encode()).hexdigest()[:16]
     before = read_json(folder / "made.json")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from eval.command import all_notes, make_tables
-from eval.convergence import curve
+from eval.convergence import Axis, curve
 from eval.r_precision import SCORES
 from eval.results import convergence_frames, rng
 from eval.study import SIGNATURES, Study
@@ -40,7 +40,7 @@ def results(study: Study) -> dict[str, Any]:
         "mark": study.stamp.mark,
         "tables": [_table(table, study) for table in order],
         "notes": [*all_notes(study), *left_out],
-        "curves": [_curves(study, reading) for reading in convergence_frames(study)],
+        "curves": [_curves(study, reading, *about) for reading, about in convergence_frames(study).items()],
         "measures": [
             {"name": name, "label": label, "unit": unit} for name, (label, unit) in MEASURES.items()
         ],
@@ -111,8 +111,7 @@ def _cell(cell: Any) -> Any:
     return [text, bracket.strip() + ends]
 
 
-def _curves(study: Study, reading: str) -> dict[str, Any]:
-    axis, frame = convergence_frames(study)[reading]
+def _curves(study: Study, reading: str, axis: Axis, frame: pd.DataFrame) -> dict[str, Any]:
     drawn = curve(frame, rng(), axis)
     lines = []
     for method in study.methods:

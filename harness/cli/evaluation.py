@@ -124,6 +124,7 @@ def _reproduce(
 ) -> int:
     from eval.command import write_tables
     from eval.figures import write_figures
+    from eval.preference.design import STUDIES
     from harness.records.identity import run_id
     from harness.sweep import experiment
 
@@ -144,7 +145,8 @@ def _reproduce(
     code = run_sweep(root, suite, specs, execution, dry_run, retry_failed=False)
     if code == INTERRUPTED or dry_run:
         return code
-    judges = judged(root / "studies" / name, root, asked.study, sized.clips, device) if asked.study else []
+    votes_in = root / STUDIES / name
+    judges = judged(votes_in, root, asked.study, sized.clips, device) if asked.study else []
     for clip in sized.clips:
         study = study_of(root, clip=clip, device=device, only={run_id(spec) for spec in specs})
         where = folder if len(sized.clips) == 1 else folder / clip.replace("/", "-")
@@ -153,7 +155,7 @@ def _reproduce(
         for path in write_figures(study, asked.figures, where, command) if asked.figures else []:
             print(path)
     for judge in judges:
-        votes.results(root / "studies" / name, judge, folder / f"judge-{judge}")
+        votes.results(votes_in, judge, folder / f"judge-{judge}")
     return code
 
 

@@ -34,7 +34,7 @@ def turntable(
 
     Runs are chosen by words, by id, or by folder.
     """
-    from harness.objects.turntable import FOLDER, is_there
+    from harness.objects.turntable import is_there
 
     folders = _chosen(words, runs)
     done = [folder for folder in folders if folder.status() == "done"]
@@ -43,7 +43,7 @@ def turntable(
     failed = 0
     for folder in done:
         if is_there(folder, azimuths, elevation, size):
-            print(f"{folder.path / FOLDER}  is there already")
+            print(f"{folder.turntable}  is there already")
             continue
         try:
             _write(folder, azimuths, elevation, size, device)

@@ -45,6 +45,7 @@ def new(
     ] = None,
 ) -> None:
     """Pair done runs by prompt and seed, and make the folder of a study."""
+    from eval.preference.design import STUDIES
     from eval.preference.making import CONSENT, new_study, parse_questions
     from harness.records.identity import slug
 
@@ -54,7 +55,7 @@ def new(
         raise UserError(f"--consent {consent} cannot be read ({error})") from None
     if not text.strip():
         raise UserError(f"--consent {consent} is empty")
-    out = out or runs / "studies" / (slug(title) or "study")
+    out = out or runs / STUDIES / (slug(title) or "study")
     design = new_study(
         runs,
         [a, b, *more],

@@ -35,7 +35,7 @@ def export_mesh(
     threshold: density of the surface, by default that of `silhouette_threshold`; resolution: cells along an
     axis; components: how many of the largest parts are kept, all by default. UserError for an empty surface.
     """
-    path = out or final.folder.path / "mesh" / f"object.{kind}"
+    path = out or final.folder.mesh / f"object.{kind}"
     if not path.parent.is_dir() and out:
         raise UserError(f"--out {out}: there is no folder {path.parent}")
     if threshold is not None and not threshold > 0:

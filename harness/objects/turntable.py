@@ -20,14 +20,13 @@ VERSION = 1
 FPS = 30
 NEUTRAL = 0.93  # grey behind depth and normals
 DEPTH_COLOURS = "viridis"  # even steps of depth look like even steps, also to the colour-blind
-FOLDER = "turntable"
 
 
 def is_there(folder: RunFolder, azimuths: int, elevation: float, size: int | None) -> bool:
     """Whether the run has this turntable already, made after it was done."""
-    about = read_json(folder.path / FOLDER / "turntable.json") or {}
+    made = folder.turntable / "turntable.json"
+    about = read_json(made) or {}
     asked = {"version": VERSION, "azimuths": azimuths, "elevation": elevation, "asked_size": size}
-    made = folder.path / FOLDER / "turntable.json"
     return (
         all(about.get(name) == value for name, value in asked.items())
         and all((made.parent / name).is_file() for name in about["files"])
@@ -52,7 +51,7 @@ def write_turntable(
     colour_VHWC = pictures(prior, latents(final, prior, cameras)).numpy()
     depth_VHWC, normals_VHWC = _shape(final, cameras, side, near, far)
     films = {"colour": _resized(colour_VHWC, side), "depth": depth_VHWC, "normals": normals_VHWC}
-    out = final.folder.path / FOLDER
+    out = final.folder.turntable
     out.mkdir(exist_ok=True)
     (out / "turntable.json").unlink(missing_ok=True)  # it says that the films are whole: it is written last
     for name, frames_VHWC in films.items():

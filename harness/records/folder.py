@@ -171,6 +171,16 @@ class RunFolder:
         """The stored evaluation views, uint8 [V, H, W, 3]; V as in the spec's `config.views`."""
         return tiles(self.views_path(step))
 
+    @property
+    def turntable(self) -> Path:
+        """Where `harness turntable` keeps its films of the finished run, such as colour.webp."""
+        return self.path / "turntable"
+
+    @property
+    def mesh(self) -> Path:
+        """Where `harness export` keeps the finished run's object, such as object.glb."""
+        return self.path / "mesh"
+
     def params_path(self, step: int) -> Path:
         """Where the parameters of `step` are, if they were kept."""
         return self.path / "params" / f"step_{step:06d}.safetensors"

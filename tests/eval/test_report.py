@@ -96,7 +96,7 @@ def test_the_command_of_a_run_asks_for_that_run(methods: str, settings: tuple[st
     for sha, name in suites.files.items():
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("\n".join(suites.prompts[sha]))
-    ids = asked_for(suites.command(runs[0]), tmp_path)
+    ids = asked_for(suites.command(runs[0], runs[0].folder.spec()), tmp_path)
     assert folder.id in ids and len(ids) == 2, "the prompt's own run, and those of the prompts before it"
     alone = sweep_command(specs[1], suites.files[suite.sha256], None)
     assert "--limit" not in alone and folder.id in asked_for(alone, tmp_path)
