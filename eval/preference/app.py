@@ -11,62 +11,37 @@ import hashlib
 import hmac
 import ipaddress
 import math
-import socket
 import sqlite3
 from asyncio import wrap_future
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qs
 
-import uvicorn
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eval import web
 from eval.preference.design import check_unchanged, load_design
 from eval.preference.limits import Limit
 from eval.preference.media import n_frames
 from eval.preference.store import CHOICES, DATABASE, OTHER, Choice, Rater, Refused, Store, Trial
-from harness.config import UserError
 
 PAGES = Path(__file__).parent / "pages"
 COOKIE = "rater"
 MAX_BODY = 8 * 1024  # bytes of a form; ours have a few hundred
 SECONDS_PER_TRIAL = 20  # for the line that says how long it may take
-HEADERS = {
+HEADERS = web.HEADERS | {
     "content-security-policy": "default-src 'none'; img-src 'self' data:; style-src 'self'; "
     "script-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
     "x-robots-tag": "noindex, nofollow",
 }
 NO_LINK = "This page opens by the personal link that you were sent. Please check that it is complete."
-
-
-class Headers:
-    """Adds `HEADERS` to every response, and forbids keeping it where it does not say otherwise itself."""
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(HEADERS)
-                headers.setdefault("cache-control", "no-store")
-            await send(message)
-
-        await self.app(scope, receive, send_with if scope["type"] == "http" else send)
 
 
 class Application:
@@ -93,7 +68,7 @@ class Application:
         kept = {"cache-control": "max-age=31536000, immutable"}
         self.files = {path: Response(text, 200, kept, files[path]) for path, text in texts.items()}
         self.templates.globals["version"] = hashlib.sha256("".join(texts.values()).encode()).hexdigest()[:8]
-        self.asgi = Headers(
+        self.asgi = web.Headers(
             Starlette(
                 routes=[
                     Route("/", self.page),
@@ -105,7 +80,8 @@ class Application:
                 ],
                 exception_handlers={HTTPException: self.told, Refused: self.told, sqlite3.Error: self.told},
                 lifespan=self._lifespan,
-            )
+            ),
+            HEADERS,
         )
 
     @contextlib.asynccontextmanager
@@ -323,22 +299,4 @@ def serve(folder: Path, host: str, port: int, ready: Callable[[str], Any] = prin
 
     Raises UserError where the address cannot be had.
     """
-    application = Application(folder)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise UserError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from None
-    config = uvicorn.Config(
-        cast("Callable[..., Awaitable[None]]", application.asgi),
-        access_log=False,  # it would keep the links
-        server_header=False,
-        ws="none",
-        lifespan="on",
-        log_level="warning",
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=5,
-    )
-    shown = f"[{host}]" if ":" in host else host
-    ready(f"http://{shown}:{listening.getsockname()[1]}/")
-    uvicorn.Server(config).run(sockets=[listening])
+    web.serve(Application(folder).asgi, host, port, ready)

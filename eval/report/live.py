@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import secrets
-import socket
 import time
 import webbrowser
 from collections.abc import Callable
@@ -18,15 +17,15 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from eval import web
 from eval.load import RunRecord, load_run, load_runs
 from eval.report import pictures
 from eval.report.index import Suites, index, key, record, script, standing
@@ -36,14 +35,7 @@ from harness.records.folder import RunFolder, run_folders
 
 HOST = "127.0.0.1"
 LOOK_SECONDS = 1.0  # between two looks at the folders, however many pages ask
-HEADERS = {
-    "content-security-policy": LIVE_POLICY,
-    "cache-control": "no-store",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-}
+HEADERS = web.HEADERS | {"content-security-policy": LIVE_POLICY}
 
 
 class Board:
@@ -177,6 +169,7 @@ def application(root: Path, token: str) -> Starlette:
     return Starlette(
         routes=routes,
         middleware=[
+            Middleware(web.Headers, headers=HEADERS),
             Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
             Middleware(_Door, token=token),
         ],
@@ -216,7 +209,7 @@ def _made(path: Path, name: str, steps: tuple[int, ...]) -> bytes | None:
 
 
 class _Door:
-    """Lets in who has the token, in the address once or in the cookie; adds the headers of every answer."""
+    """Lets in who has the token, in the address once or in the cookie."""
 
     def __init__(self, app: ASGIApp, token: str):
         self.app, self.token = app, token
@@ -225,14 +218,6 @@ class _Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    *((k.encode(), v.encode()) for k, v in HEADERS.items()),
-                ]
-            await send(message)
 
         request = Request(scope)
         cookie = f"watch-{request.url.port}"  # a browser's cookies do not tell ports apart
@@ -245,7 +230,7 @@ class _Door:
             answer.set_cookie(cookie, self.token, httponly=True, samesite="strict")
         elif given is not None or not self._fits(request.cookies.get(cookie, "")):
             answer = PlainTextResponse("open the address that `harness watch` printed", 403)
-        await answer(scope, receive, send_with_headers)
+        await answer(scope, receive, send)
 
     def _fits(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self.token.encode())
@@ -255,18 +240,12 @@ def watch(root: Path, port: int, open_browser: bool, say: Callable[[str], None] 
     """Serve until Ctrl-C. Raises UserError for a folder without runs and for a port that is taken."""
     token = secrets.token_urlsafe(32)
     app = application(root, token)
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((HOST, port))
-    except OSError as error:
-        raise UserError(f"--port {port}: {error.strerror}; --port 0 takes a free one") from None
-    address = f"http://{HOST}:{listening.getsockname()[1]}/?token={token}"
-    say(f"{address}\nCtrl-C ends it; the runs do not notice")
-    if open_browser:
-        webbrowser.open(address)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2
-    )
+
+    def ready(origin: str) -> None:
+        address = f"{origin}?token={token}"
+        say(f"{address}\nCtrl-C ends it; the runs do not notice")
+        if open_browser:
+            webbrowser.open(address)
+
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+        web.serve(app, HOST, port, ready)
