@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SPEC_VERSION = 1  # raise it when a default below changes: ids hash only what differs from the defaults
+SPEC_VERSION = 2  # raise it when a default below changes: ids hash only what differs from the defaults
 
 
 class UserError(Exception):
@@ -50,7 +50,10 @@ class GuidanceConfig(Strict):
 
     prior: str = Field(default="toy-sd", description="a folder of harness/weights, a path, or a Hub id")
     revision: str | None = Field(default=None, description="revision of a Hub id")
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="of the denoiser; bfloat16 is slower by far on CPUs that compute it in software",
+    )
     cfg_scale: float = Field(default=20.0, ge=0, description="s in eps_u + s (eps_c - eps_u)")
     view_prompt: str = Field(
         default="{prompt}, {view} view", description="how the view's name joins the prompt"

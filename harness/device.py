@@ -41,6 +41,11 @@ def has_c_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang"))
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself; one that does not takes twenty times float32's time."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def upload(value: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on the device, without waiting for what the device has still to do."""
     return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)

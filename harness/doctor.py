@@ -165,9 +165,13 @@ def _code(git: dict[str, Any]) -> Check:
 def _device(env: dict[str, Any], config: Config) -> Iterator[Check]:
     import torch
 
+    from harness.device import cpu_has_bfloat16
+
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     text = f"{env['cores']} cores, {memory / GIB:.1f} GiB, {env['processor']}"
     facts: dict[str, Any] = {"processor": env["processor"], "cores": env["cores"], "memory": memory}
+    facts["bfloat16"] = cpu_has_bfloat16()
+    text += ", bfloat16 " + ("in hardware" if facts["bfloat16"] else "in software, far slower than float32")
     yield Check("cpu", "ok", text, facts=facts)
     gpus = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):

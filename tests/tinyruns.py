@@ -18,7 +18,7 @@ def config(prior: Path, **changes: Any) -> Config:
     """A small scene on the tiny prior, three evaluation points."""
     return Config.model_validate(
         {
-            "guidance": {"prior": str(prior), "dtype": "bfloat16", "microbatch": 4},
+            "guidance": {"prior": str(prior), "dtype": "float32", "microbatch": 4},
             "scene": {
                 "resolution": LATENT,
                 "samples": 8,

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -142,8 +143,11 @@ class Guidance:
         x = self.family.model_input(x_t, t).to(self.dtype)
         # A GPU's bits depend on much else: there the pack is one call, and compiled code keeps its shape.
         self._largest = max(self._largest, len(t)) if self.is_compiled else len(t)
-        size = self.cfg.microbatch if self.device.type == "cpu" else self._largest
-        out = _in_microbatches(self._denoise, size, x, t, context).float()
+        if self.device.type == "cpu" and not self.is_compiled:
+            out = _side_by_side(self._denoise, self.cfg.microbatch, x, t, context).float()
+        else:
+            size = self.cfg.microbatch if self.device.type == "cpu" else self._largest
+            out = _in_microbatches(self._denoise, size, x, t, context).float()
         eps = self.family.noise(out, x_t, t)
         return eps[0::2], eps[1::2]
 
@@ -195,17 +199,22 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _in_microbatches(call: Callable[..., Tensor], size: int, *tensors: Tensor) -> Tensor:
+@torch.no_grad()
+def _side_by_side(call: Callable[..., Tensor], size: int, *tensors: Tensor) -> Tensor:
+    """`_in_microbatches` on a CPU, a core to each slice: no bit depends on how many cores there are, and no
+    core waits for another within an operation."""
+    threads = torch.get_num_threads()
+    with _one_thread(tensors[0].device), ThreadPoolExecutor(threads) as pool:
+        return _in_microbatches(torch.no_grad()(call), size, *tensors, run=pool.map)
+
+
+def _in_microbatches(call: Callable[..., Tensor], size: int, *tensors: Tensor, run: Callable = map) -> Tensor:
     """`call` over slices of exactly `size` samples; the last is padded with zeros, later cut off."""
     count = len(tensors[0])
-    parts = []
-    for start in range(0, count, size):
-        chunk = [tensor[start : start + size] for tensor in tensors]
-        missing = size - len(chunk[0])
-        if missing:
-            chunk = [torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) for part in chunk]
-        parts.append(call(*chunk))
-    return torch.cat(parts)[:count]
+    missing = -count % size
+    if missing:
+        tensors = tuple(torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) for part in tensors)
+    return torch.cat(list(run(call, *(part.split(size) for part in tensors))))[:count]
 
 
 def find(cfg: GuidanceConfig) -> hub.Stored:

@@ -89,6 +89,21 @@ def test_a_samples_bits_do_not_depend_on_its_batch(tiny_prior: Path, dtype: str,
         torch.set_num_threads(before)
 
 
+def test_the_presets_bits_do_not_depend_on_threads() -> None:
+    """In float32 an operation's last bits depend on how it is split; three slices, the last one padded."""
+    g = Guidance.load(GuidanceConfig(), local_files_only=True)
+    x_t, t, cond = inputs(g, 9)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(torch.cat(g.predict_noise(x_t, t, cond)))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
 def test_noise_schedule_and_latents(tiny_prior: Path) -> None:
     g = guidance(tiny_prior)
     assert g.latent_shape == (4, 8, 8) and g.image_size == 32 and g.t_range == (20, 980)
