@@ -148,6 +148,7 @@ def manifest(study: Study) -> dict[str, Any]:
         "clip": {"tag": stamp.clip, "sha256": stamp.weights},
         "pools": list(stamp.pools),
         "priors": list(stamp.priors),
+        "streams": stamp.streams,
         "toy": stamp.mark == TOY,
         "stamp": stamp.mark,
         "configs": sorted({run.config_hash for run in study.runs}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from harness.config import Config, GuidanceConfig, UserError, ViewsConfig, first_line, first_problem
+from harness.prompt import normalised
 from harness.records.files import read_json, write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef, slug
@@ -109,7 +109,10 @@ def _match(prompt_id: str, path: Path, suite: SuiteLike, listed: Sequence[str]) 
         if int(prompt_id) >= len(listed):
             raise UserError(f"{path}: no prompt {prompt_id}; they go from 0 to {len(listed) - 1}")
         text = listed[int(prompt_id)]
-    for names in (lambda prompt: _plain(prompt) == _plain(text), lambda prompt: _is_slug(text, prompt)):
+    for names in (
+        lambda prompt: normalised(prompt) == normalised(text),
+        lambda prompt: _is_slug(text, prompt),
+    ):
         same = [prompt for prompt in suite.prompts if names(prompt)]
         if len(same) > 1:
             raise UserError(f"{path}: '{text}' may be '{same[0]}' or '{same[1]}'; name the folder by index")
@@ -117,10 +120,6 @@ def _match(prompt_id: str, path: Path, suite: SuiteLike, listed: Sequence[str]) 
             return same[0]
     (near,) = difflib.get_close_matches(text, suite.prompts, n=1, cutoff=0)
     raise UserError(f"{path}: '{text}' is no prompt of the suite '{suite.name}'; the nearest is '{near}'")
-
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).lower().split()).strip(" .,")
 
 
 def _is_slug(text: str, prompt: str) -> bool:

@@ -20,7 +20,7 @@ from harness.records.files import read_json, write_json
 from harness.scene.cameras import evaluation
 from harness.scene.generator import make_generator
 
-VERSION = 1
+VERSION = 2
 TIMESTEPS = 10  # evenly spaced over the run's range, ends included
 DRAWS = 8  # of the noise
 
@@ -76,7 +76,8 @@ def _at(run: RunRecord, step: int, guidance: Guidance) -> list[Row]:
         else view_name(0.0, config.views.elevation, config.camera.front_sector, config.camera.overhead)
     )
     cond_1LD = guidance.embed([view_prompt(config.guidance.view_prompt, run.prompt, name)])
-    noise_DCHW = rng.normal([run.seed] * DRAWS, range(DRAWS), "eval", x_1CHW.shape[1:]).to(guidance.device)
+    keys = [rng.Key(run.prompt, run.seed)] * DRAWS
+    noise_DCHW = rng.normal(keys, range(DRAWS), "eval", x_1CHW.shape[1:]).to(guidance.device)
     low, high = guidance.t_range
     rows: list[Row] = []
     for k in range(TIMESTEPS):

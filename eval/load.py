@@ -37,6 +37,7 @@ class RunRecord:
     prior: str  # tag of the diffusion prior
     prior_hash: str  # of its weights; "" where the run never loaded it
     mark: str  # TOY, RANDOM or "" for a real prior's: numbers of different marks never share a table
+    spec_version: int  # which random streams it drew from (harness.config)
     numerics: str  # how it was computed, as far as that moves its numbers; "" where its records do not say
     view_steps: tuple[int, ...]
     folder: RunFolder
@@ -119,6 +120,7 @@ def load_run(folder: RunFolder) -> RunRecord:
         prior=prior.get("tag", asked),
         prior_hash=prior.get("weights_hash", ""),
         mark=mark(prior, asked),
+        spec_version=spec.spec_version,
         numerics=_numerics(env),
         view_steps=tuple(folder.view_steps()),
         folder=folder,

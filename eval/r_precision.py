@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.clip import Clip, normalise
+from eval.clip import Clip
 from eval.features import ViewFeatures, view_features
 from eval.load import RunRecord
 from harness.config import UserError
+from harness.prompt import normalised
 
 VERSION = 1  # raise it when any number below can change
 SCORES = ("majority", "per_view", "mean_sim", "held_out")
@@ -30,12 +31,12 @@ class Pool:
     prompts: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if len({normalise(prompt) for prompt in self.prompts}) != len(self.prompts) or not self.prompts:
+        if len({normalised(prompt) for prompt in self.prompts}) != len(self.prompts) or not self.prompts:
             raise UserError(f"the pool '{self.name}' is empty or holds a caption twice after normalisation")
 
     def index(self, prompt: str) -> int:
         """The prompt's place in the pool, compared after normalisation; ValueError where it has none."""
-        return [normalise(caption) for caption in self.prompts].index(normalise(prompt))
+        return [normalised(caption) for caption in self.prompts].index(normalised(prompt))
 
 
 def load_pool(root: Path, sha256: str) -> Pool:

@@ -11,7 +11,7 @@ import torch
 
 from eval.clip import THREADS
 from harness import rng
-from harness.config import GuidanceConfig
+from harness.config import SPEC_VERSION, GuidanceConfig
 from harness.guidance.prior import Guidance
 from harness.guidance.sampling import sample
 from harness.records.files import strip, tiles, write_bytes
@@ -31,7 +31,7 @@ def prior_samples(
     Cached in `<root>/eval/samples-<key>/`. Raises UserError where the prior is not on this machine.
     """
     cfg = cfg.model_copy(update={"cfg_scale": CFG_SCALE, "microbatch": 2 * min(count, BATCH)})
-    parts = [cfg.model_dump(mode="json"), prior_hash, CFG_SCALE, STEPS, VIEW, count]
+    parts = [SPEC_VERSION, cfg.model_dump(mode="json"), prior_hash, CFG_SCALE, STEPS, VIEW, count]
     key = hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:12]
     folder = root / "eval" / f"samples-{key}"
     paths = {prompt: folder / f"{slug(prompt)}-{_digest(prompt)}.png" for prompt in prompts}
@@ -46,7 +46,8 @@ def prior_samples(
 
 
 def _draw(guidance: Guidance, prompt: str, count: int) -> bytes:
-    noise_NCHW = rng.normal(range(count), [0] * count, "eval", guidance.latent_shape)
+    keys = [rng.Key(prompt, seed) for seed in range(count)]
+    noise_NCHW = rng.normal(keys, [0] * count, "eval", guidance.latent_shape)
     images_NCHW = sample(guidance, [prompt] * count, VIEW, noise_NCHW, STEPS)
     tiles_NHWC = (images_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return strip(tiles_NHWC)

@@ -34,6 +34,7 @@ class Stamp:
     weights: str
     pools: tuple[str, ...]
     priors: tuple[str, ...]
+    streams: int  # the runs' spec version: which random streams they drew from
     mark: str  # TOY, RANDOM or "" for a real prior's
 
     def line(self, metric: str = "") -> str:
@@ -43,6 +44,7 @@ class Stamp:
             f"CLIP {self.clip} {self.weights[:12]}",
             f"pool {', '.join(self.pools)}",
             f"prior {', '.join(self.priors)}",
+            f"streams v{self.streams}",
         ]
         return " · ".join([self.mark] * bool(self.mark) + parts)
 
@@ -54,6 +56,7 @@ class Stamp:
             "weights": self.weights,
             "pools": "; ".join(self.pools),
             "priors": "; ".join(self.priors),
+            "streams": self.streams,
             "toy": int(self.mark == TOY),
             "stamp": self.mark,
         }
@@ -134,6 +137,7 @@ class Study:
                 f"{pool.name} ({len(pool.prompts)} captions, {pool.sha256[:12]})" for pool in self._pools()
             ),
             priors=tuple(known or sorted({run.prior for run in self.runs})),
+            streams=self.runs[0].spec_version,
             mark=self.runs[0].mark,
         )
 
@@ -443,6 +447,12 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
             raise UserError(
                 f"toy, random and real priors never share a table: '{first.prior}' ({first.run_id}), "
                 f"'{other.prior}' ({other.run_id}); keep them in separate folders"
+            )
+        if other.spec_version != first.spec_version:
+            raise UserError(
+                "runs of different random streams (by seed: version 1; by prompt and seed: 2) never share a "
+                f"table: {first.run_id} is of {first.spec_version}, {other.run_id} of {other.spec_version}; "
+                "keep them in separate folders"
             )
         if allow_mixed:
             continue

@@ -126,7 +126,7 @@ def run(config: Config, check: bool = False, rounds: int = 7, console: Console |
 
 def floor(guidance: Guidance, pack: step.Pack, times: dict[str, float]) -> list[str]:
     """How far the packed step is from the arithmetic of its denoiser at the machine's measured peak."""
-    device, runs = guidance.device, len(pack.seeds)
+    device, runs = guidance.device, len(pack.keys)
     with FlopCounterMode(display=False) as counter:
         denoiser_calls(guidance, pack, 1)()
     flops = counter.get_total_flops() / runs
@@ -155,10 +155,10 @@ def floor(guidance: Guidance, pack: step.Pack, times: dict[str, float]) -> list[
 
 def make_pack(config: Config, guidance: Guidance, runs: int, encoder: str) -> step.Pack:
     """A fresh pack of `runs` seeds of one prompt."""
-    seeds = list(range(runs))
+    keys = [rng.Key(PROMPT, seed) for seed in range(runs)]
     scene = FieldGenerator(config.scene, guidance.latent_shape[0], encoder)
     background_C = guidance.flat_code(config.scene.background_rgb)
-    params = scene.init(seeds, background_C.cpu().expand(runs, -1))
+    params = scene.init(keys, background_C.cpu().expand(runs, -1))
     params = {name: value.to(guidance.device) for name, value in params.items()}
     method_class = load_method(METHOD)
     method = method_class(
@@ -170,8 +170,7 @@ def make_pack(config: Config, guidance: Guidance, runs: int, encoder: str) -> st
         guidance=guidance,
         scene=scene,
         background_C=background_C,
-        prompts=[PROMPT] * runs,
-        seeds=seeds,
+        keys=keys,
         step_R=torch.zeros(runs, dtype=torch.int64),
         total_R=torch.full((runs,), config.steps),
         params=params,
@@ -203,21 +202,21 @@ def timed(call: Callable[[], Any], repeats: int, runs: int, device: torch.device
 
 def steps(pack: step.Pack, repeats: int) -> Callable[[], float]:
     """Whole steps of a pack, as the runner takes them."""
-    return lambda: timed(lambda: step.step(pack), repeats, len(pack.seeds), pack.guidance.device)
+    return lambda: timed(lambda: step.step(pack), repeats, len(pack.keys), pack.guidance.device)
 
 
 def denoiser_calls(guidance: Guidance, pack: step.Pack, repeats: int) -> Callable[[], float]:
     """The denoiser alone, at the pack's batch."""
-    runs = len(pack.seeds)
+    runs = len(pack.keys)
     x_t = torch.randn(runs, *guidance.latent_shape, device=guidance.device)
     t_R = torch.full((runs,), 500)
-    cond_RLD = guidance.embed(pack.prompts)
+    cond_RLD = guidance.embed([key.prompt for key in pack.keys])
     return lambda: timed(lambda: guidance.predict_noise(x_t, t_R, cond_RLD), repeats, runs, guidance.device)
 
 
 def field_calls(pack: step.Pack, encoder: str, repeats: int) -> Callable[[], float]:
     """Forward and backward of the field at the points of one render."""
-    scene, runs, device = pack.config.scene, len(pack.seeds), pack.guidance.device
+    scene, runs, device = pack.config.scene, len(pack.keys), pack.guidance.device
     field = HashField(scene, pack.guidance.latent_shape[0], encoder)
     x_RN3 = torch.rand(runs, scene.resolution**2 * scene.samples, 3, device=device) * 2 - 1
 

@@ -1,38 +1,52 @@
-"""Randomness as a pure function of (seed, step, stream); nothing about a generator is ever saved."""
+"""Randomness as a pure function of (prompt, seed, step, stream); nothing about a generator is ever saved."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+
+from harness.prompt import normalised
 
 Stream = Literal["init", "camera", "timestep", "noise", "background", "eval", "render", "occupancy", "method"]
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 
-def stream(seed: int, step: int, name: Stream) -> torch.Generator:
-    """A CPU generator that depends on (seed, step, name) alone.
+class Key(NamedTuple):
+    """Whose draws they are: a run's prompt, in any spelling of `normalised`, and its seed.
+
+    Runs of different methods at one key see the same; different prompts at one seed share nothing, so that
+    seeds are nested in prompts, as statistics take them.
+    """
+
+    prompt: str
+    seed: int
+
+
+def stream(key: Key, step: int, name: Stream) -> torch.Generator:
+    """A CPU generator that depends on (prompt, seed, step, name) alone.
 
     Raises ValueError for a name outside `STREAMS`, so that a typo cannot open a stream of its own.
     """
     if name not in STREAMS:
         raise ValueError(f"unknown random stream '{name}'; streams: {', '.join(STREAMS)}")
-    digest = hashlib.blake2b(f"{seed}/{step}/{name}".encode(), digest_size=8).digest()
+    text = f"{key.seed}/{step}/{name}/{normalised(key.prompt)}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def normal(seeds: Sequence[int], steps: Sequence[int], name: Stream, shape: Sequence[int]) -> Tensor:
-    """Standard normal draws, float32 on the CPU, [R, *shape]: one draw per (seed, step)."""
+def normal(keys: Sequence[Key], steps: Sequence[int], name: Stream, shape: Sequence[int]) -> Tensor:
+    """Standard normal draws, float32 on the CPU, [R, *shape]: one draw per (key, step)."""
     return torch.stack(
-        [torch.randn(tuple(shape), generator=stream(s, i, name)) for s, i in zip(seeds, steps, strict=True)]
+        [torch.randn(tuple(shape), generator=stream(k, i, name)) for k, i in zip(keys, steps, strict=True)]
     )
 
 
-def uniform(seeds: Sequence[int], steps: Sequence[int], name: Stream, shape: Sequence[int]) -> Tensor:
-    """Uniform draws in [0, 1), float32 on the CPU, [R, *shape]: one draw per (seed, step)."""
+def uniform(keys: Sequence[Key], steps: Sequence[int], name: Stream, shape: Sequence[int]) -> Tensor:
+    """Uniform draws in [0, 1), float32 on the CPU, [R, *shape]: one draw per (key, step)."""
     return torch.stack(
-        [torch.rand(tuple(shape), generator=stream(s, i, name)) for s, i in zip(seeds, steps, strict=True)]
+        [torch.rand(tuple(shape), generator=stream(k, i, name)) for k, i in zip(keys, steps, strict=True)]
     )

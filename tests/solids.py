@@ -10,6 +10,7 @@ from harness.config import Config, GuidanceConfig
 from harness.guidance.prior import Guidance
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
+from harness.rng import Key
 from harness.scene.field import choose_backend
 from harness.scene.generator import FieldGenerator
 
@@ -37,7 +38,7 @@ def fitted() -> dict[str, torch.Tensor]:
     cfg = config()
     prior = Guidance.load(cfg.guidance, local_files_only=True)
     scene = FieldGenerator(cfg.scene, prior.latent_shape[0], choose_backend("cpu"))
-    params = {name: value.requires_grad_() for name, value in scene.field.init([0]).items()}
+    params = {name: value.requires_grad_() for name, value in scene.field.init([Key("a box", 0)]).items()}
     codes_2C = torch.stack([prior.flat_code(BLUE), prior.flat_code(RED)])
     optimiser = torch.optim.Adam(params.values(), 2e-2)
     draws = torch.Generator().manual_seed(0)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 # From the ground up. A package may import its own floor's packages only where they are one and the same.
 FLOORS = [
-    {"harness.config", "harness.device", "harness.guidance", "harness.rng"},
+    {"harness.config", "harness.device", "harness.guidance", "harness.prompt", "harness.rng"},
     {"harness.records"},
     {"harness.scene"},
     {"harness.objects"},
@@ -22,7 +22,7 @@ FLOORS = [
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
 
 # Inside a floor, and above it: what else an arrow may point to.
-GROUND = {"harness.config", "harness.device", "harness.rng"}
+GROUND = {"harness.config", "harness.device", "harness.prompt", "harness.rng"}
 METHODS_MAY = {"harness.distill.method", "harness.distill.schedules"}
 EVAL_MAY_NAME = {"harness.distill.schedules"}  # formulas alone: the schedules are drawn, too
 EVAL_MAY = {
@@ -32,6 +32,7 @@ EVAL_MAY = {
     "harness.objects",  # textureless renders are of the field that turntables show
     "harness.config",
     "harness.device",
+    "harness.prompt",
     "harness.rng",
     "eval",
 }
@@ -41,6 +42,7 @@ LIGHT = [
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "harness" / "cli").glob("*.py")),
     "harness/config.py",
     "harness/doctor.py",
+    "harness/prompt.py",
     "harness/sweep/grid.py",
     "harness/sweep/request.py",
     "harness/sweep/experiment.py",

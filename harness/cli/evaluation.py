@@ -192,7 +192,7 @@ def import_(
     print(f"{len(runs)} runs in {out}; next: harness eval {out}")
 
 
-@app.command(epilog="Example: harness export tp_sds-a-red-bus-s0-d317b10f --format glb")
+@app.command(epilog="Example: harness export tp_sds-a-red-bus-s0-f69ab924 --format glb")
 def export(
     source: Annotated[
         str,

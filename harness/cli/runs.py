@@ -125,7 +125,7 @@ def gc(
         print(f"removed, {sum(item.size for item in waste) / 1e6:.1f} MB")
 
 
-@app.command(epilog="Example: harness show tp_sds-a-red-bus-s0-d317b10f")
+@app.command(epilog="Example: harness show tp_sds-a-red-bus-s0-f69ab924")
 def show(
     run: Annotated[
         str, typer.Argument(help="A run: its folder, its id, or a part of it.", autocompletion=complete_run)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.guidance.prior import Guidance
+    from harness.rng import Key
 
 
 class MethodParams(Strict):
@@ -50,8 +51,8 @@ class GradientContext:
 
     x_RCHW is the render without its graph; eps_* are the predicted noise without prompt, with it, and guided.
     step_R counts from 1 to total_R; all integers are int64 [R]. `cond_RLD` are the view-dependent prompts'
-    embeddings; `guidance` answers further calls of the denoiser; `seeds` feed `harness.rng` (stream
-    "method").
+    embeddings; `guidance` answers further calls of the denoiser; `keys`, the runs' prompts and seeds, feed
+    `harness.rng` (stream "method").
     """
 
     x_RCHW: "Tensor"
@@ -64,7 +65,7 @@ class GradientContext:
     cond_RLD: "Tensor"
     step_R: "Tensor"
     total_R: "Tensor"
-    seeds: tuple[int, ...]
+    keys: "tuple[Key, ...]"
     guidance: "Guidance"
 
 
@@ -113,8 +114,8 @@ class Method:
     # A method that learns keeps what it learns in tensors with a leading R; it travels with the run's
     # checkpoint.
 
-    def initial_state(self, seeds: Sequence[int]) -> "dict[str, Tensor]":
-        """State of fresh runs, each tensor [R, …]; depends on each run's own seed only."""
+    def initial_state(self, keys: "Sequence[Key]") -> "dict[str, Tensor]":
+        """State of fresh runs, each tensor [R, …]; depends on each run's own key only."""
         return {}
 
     def state(self) -> "dict[str, Tensor]":

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.config import Config, Execution, GuidanceConfig, UserError, named_line
+from harness.config import SPEC_VERSION, Config, Execution, GuidanceConfig, UserError, named_line
 from harness.device import be_deterministic, has_c_compiler, peak_memory_mb, pick_device
 from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.optim import Adam
@@ -28,6 +28,7 @@ from harness.records.folder import RecordError, RunFolder
 from harness.records.identity import RunSpec
 from harness.records.lease import Lease, LeaseLost
 from harness.records.tracking import Tracker
+from harness.rng import Key
 from harness.scene.cameras import evaluation
 from harness.scene.field import choose_backend
 from harness.scene.generator import make_generator
@@ -144,12 +145,18 @@ class _Crew:
     # ---- the beginning
 
     def _assemble(self) -> Pack:
-        """The pack of all members, from their checkpoints or from their seeds."""
+        """The pack of all members, from their checkpoints or from their keys."""
         first = self.members[0].spec
         for member in self.members:
             alike = (member.spec.method, member.spec.params, member.spec.config)
             if alike != (first.method, first.params, first.config):
                 raise UserError(f"{member.folder.id} and {self.members[0].folder.id} cannot be in one pack")
+            if member.spec.spec_version != SPEC_VERSION:
+                raise UserError(
+                    f"{member.folder.id} was begun with random streams of version "
+                    f"{member.spec.spec_version}, these are of version {SPEC_VERSION}: it cannot be "
+                    "continued; the same sweep begins the run anew under another id"
+                )
         config = first.config
         guidance = load_guidance(config, self.device)
         asked, side = config.scene.resolution, guidance.latent_shape[1]
@@ -173,17 +180,17 @@ class _Crew:
             start = {"event": "start", "run": member.folder.id, "step": member.started_at}
             self.emit(start | {"total": config.steps})
 
-        seeds = [member.spec.seed for member in self.members]
+        keys = [Key(member.spec.prompt, member.spec.seed) for member in self.members]
         background_C = guidance.flat_code(config.scene.background_rgb)
         scene = make_generator(
             config.scene, guidance.latent_shape[0], str(self.device), self.execution.encoder
         )
-        fresh = scene.init(seeds, background_C.cpu().expand(len(seeds), -1))
+        fresh = scene.init(keys, background_C.cpu().expand(len(keys), -1))
         params = {name: value.to(self.device) for name, value in fresh.items()}
         adam = Adam(config.optim, params)
         method = self._make_method(first, guidance)
-        state = {name: value.to(self.device) for name, value in method.initial_state(seeds).items()}
-        known = {name: value.to(self.device) for name, value in scene.state(len(seeds)).items()}
+        state = {name: value.to(self.device) for name, value in method.initial_state(keys).items()}
+        known = {name: value.to(self.device) for name, value in scene.state(len(keys)).items()}
         moments = {"adam.first": adam.first, "adam.second": adam.second}
         groups = {"params": params, **moments, "method": state, "scene": known}
         for r, checkpoint in enumerate(checkpoints):
@@ -196,10 +203,9 @@ class _Crew:
             guidance=guidance,
             scene=scene,
             background_C=background_C,
-            prompts=[member.spec.prompt for member in self.members],
-            seeds=seeds,
+            keys=keys,
             step_R=torch.tensor([member.started_at for member in self.members]),
-            total_R=torch.full((len(seeds),), config.steps),
+            total_R=torch.full((len(keys),), config.steps),
             params=params,
             adam=adam,
             scene_state=known,

@@ -29,8 +29,7 @@ class Pack:
     guidance: Guidance
     scene: Generator
     background_C: Tensor  # latent code of the background colour
-    prompts: list[str]
-    seeds: list[int]
+    keys: list[rng.Key]  # each run's prompt and seed
     step_R: Tensor
     total_R: Tensor
     params: dict[str, Tensor]
@@ -41,8 +40,7 @@ class Pack:
     def keep(self, runs: Sequence[int]) -> None:
         """Drop every run whose index is not in `runs`; the others' numbers are copied, not touched."""
         index = torch.tensor(runs, dtype=torch.int64)
-        self.prompts = [self.prompts[r] for r in runs]
-        self.seeds = [self.seeds[r] for r in runs]
+        self.keys = [self.keys[r] for r in runs]
         self.step_R, self.total_R = self.step_R[index], self.total_R[index]
         if self.diverged_R is not None:
             self.diverged_R = self.diverged_R[index.to(self.diverged_R.device)]
@@ -81,37 +79,37 @@ def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
 def step(pack: Pack) -> StepReport:
     """Advance every run of the pack by one step.
 
-    Randomness is drawn per run from (seed, step, stream) on the CPU, so that neither the pack nor the method
-    nor the device changes what a run sees. A run with a non-finite value is reported, and its neighbours do
-    not notice.
+    Randomness is drawn per run from (prompt, seed, step, stream) on the CPU, so that neither the pack nor the
+    method nor the device changes what a run sees. A run with a non-finite value is reported, and its
+    neighbours do not notice.
     """
     config, guidance = pack.config, pack.guidance
-    device, seeds = guidance.device, pack.seeds
+    device, keys = guidance.device, pack.keys
     pack.step_R = pack.step_R + 1  # i = 1…N
     i = pack.step_R.tolist()
 
     # x = g(θ, c): a camera for each run, and its render
-    cameras = sample(config.camera, rng.uniform(seeds, i, "camera", (4,)))
+    cameras = sample(config.camera, rng.uniform(keys, i, "camera", (4,)))
     pack.scene.look(
         pack.params,
         pack.scene_state,
         pack.step_R,
-        lambda shape: upload(rng.uniform(seeds, i, "occupancy", shape), device),
+        lambda shape: upload(rng.uniform(keys, i, "occupancy", shape), device),
     )
     params = {name: value.requires_grad_() for name, value in pack.params.items()}
     view = pack.scene.view(
         params,
         cameras,
         background(pack),
-        lambda shape: upload(rng.uniform(seeds, i, "render", shape), device),
+        lambda shape: upload(rng.uniform(keys, i, "render", shape), device),
         pack.scene_state,
     )
     x_RCHW = view.x_RCHW.detach()
 
     # t from the method, x_t = √ᾱ_t·x + √(1−ᾱ_t)·ε
-    t_R = pack.method.timesteps(pack.step_R, pack.total_R, rng.uniform(seeds, i, "timestep", ()))
+    t_R = pack.method.timesteps(pack.step_R, pack.total_R, rng.uniform(keys, i, "timestep", ()))
     t_R = upload(t_R, device)
-    noise_RCHW = upload(rng.normal(seeds, i, "noise", x_RCHW.shape[1:]), device)
+    noise_RCHW = upload(rng.normal(keys, i, "noise", x_RCHW.shape[1:]), device)
     x_t_RCHW = guidance.add_noise(x_RCHW, noise_RCHW, t_R)
 
     # ε̂(x_t; y, t) with classifier-free guidance
@@ -131,7 +129,7 @@ def step(pack: Pack) -> StepReport:
             cond_RLD=cond_RLD,
             step_R=pack.step_R,
             total_R=pack.total_R,
-            seeds=tuple(seeds),
+            keys=tuple(keys),
             guidance=guidance,
         )
     )
@@ -162,22 +160,22 @@ def camera_prompts(pack: Pack, cameras: Cameras) -> list[str]:
     """Each run's prompt with the words of the view its camera has; an image is seen from the front."""
     sectors = pack.config.camera
     if pack.config.scene.kind == "image":
-        return [view_prompt(pack.config.guidance.view_prompt, prompt, "front") for prompt in pack.prompts]
+        return [view_prompt(pack.config.guidance.view_prompt, key.prompt, "front") for key in pack.keys]
     return [
         view_prompt(
             pack.config.guidance.view_prompt,
-            prompt,
+            key.prompt,
             view_name(azimuth, elevation, sectors.front_sector, sectors.overhead),
         )
-        for prompt, azimuth, elevation in zip(
-            pack.prompts, cameras.azimuth_R.tolist(), cameras.elevation_R.tolist(), strict=True
+        for key, azimuth, elevation in zip(
+            pack.keys, cameras.azimuth_R.tolist(), cameras.elevation_R.tolist(), strict=True
         )
     ]
 
 
 def background(pack: Pack) -> Tensor:
     """The flat background of every run, [R, C]."""
-    return pack.background_C.expand(len(pack.seeds), -1)
+    return pack.background_C.expand(len(pack.keys), -1)
 
 
 @torch.no_grad()

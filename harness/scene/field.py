@@ -95,8 +95,8 @@ class HashField:
         self.grid = hashgrid.grid(*self._settings)
         self.fused = fused(backend)
 
-    def init(self, seeds: Sequence[int], background_RC: Tensor | None = None) -> Params:
-        """Fresh parameters on the CPU, a run's from its seed alone.
+    def init(self, keys: Sequence[rng.Key], background_RC: Tensor | None = None) -> Params:
+        """Fresh parameters on the CPU, a run's from its key alone.
 
         Table uniform in ±1e-4 (Instant-NGP §3), weights uniform in ±sqrt(6 / inputs) and ±sqrt(3 / inputs)
         (He), biases zero. background_RC: where a learned background starts; ValueError where it is needed and
@@ -109,14 +109,14 @@ class HashField:
             "w2": ((outputs, hidden), (3 / hidden) ** 0.5),
         }
         sizes = {name: shape[0] * shape[1] for name, (shape, _) in shapes.items()}
-        u_RG = rng.uniform(seeds, [0] * len(seeds), "init", (sum(sizes.values()),))
+        u_RG = rng.uniform(keys, [0] * len(keys), "init", (sum(sizes.values()),))
         draws = u_RG.split(list(sizes.values()), 1)
         params = {
             name: ((2 * u - 1) * width).reshape(-1, *shape)
             for (name, (shape, width)), u in zip(shapes.items(), draws, strict=True)
         }
-        params["b1"] = torch.zeros(len(seeds), hidden)
-        params["b2"] = torch.zeros(len(seeds), outputs)
+        params["b1"] = torch.zeros(len(keys), hidden)
+        params["b2"] = torch.zeros(len(keys), outputs)
         if self.cfg.background == "learned":
             if background_RC is None:
                 raise ValueError("a learned background needs the colour it starts from")

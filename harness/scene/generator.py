@@ -39,8 +39,8 @@ class View:
 class Generator(Protocol):
     """R generators of one shape; their numbers are float32 tensors [R, …] that the caller owns."""
 
-    def init(self, seeds: Sequence[int], background_RC: Tensor) -> Params:
-        """Fresh parameters on the CPU, a run's from its seed alone."""
+    def init(self, keys: Sequence[rng.Key], background_RC: Tensor) -> Params:
+        """Fresh parameters on the CPU, a run's from its key alone."""
         ...
 
     def state(self, runs: int) -> Params:
@@ -71,9 +71,9 @@ class FieldGenerator:
         self.cfg = cfg
         self.field = HashField(cfg, channels, backend)
 
-    def init(self, seeds: Sequence[int], background_RC: Tensor) -> Params:
+    def init(self, keys: Sequence[rng.Key], background_RC: Tensor) -> Params:
         """See `HashField.init`."""
-        return self.field.init(seeds, background_RC)
+        return self.field.init(keys, background_RC)
 
     def state(self, runs: int) -> Params:
         """The grids of `harness.scene.occupancy`, where the scene keeps them."""
@@ -119,9 +119,9 @@ class ImageGenerator:
     def __init__(self, cfg: SceneConfig, channels: int):
         self.shape = (channels, cfg.resolution, cfg.resolution)
 
-    def init(self, seeds: Sequence[int], background_RC: Tensor) -> Params:
+    def init(self, keys: Sequence[rng.Key], background_RC: Tensor) -> Params:
         """ "image": [R, C, H, W]."""
-        return {"image": rng.normal(seeds, [0] * len(seeds), "init", self.shape)}
+        return {"image": rng.normal(keys, [0] * len(keys), "init", self.shape)}
 
     def state(self, runs: int) -> Params:
         """Nothing."""

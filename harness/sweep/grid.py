@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.config import Config, UserError, override_keys, parse_value, split_override
 from harness.distill.method import Method, discover, load_method
+from harness.prompt import normalised
 from harness.records.files import write_json
 from harness.records.identity import RunSpec, SuiteRef
 
@@ -31,11 +32,6 @@ class Suite:
     def ref(self) -> SuiteRef:
         """How a run spec names the suite."""
         return SuiteRef(name=self.name, sha256=self.sha256, size=len(self.prompts))
-
-
-def normalised(prompt: str) -> str:
-    """What makes two prompts the same: case, outer blanks, dots and commas, and inner blanks do not count."""
-    return " ".join(prompt.lower().split()).strip(" .,")
 
 
 def make_suite(name: str, prompts: Sequence[str], source: str) -> Suite:

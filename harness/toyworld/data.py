@@ -10,7 +10,8 @@ import numpy as np
 
 from harness.config import CameraConfig
 from harness.guidance.views import view_name
-from harness.toyworld.grammar import KINDS, Scene, caption, normalise, parse, sample
+from harness.prompt import normalised
+from harness.toyworld.grammar import KINDS, Scene, caption, parse, sample
 from harness.toyworld.objects import primitives
 from harness.toyworld.render import render
 
@@ -27,7 +28,7 @@ def suite_prompts() -> list[str]:
 @cache
 def held_out() -> frozenset[str]:
     """The suite's prompts, normalised: no training scene has one of these captions."""
-    return frozenset(map(normalise, suite_prompts()))
+    return frozenset(map(normalised, suite_prompts()))
 
 
 def cameras(rng: random.Random, count: int) -> np.ndarray:
@@ -43,7 +44,7 @@ def scene(seed: int, index: int) -> tuple[Scene, random.Random]:
     nouns = tuple(KINDS)
     while True:
         found = sample(rng, (nouns[index % len(nouns)],))
-        if normalise(caption(found)) not in held_out():
+        if normalised(caption(found)) not in held_out():
             return found, rng
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from harness.config import UserError
 from harness.guidance.views import VIEWS
+from harness.prompt import normalised
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 PATTERNS = ("striped", "spotted")
@@ -148,11 +149,6 @@ def describe() -> str:
     return "\n".join(lines)
 
 
-def normalise(prompt: str) -> str:
-    """Lower case, single spaces, no closing full stop: two prompts equal under it are the same prompt."""
-    return " ".join(prompt.lower().strip(" .,").split())
-
-
 def check(prompt: str) -> None:
     """UserError for a prompt that the toy prior was never taught, naming the nearest it was."""
     parse(prompt)
@@ -160,7 +156,7 @@ def check(prompt: str) -> None:
 
 def parse(prompt: str) -> Scene:
     """The scene a caption describes; UserError where it is outside the language. View words are ignored."""
-    text = normalise(prompt)
+    text = normalised(prompt)
     for view in VIEWS:
         text = text.removesuffix(f", {view} view")
     known = words()

@@ -9,8 +9,9 @@ import torch
 from harness.config import Config, UserError
 from harness.distill import runner
 from harness.distill.runner import PackTooLarge, advance
+from harness.records.files import write_json
 from harness.records.folder import RunFolder, run_folders
-from harness.records.identity import RunSpec
+from harness.records.identity import RunSpec, run_id
 from tests import tinyruns
 
 DIVERGES = '''"""Diverges: the run with seed 1 gets a gradient that is not finite at step 4."""
@@ -21,8 +22,8 @@ from harness.distill.method import Method
 class Diverges(Method):
     def gradient(self, ctx):
         g_RCHW = super().gradient(ctx)
-        for r, seed in enumerate(ctx.seeds):
-            if seed == 1 and int(ctx.step_R[r]) == 4:
+        for r, key in enumerate(ctx.keys):
+            if key.seed == 1 and int(ctx.step_R[r]) == 4:
                 g_RCHW[r] = float("nan")
         return g_RCHW
 '''
@@ -35,9 +36,9 @@ from harness.distill.method import Method
 
 
 class Learns(Method):
-    def initial_state(self, seeds):
-        mean = rng.normal(seeds, [0] * len(seeds), "method", (4, 1, 1))
-        return {"mean": mean, "count": torch.zeros(len(seeds))}
+    def initial_state(self, keys):
+        mean = rng.normal(keys, [0] * len(keys), "method", (4, 1, 1))
+        return {"mean": mean, "count": torch.zeros(len(keys))}
 
     def state(self):
         return self.kept
@@ -190,7 +191,7 @@ def test_a_pack_that_does_not_fit_says_so_and_costs_nothing(
     real_step = runner.step
 
     def hungry(pack):
-        if len(pack.seeds) > 1 and int(pack.step_R.max()) == 4:
+        if len(pack.keys) > 1 and int(pack.step_R.max()) == 4:
             torch.empty(1 << 60)  # the allocator's own error
         return real_step(pack)
 
@@ -224,6 +225,22 @@ def test_a_scene_of_another_size_than_the_prior_looks_at_is_refused(tiny_prior: 
     ids = tinyruns.create(tmp_path, tiny_prior, runs=1, scene=scene)
     with pytest.raises(UserError, match=r"16, and tiny-sd looks at 8 × 8: add --set scene\.resolution=8"):
         tinyruns.run(tmp_path, ids)
+
+
+def test_a_run_of_other_random_streams_is_not_continued_and_nothing_of_it_is_touched(
+    tiny_prior: Path, tmp_path: Path
+) -> None:
+    (run,) = tinyruns.create(tmp_path, tiny_prior, runs=1)
+    emit, should_stop = tinyruns.stop_after(4)
+    advance(tmp_path, [run], tinyruns.execution(), emit, should_stop)
+    old = RunFolder(tmp_path / run).spec().model_copy(update={"spec_version": 1})
+    folder = RunFolder((tmp_path / run).rename(tmp_path / run_id(old)))
+    write_json(folder.path / "spec.json", old.model_dump(mode="json"))
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"streams of version 1, these are of version 2: .* under another id"):
+        tinyruns.run(tmp_path, [folder.id])
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+    assert folder.status() == "resume" and folder.spec() == old
 
 
 @pytest.mark.parametrize("background", ["learned", "constant"])

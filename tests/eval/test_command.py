@@ -218,6 +218,22 @@ def test_toy_and_real_priors_never_share_a_table(runs: Runs, clip_folder: Path) 
         evaluate(runs, clip_folder, allow_mixed=True)
 
 
+def test_runs_of_other_random_streams_are_read_marked_and_never_share_a_table(
+    tmp_path: Path, clip_folder: Path
+) -> None:
+    runs = Runs(tmp_path / "runs")
+    for prompt in PROMPTS[:2]:
+        runs.add("uniform_sds", prompt, 0, spec_version=1)
+    _, printed = evaluate(runs, clip_folder)
+    written = files(runs.root / "eval")
+    assert "streams v1" in printed and "streams v1" in written["table.md"].decode()
+    assert json.loads(written["manifest.json"])["streams"] == 1
+    assert {row["streams"] for row in csv.DictReader(io.StringIO(written["table.csv"].decode()))} == {"1"}
+    runs.add("tp_sds", PROMPTS[0], 0)
+    with pytest.raises(UserError, match=r"by seed: version 1; by prompt and seed: 2\) never share a table"):
+        evaluate(runs, clip_folder, allow_mixed=True)
+
+
 def test_runs_of_random_weights_say_so_everywhere(tmp_path: Path, clip_folder: Path) -> None:
     runs = Runs(tmp_path / "runs")
     for method in ("uniform_sds", "tp_sds"):

@@ -1,6 +1,6 @@
 """The fused CPU field and renderer against their torch reference, and a run's bits in any pack."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 import torch
@@ -42,12 +42,17 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def parameters(field: HashField, seeds: list[int]) -> Params:
+def keys(seeds: Iterable[int]) -> list[rng.Key]:
+    return [rng.Key("a cup", seed) for seed in seeds]
+
+
+def parameters(field: HashField, seeds: Iterable[int]) -> Params:
     """Parameters of a field that has been trained a little: nothing is near zero."""
-    background = rng.normal(seeds, [0] * len(seeds), "background", (field.channels,))
-    params = field.init(seeds, background)
+    own = keys(seeds)
+    background = rng.normal(own, [0] * len(own), "background", (field.channels,))
+    params = field.init(own, background)
     for name, value in params.items():
-        draws = rng.normal(seeds, [len(name)] * len(seeds), "method", value.shape[1:])
+        draws = rng.normal(own, [len(name)] * len(own), "method", value.shape[1:])
         params[name] = (value + 0.3 * draws).requires_grad_()
     return params
 
@@ -66,21 +71,21 @@ def advance(
     params = {name: value.detach().to(device) for name, value in parameters(field, seeds).items()}
     for value in params.values():
         value.requires_grad_()
-    R = len(seeds)
+    own, R = keys(seeds), len(seeds)
     view = cameras.Cameras(
-        *(rng.uniform(seeds, [0] * R, "camera", (4,)).double().T * torch.tensor([[360.0], [90], [1.5], [30]])
+        *(rng.uniform(own, [0] * R, "camera", (4,)).double().T * torch.tensor([[360.0], [90], [1.5], [30]])
           + torch.tensor([[0.0], [-45], [1.2], [30]]))
     )  # fmt: skip
     picture = render(
         field,
         params,
         view,
-        rng.normal(seeds, [0] * R, "background", (channels,)),
-        rng.uniform(seeds, [0] * R, "render", (H * W, cfg.samples)),
+        rng.normal(own, [0] * R, "background", (channels,)),
+        rng.uniform(own, [0] * R, "render", (H * W, cfg.samples)),
         H,
         W,
     )
-    g_RCHW = rng.normal(seeds, [0] * R, "noise", picture.x_RCHW.shape[1:]).to(device)
+    g_RCHW = rng.normal(own, [0] * R, "noise", picture.x_RCHW.shape[1:]).to(device)
     loss = (picture.x_RCHW * g_RCHW).sum() + 0.3 * picture.depth_RHW.sum()
     loss = loss + sum(term.sum() for term in regularisers.penalties(field, params, picture).values())
     loss.backward()
@@ -115,7 +120,7 @@ def test_fused_equals_the_reference_in_value_and_gradient(
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(scenes, st.integers(1, 3), st.integers(0, 2500))
 def test_fused_query_equals_the_reference_anywhere_in_space(cfg: SceneConfig, R: int, N: int) -> None:
-    x_RN3 = (rng.uniform(range(R), [1] * R, "eval", (N, 3)) * 2 - 1) * 1.2 * cfg.bound
+    x_RN3 = (rng.uniform(keys(range(R)), [1] * R, "eval", (N, 3)) * 2 - 1) * 1.2 * cfg.bound
     corner = torch.tensor([[1.0, 1, 1], [-1, -1, -1], [1, -1, 1]]) * cfg.bound
     x_RN3 = torch.cat([x_RN3, corner.expand(R, 3, 3)], 1)
     found = []
@@ -173,10 +178,10 @@ def test_a_second_backward_pass_is_refused() -> None:
         density.sum().backward()
 
 
-def test_fresh_fields_are_a_blob_and_depend_on_their_own_seed() -> None:
+def test_fresh_fields_are_a_blob_and_depend_on_their_own_key() -> None:
     field = HashField(SceneConfig(), 4, "torch")
-    params = field.init([7, 8])
-    alone = field.init([8])
+    params = field.init(keys([7, 8]))
+    alone = field.init(keys([8]))
     assert all(torch.equal(params[name][1], alone[name][0]) for name in params)
     assert not torch.equal(params["table"][0], params["table"][1])
     x_RN3 = torch.tensor([[0.0, 0, 0], [0, 0, 0.5], [0.9, 0, 0]]).expand(2, 3, 3)
@@ -190,7 +195,7 @@ def test_an_empty_field_shows_the_background_and_a_solid_one_hides_it() -> None:
     for bias, opacity in ((-60.0, 0.0), (60.0, 1.0)):
         field = HashField(SceneConfig(density_bias=bias, density_radius=1e6), 4, "torch")
         picture = render(
-            field, field.init([0]), cameras.make([0], [0], [2.8], [40]), background, None, 16, 16
+            field, field.init(keys([0])), cameras.make([0], [0], [2.8], [40]), background, None, 16, 16
         )
         assert torch.allclose(picture.opacity_RHW[0, 8, 8], torch.tensor(opacity), atol=1e-4)
         if opacity == 0:
@@ -201,7 +206,7 @@ def test_depth_and_left_right_of_a_picture() -> None:
     # A blob seen from the front: its surface is nearer than its centre, and it is symmetric.
     field = HashField(SceneConfig(density_bias=40.0, samples=128), 4, "torch")
     picture = render(
-        field, field.init([0]), cameras.make([0], [0], [2.8], [40]), torch.zeros(1, 4), None, 17, 17
+        field, field.init(keys([0])), cameras.make([0], [0], [2.8], [40]), torch.zeros(1, 4), None, 17, 17
     )
     assert picture.depth_RHW[0, 8, 8] == pytest.approx(2.44, abs=0.05)
     assert torch.allclose(picture.opacity_RHW, picture.opacity_RHW.flip(-1), atol=2e-3)
@@ -215,7 +220,7 @@ def test_fused_normals_follow_the_reference_and_point_out_of_the_blob() -> None:
     found = []
     for backend in ("numba", "torch"):
         field = HashField(cfg, 4, backend)
-        found.append(regularisers.normals(field, field.init([0, 1]), x_RN3 * 0.4, 0.01))
+        found.append(regularisers.normals(field, field.init(keys([0, 1])), x_RN3 * 0.4, 0.01))
         assert (found[-1] * x_RN3).sum(-1).min() > 0.99
     assert torch.allclose(*found, atol=1e-3)
 
@@ -229,7 +234,7 @@ def test_fused_normals_follow_the_reference_and_point_out_of_the_blob() -> None:
 )
 def test_only_the_regularisers_asked_for_are_computed(cfg: SceneConfig, terms: list[str]) -> None:
     field = HashField(cfg, 4, "torch")
-    params = field.init([0, 1])
+    params = field.init(keys([0, 1]))
     picture = render(
         field, params, cameras.make([0, 9], [0, 9], [2.8] * 2, [40] * 2), torch.zeros(2, 4), None, 4, 4
     )

@@ -9,6 +9,7 @@ import torch
 from harness.config import Config, SceneConfig, UserError, apply_overrides
 from harness.distill.runner import advance
 from harness.records.folder import RunFolder
+from harness.rng import Key
 from harness.scene.cameras import evaluation
 from harness.scene.generator import ImageGenerator, make_generator
 from tests import tinyruns
@@ -42,7 +43,9 @@ def test_the_gradient_at_the_picture_is_the_gradient_of_the_parameter() -> None:
     scene = make_generator(SceneConfig(kind="image", resolution=3), 4, "cpu")
     assert isinstance(scene, ImageGenerator)
     background_RC = torch.zeros(2, 4)
-    params = {"image": scene.init([0, 1], background_RC)["image"].requires_grad_()}
+    params = {
+        "image": scene.init([Key("a cup", 0), Key("a cup", 1)], background_RC)["image"].requires_grad_()
+    }
     assert not torch.equal(params["image"][0], params["image"][1])
     view = scene.view(params, evaluation(Config().views)[:2], background_RC, None)
     g_RCHW = torch.randn(view.x_RCHW.shape)

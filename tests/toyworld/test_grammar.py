@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from harness.config import UserError
 from harness.guidance.views import VIEWS
+from harness.prompt import normalised
 from harness.toyworld.data import held_out, scene
-from harness.toyworld.grammar import KINDS, caption, check, describe, normalise, parse, sample, words
+from harness.toyworld.grammar import KINDS, caption, check, describe, parse, sample, words
 from harness.toyworld.words import CONTEXT, clip_tokenizer, write_open_clip_bpe
 
 
@@ -22,7 +23,7 @@ def test_a_caption_parses_back_to_its_scene(seed, view):
 
 def test_the_suite_is_153_distinct_prompts_of_the_language(suite_lines):
     assert len(suite_lines("coco")) == 153
-    assert len({normalise(line) for line in suite_lines("coco")}) == 153
+    assert len({normalised(line) for line in suite_lines("coco")}) == 153
     for line in suite_lines("coco"):
         assert caption(parse(line)) == line
     assert len(suite_lines("smoke")) == 6
@@ -31,7 +32,7 @@ def test_the_suite_is_153_distinct_prompts_of_the_language(suite_lines):
 
 
 def test_no_training_scene_has_a_caption_of_the_suite():
-    captions = {normalise(caption(scene(0, index)[0])) for index in range(600)}
+    captions = {normalised(caption(scene(0, index)[0])) for index in range(600)}
     assert len(captions) > 400
     assert not captions & held_out()
 
