@@ -55,9 +55,6 @@ ALLOWED = {
     ),
 }
 BATCH = 128
-# A float32 number's bits depend on how many threads computed it, and numba's OpenMP layer sets torch's number
-# along with its own.
-THREADS = torch.get_num_threads()
 
 
 def normalise(caption: str) -> str:
@@ -78,7 +75,6 @@ class Clip:
     @torch.inference_mode()
     def embed_texts(self, captions: Sequence[str]) -> Tensor:
         """[n, D] unit float32 rows on the CPU; captions are normalised first."""
-        torch.set_num_threads(THREADS)
         tokens_NT = self.tokenizer([normalise(caption) for caption in captions])
         rows = [
             self.model.encode_text(part.to(self.device), normalize=True).float().cpu()
@@ -91,7 +87,6 @@ class Clip:
         """[n, D] unit float32 rows on the CPU; uint8 HWC images, preprocessed as the model's config says."""
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
-        torch.set_num_threads(THREADS)
         transform: Any = image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
         rows = []
         for start in range(0, len(images), BATCH):

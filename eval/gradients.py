@@ -11,7 +11,6 @@ from typing import TypedDict
 
 import torch
 
-from eval.clip import THREADS
 from eval.load import RunRecord
 from harness import rng
 from harness.guidance.prior import Guidance
@@ -47,7 +46,6 @@ def gradient_map(run: RunRecord, guidance: Guidance) -> list[Row]:
     cached = _cached(path, guidance.weights_hash)
     if {row["step"] for row in cached} == set(steps):
         return cached
-    torch.set_num_threads(THREADS)
     rows = [row for step in steps for row in _at(run, step, guidance)]
     path.parent.mkdir(exist_ok=True)
     write_json(path, {"weights": guidance.weights_hash, "rows": rows})

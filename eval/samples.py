@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval.clip import THREADS
 from harness import rng
 from harness.config import SPEC_VERSION, GuidanceConfig
 from harness.guidance.prior import Guidance
@@ -38,7 +37,6 @@ def prior_samples(
     missing = [prompt for prompt in prompts if not paths[prompt].is_file()]
     if missing:
         guidance = Guidance.load(cfg, device, local_files_only=True)
-        torch.set_num_threads(THREADS)
         folder.mkdir(parents=True, exist_ok=True)
         for prompt in missing:
             write_bytes(paths[prompt], _draw(guidance, prompt, count))

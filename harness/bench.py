@@ -6,14 +6,17 @@ slows all of them. Times are per run and step.
 
 import copy
 import functools
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,7 +25,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import rng
-from harness.config import Config, Execution
+from harness.config import Config, Execution, UserError
 from harness.device import fix_workspaces, peak_memory_mb, pick_device
 from harness.distill import runner, step
 from harness.distill.method import NoiseSchedule, load_method
@@ -32,6 +35,8 @@ from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.scene.field import HashField, choose_backend
 from harness.scene.generator import FieldGenerator
+from harness.sweep.pool import cores
+from harness.threads import CHOICES
 
 R = 16
 METHOD = "uniform_sds"
@@ -105,6 +110,17 @@ def run(config: Config, check: bool = False, rounds: int = 7, console: Console |
     if not on_gpu:  # there the books are kept while the device works
         share = bookkeeping_share(config, steps=100)
         figures.append(Figure("logging, cameras and bookkeeping, share of the loop", share, 0.03, False))
+    tell(figures, times, "ms per run and step", console)
+    for line in floor(guidance, packed, times):
+        console.print(line, soft_wrap=True)
+    threads = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads"
+    how = f"{config.guidance.dtype}{', compiled' * guidance.is_compiled}, encoder {encoder}"
+    console.print(f"{device} ({threads}), prior {guidance.tag}, {how}")
+    return int(check and not all(figure.ok for figure in figures))
+
+
+def tell(figures: Sequence[Figure], times: dict[str, float], unit: str, console: Console) -> None:
+    """The ratios against their bars, then the times they are of."""
     table = Table("ratio", "measured", "bar", "")
     for figure in figures:
         sign = "≥" if figure.at_least else "≤"
@@ -112,16 +128,10 @@ def run(config: Config, check: bool = False, rounds: int = 7, console: Console |
             figure.name, f"{figure.value:.3g}", f"{sign} {figure.bar:g}", "ok" if figure.ok else "missed"
         )
     console.print(table)
-    table = Table("variant", "ms per run and step")
+    table = Table("variant", unit)
     for name, seconds in times.items():
         table.add_row(name, f"{seconds * 1e3:.2f}")
     console.print(table)
-    for line in floor(guidance, packed, times):
-        console.print(line, soft_wrap=True)
-    threads = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads"
-    how = f"{config.guidance.dtype}{', compiled' * guidance.is_compiled}, encoder {encoder}"
-    console.print(f"{device} ({threads}), prior {guidance.tag}, {how}")
-    return int(check and not all(figure.ok for figure in figures))
 
 
 def floor(guidance: Guidance, pack: step.Pack, times: dict[str, float]) -> list[str]:
@@ -269,6 +279,110 @@ def spread(config: Config, seeds: int = 4, console: Console | None = None) -> in
         f"{seeds} seeds, {config.steps} steps on {pick_device('auto')}, prior {config.guidance.prior}"
     )
     return 0
+
+
+def contention(config: Config, check: bool = False, rounds: int = 7, console: Console | None = None) -> int:
+    """How much slower work on a CPU gets beside busy processes on half of the cores, and what it costs alone
+    that threads sleep while they wait (`harness.threads`). Returns the exit code as `run`.
+
+    Two processes that differ only in how their threads wait take turns with short pieces of work.
+    """
+    console = console or Console()
+    if cores() < 2:
+        raise UserError("bench contention needs two cores: one of them is taken by a busy process")
+    busy = cores() // 2
+    spinning = {name: value for name, value in os.environ.items() if name not in CHOICES}
+    with Probe(config, dict(os.environ)) as ours, Probe(config, spinning) as theirs:
+        variants: dict[str, Callable[[], float]] = {}
+        for piece in PIECES:
+            for how, probe in (("", ours), (", spinning", theirs)):
+                variants[f"{piece}{how}, alone"] = functools.partial(probe.seconds, piece)
+                variants[f"{piece}{how}, beside"] = functools.partial(probe.seconds, piece, busy)
+        times = in_turn(variants, rounds)
+    figures = []
+    for piece in PIECES:
+        alone, beside = times[f"{piece}, alone"], times[f"{piece}, beside"]
+        figures.append(Figure(f"{piece}: beside busy processes against alone", beside / alone, 2.2, False))
+        free = times[f"{piece}, spinning, alone"]
+        figures.append(Figure(f"{piece}: alone, against threads that spin", alone / free, 1.05, False))
+    tell(figures, times, "ms per run and step, or per image", console)
+    policy = ", ".join(f"{name}={os.environ[name]}" for name in CHOICES if name in os.environ)
+    console.print(f"{busy} busy of {cores()} cores; {policy}; prior {config.guidance.prior}")
+    return int(check and not all(figure.ok for figure in figures))
+
+
+PIECES = ("packed step", "embedding")  # of a sweep, and of an evaluation
+
+
+class Probe:
+    """A process of its own for `contention`, since OpenMP reads its settings once."""
+
+    def __init__(self, config: Config, environment: dict[str, str]):
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from harness.bench import serve_probe; serve_probe()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._ask(config.model_dump_json())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the measured process ended with code {self._process.wait()}")
+        return answer
+
+    def seconds(self, piece: str, busy: int = 0) -> float:
+        """Seconds that a piece took, beside so many processes that do nothing but spin."""
+        command = [sys.executable, "-S", "-c", "print(flush=True)\nwhile True: pass"]
+        spinners = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(busy)]
+        try:
+            for spinner in spinners:
+                assert spinner.stdout
+                spinner.stdout.readline()
+            return float(self._ask(piece))
+        finally:
+            for spinner in spinners:
+                spinner.kill()
+                spinner.communicate()
+
+
+def serve_probe() -> None:
+    """The process of a `Probe`: a config on stdin, then names of `PIECES`; seconds on stdout."""
+    from eval.clip import load_clip
+
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries that print must not write among the answers
+    config, device = Config.model_validate_json(sys.stdin.readline()), torch.device("cpu")
+    guidance, clip = Guidance.load(config.guidance, device), load_clip("toy-clip", "cpu")
+    images_NHWC = np.random.default_rng(0).integers(0, 256, (64, 64, 64, 3), dtype=np.uint8)
+    pieces = dict(
+        zip(
+            PIECES,
+            (
+                steps(make_pack(config, guidance, R, choose_backend("cpu")), 2),
+                lambda: timed(lambda: clip.embed_images(images_NHWC), 2, len(images_NHWC), device),
+            ),
+            strict=True,
+        )
+    )
+    print("ready", file=out, flush=True)
+    for line in sys.stdin:
+        print(pieces[line.strip()](), file=out, flush=True)
 
 
 def bookkeeping_share(config: Config, steps: int) -> float:

@@ -10,7 +10,14 @@ ROOT = Path(__file__).parent.parent
 
 # From the ground up. A package may import its own floor's packages only where they are one and the same.
 FLOORS = [
-    {"harness.config", "harness.device", "harness.guidance", "harness.prompt", "harness.rng"},
+    {
+        "harness.config",
+        "harness.device",
+        "harness.guidance",
+        "harness.prompt",
+        "harness.rng",
+        "harness.threads",
+    },
     {"harness.records"},
     {"harness.scene"},
     {"harness.objects"},
@@ -22,7 +29,7 @@ FLOORS = [
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
 
 # Inside a floor, and above it: what else an arrow may point to.
-GROUND = {"harness.config", "harness.device", "harness.prompt", "harness.rng"}
+GROUND = {"harness.config", "harness.device", "harness.prompt", "harness.rng", "harness.threads"}
 METHODS_MAY = {"harness.distill.method", "harness.distill.schedules"}
 EVAL_MAY_NAME = {"harness.distill.schedules"}  # formulas alone: the schedules are drawn, too
 EVAL_MAY = {
@@ -34,6 +41,7 @@ EVAL_MAY = {
     "harness.device",
     "harness.prompt",
     "harness.rng",
+    "harness.threads",
     "eval",
 }
 # harness.cli, harness.bench and harness.doctor sit on top; inside functions they may reach everything.
@@ -43,6 +51,7 @@ LIGHT = [
     "harness/config.py",
     "harness/doctor.py",
     "harness/prompt.py",
+    "harness/threads.py",
     "harness/sweep/grid.py",
     "harness/sweep/request.py",
     "harness/sweep/experiment.py",

@@ -13,6 +13,7 @@ from harness.cli import sweep, runs, study, votes, evaluation, report, objects  
 from harness.cli import methods, machine, slurm, toyworld  # noqa: F401 # isort: skip
 from harness.cli.app import INTERRUPTED, app
 from harness.config import UserError
+from harness.threads import wait_asleep
 
 
 def _with_a_profile(arguments: list[str]) -> list[str]:
@@ -30,6 +31,7 @@ def _with_a_profile(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry of the `harness` command: every error of the user's is one line on stderr, and exit code 2."""
+    wait_asleep()
     try:
         code = app(_with_a_profile(sys.argv[1:]), standalone_mode=False)
     except UserError as error:

@@ -17,20 +17,22 @@ def bench(
         str,
         typer.Argument(
             help="engine: packed against solo, the usual loop and the denoiser alone; spread: a seed run "
-            "again against another seed; logs: loading those of 2295 runs of 10 000 steps (3.6 GB of disk); "
-            "slurm: a disturbed sweep through slurm/testbed; study: 200 raters at once.",
+            "again against another seed; contention: a step alone and beside busy processes; logs: loading "
+            "those of 2295 runs of 10 000 steps (3.6 GB of disk); slurm: a disturbed sweep through "
+            "slurm/testbed; study: 200 raters at once.",
         ),
     ] = "engine",
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
     runs: Annotated[int, typer.Option(min=8, help="slurm: runs of the disturbed sweep.")] = 1000,
-    preset: Annotated[str, typer.Option(help="engine, spread: whose settings.")] = "toy",
-    prior: Annotated[
-        str | None, typer.Option(help="engine, spread: another prior than the preset's.")
-    ] = None,
+    preset: Annotated[str, typer.Option(help="engine, spread, contention: whose settings.")] = "toy",
+    prior: Annotated[str | None, typer.Option(help="engine, spread, contention: another prior.")] = None,
     settings: Annotated[
         list[str],
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="engine, spread: a setting.", autocompletion=complete_settings
+            "--set",
+            metavar="KEY=VALUE",
+            help="engine, spread, contention: a setting.",
+            autocompletion=complete_settings,
         ),
     ] = [],  # noqa: B006 - typer copies it
 ) -> None:
@@ -47,14 +49,17 @@ def bench(
         from eval.preference.bench import run as run_study
 
         raise typer.Exit(int(not run_study() and check))
-    if what not in ("engine", "spread"):
-        known = ["engine", "spread", "logs", "slurm", "study"]
+    if what not in ("engine", "spread", "contention"):
+        known = ["engine", "spread", "contention", "logs", "slurm", "study"]
         raise UserError(f"no benchmark '{what}'{nearest(what, known)}")
     from harness import bench as engine
     from harness.doctor import resolve
 
     config = resolve(preset, prior, settings)
-    raise typer.Exit(engine.run(config, check=check) if what == "engine" else engine.spread(config))
+    if what == "spread":
+        raise typer.Exit(engine.spread(config))
+    measure = engine.run if what == "engine" else engine.contention
+    raise typer.Exit(measure(config, check=check))
 
 
 @app.command(epilog="Example: harness doctor --preset paper --fetch")

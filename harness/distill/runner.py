@@ -32,6 +32,7 @@ from harness.rng import Key
 from harness.scene.cameras import evaluation
 from harness.scene.field import choose_backend
 from harness.scene.generator import make_generator
+from harness.threads import torch_threads
 
 Emit = Callable[[dict[str, Any]], None]
 Checkpoint = tuple[dict[str, Tensor], int]
@@ -75,7 +76,8 @@ def advance(
     members = _acquire(Path(root), run_ids)
     try:
         if members:
-            _Crew(members, execution, emit).work(should_stop)
+            with torch_threads(execution.threads):
+                _Crew(members, execution, emit).work(should_stop)
     finally:
         for member in members:
             if member.tracker:
@@ -103,8 +105,6 @@ class _Crew:
         self.members = list(members)
         self.execution = execution
         self.emit = emit
-        if execution.threads:
-            torch.set_num_threads(execution.threads)
         if execution.deterministic:
             be_deterministic()
         self.device = torch.device(pick_device(execution.device))

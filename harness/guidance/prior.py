@@ -3,9 +3,9 @@
 import hashlib
 import importlib.util
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from harness.config import GuidanceConfig, UserError, first_line, nearest
 from harness.guidance import families, hub
 from harness.guidance.families import FAMILIES
+from harness.threads import torch_threads
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 _STEMS = {part: families.stem(cls) for family in FAMILIES.values() for part, cls in family.models.items()}
@@ -186,17 +187,10 @@ class Guidance:
         return code_CHW[:, code_CHW.shape[1] // 2, code_CHW.shape[2] // 2]
 
 
-@contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def _one_thread(device: torch.device) -> AbstractContextManager[None]:
     """Inside, torch uses one CPU thread: how a float32 convolution is split decides its last bits, and a run
     must not notice how many cores a worker has. What is called here is seldom called."""
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return torch_threads(1 if device.type == "cpu" else None)
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from harness.records.lease import holder, slurm_job
 from harness.sweep.display import Display
 from harness.sweep.fits import remember, remembered
 from harness.sweep.plan import Plan, make_plan, split
+from harness.threads import environment
 
 STOP_SECONDS = 120.0
 
@@ -74,12 +75,11 @@ def slots(execution: Execution) -> list[Slot]:
         )
     count = execution.jobs or max(len(cards), 1)
     threads = execution.threads or max(cores() // count, 1)
-    environment = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
+    own = environment(threads)
     if not cards:
-        return [Slot("cpu", threads, environment)] * count
+        return [Slot("cpu", threads, own)] * count
     return [
-        Slot("cuda", threads, environment | {"CUDA_VISIBLE_DEVICES": cards[k % len(cards)]})
-        for k in range(count)
+        Slot("cuda", threads, own | {"CUDA_VISIBLE_DEVICES": cards[k % len(cards)]}) for k in range(count)
     ]
 
 

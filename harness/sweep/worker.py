@@ -23,6 +23,7 @@ from harness.config import Execution, UserError, named_line
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.records.tracking import leave
+from harness.threads import wait_asleep
 
 MEASURED_STEPS = 4
 MEASURED_SECONDS = 2.0
@@ -126,6 +127,7 @@ class Worker:
 
 def main() -> None:
     """Entry of `python -m harness.sweep.worker`; the first line of stdin is {"root", "execution"}."""
+    wait_asleep()
     # Ctrl-C is the parent's to handle: it asks this process to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Libraries that print must not write into the event stream.
@@ -138,10 +140,6 @@ def main() -> None:
     # Slurm signals every process of a job: USR2 ahead of a time limit or a preemption, TERM to end it.
     for ending in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(ending, lambda *_: (worker.stop.set(), worker.commands.put(None)))
-    if execution.threads:
-        import torch
-
-        torch.set_num_threads(execution.threads)
     worker.work()
     leave()
     out.close()

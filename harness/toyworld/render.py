@@ -7,6 +7,7 @@ import numba
 import numpy as np
 
 from harness.config import ViewsConfig
+from harness.threads import torch_threads
 from harness.toyworld.grammar import parse
 from harness.toyworld.objects import WIDTH, primitives
 
@@ -155,7 +156,8 @@ def render(scenes: Sequence[np.ndarray], cameras: np.ndarray, size: int = SIZE) 
     angles[:, [0, 1, 3]] = np.deg2rad(angles[:, [0, 1, 3]])
     light = np.array(LIGHT) / np.linalg.norm(LIGHT)
     out = np.empty((len(scenes), size, size, 3), dtype=np.uint8)
-    _trace(packed, counts, angles, size, SUPERSAMPLING, AMBIENT, light, np.array(BACKGROUND), out)
+    with torch_threads():
+        _trace(packed, counts, angles, size, SUPERSAMPLING, AMBIENT, light, np.array(BACKGROUND), out)
     return out
 
 

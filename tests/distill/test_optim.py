@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from harness.config import OptimConfig
 from harness.distill.optim import Adam
+from harness.threads import torch_threads
 
 CFG = OptimConfig(lr=1e-2, betas=(0.9, 0.99), eps=1e-15)
 
@@ -45,9 +46,7 @@ def test_equals_torchs_adam() -> None:
 @pytest.mark.parametrize("size", [1, 37, 4099, 40_003])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_runs_bits_do_not_depend_on_the_pack_nor_on_the_others_steps(size: int, threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         params = pack(5, size)
         alone = {name: value[3:4].clone() for name, value in params.items()}
         ours, solo = Adam(CFG, params), Adam(CFG, alone)
@@ -59,8 +58,6 @@ def test_a_runs_bits_do_not_depend_on_the_pack_nor_on_the_others_steps(size: int
             )
         for name, value in alone.items():
             assert torch.equal(params[name][3:4], value)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_a_gradient_of_another_memory_order_is_the_same_gradient() -> None:

@@ -4,13 +4,12 @@ import pytest
 import torch
 
 from harness.distill.step import per_run_norm
+from harness.threads import torch_threads
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_norms_do_not_depend_on_the_pack(threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         generator = torch.Generator().manual_seed(0)
         shapes = ((4,), (7, 5), (33,), (1000, 3), (70_001, 2))
         for _ in range(20):
@@ -20,8 +19,6 @@ def test_norms_do_not_depend_on_the_pack(threads: int) -> None:
                 assert torch.equal(per_run_norm([tensor[rows] for tensor in tensors]), whole[rows])
         exact = torch.cat([tensor.flatten(1).double() for tensor in tensors], 1).norm(dim=1)
         torch.testing.assert_close(whole.double(), exact, rtol=1e-5, atol=0)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_norms_say_which_run_is_not_finite() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from harness.config import GuidanceConfig
 from harness.guidance.prior import Guidance
+from harness.threads import torch_threads
 
 pytestmark = [
     pytest.mark.long,
@@ -24,10 +25,8 @@ def test_compiled_code_predicts_the_same_noise_for_any_pack(tiny_prior: Path) ->
     compiled = torch.stack(guidance.predict_noise(x, t_R, cond))
     assert not torch.equal(eager, compiled)  # else nothing was compiled
     assert (eager - compiled).norm() <= 1e-5 * eager.norm()
-    before = torch.get_num_threads()
+    some = torch.tensor([4, 0, 5])
     for threads in (1, 2):
-        torch.set_num_threads(threads)
-        some = torch.tensor([4, 0, 5])
-        fewer = torch.stack(guidance.predict_noise(x[some], t_R[some], cond[some]))
+        with torch_threads(threads):
+            fewer = torch.stack(guidance.predict_noise(x[some], t_R[some], cond[some]))
         assert torch.equal(fewer, compiled[:, some])
-    torch.set_num_threads(before)

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from harness.config import GuidanceConfig, UserError
 from harness.guidance.prior import Guidance
 from harness.guidance.random_prior import make_prior
+from harness.threads import torch_threads
 
 PROMPTS = ["a red mug, side view", "a bus, front view", "Ein Café, back view"]
 
@@ -69,9 +70,7 @@ def _set(pipe) -> bool:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_samples_bits_do_not_depend_on_its_batch(tiny_prior: Path, dtype: str, threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         g = guidance(tiny_prior, dtype)
         x_t, t, cond = inputs(g, 9)
         all_u, all_c = g.predict_noise(x_t, t, cond)
@@ -85,8 +84,6 @@ def test_a_samples_bits_do_not_depend_on_its_batch(tiny_prior: Path, dtype: str,
         assert torch.equal(bad_u[others], all_u[others]) and bad_u[4].isnan().any()
         z = torch.randn(9, *g.latent_shape, generator=torch.Generator().manual_seed(1))
         assert torch.equal(g.decode(z)[[6]], g.decode(z[[6]]))
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_the_presets_bits_do_not_depend_on_threads() -> None:

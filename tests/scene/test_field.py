@@ -13,6 +13,7 @@ from harness.config import SceneConfig, UserError
 from harness.scene import cameras, regularisers
 from harness.scene.field import HashField, Params, choose_backend
 from harness.scene.renderer import Render, render
+from harness.threads import torch_threads
 
 pytest.importorskip("numba")
 
@@ -36,10 +37,8 @@ scenes = st.builds(
 
 @pytest.fixture(params=[1, 2, 3])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    with torch_threads(request.param):
+        yield request.param
 
 
 def keys(seeds: Iterable[int]) -> list[rng.Key]:
