@@ -13,8 +13,9 @@ demo: $(STAMP)
 	$(BIN)/harness sweep prompts/coco.txt --limit 6 --seeds 0 --out demo
 	$(BIN)/harness eval demo
 
+# Two processes of one thread each: tests are many and small, and most of one is not parallel.
 test: lint types
-	$(BIN)/pytest -m "not long and not slurm and not browser"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not long and not slurm and not browser"
 
 # What runs on a real Slurm: brings up clusters of slurm/testbed on this machine (root, Debian), and takes them down.
 slurm-test: $(STAMP)

@@ -155,6 +155,13 @@ def test_light_modules_import_nothing_heavy_at_the_top(name: str):
     assert not heavy, f"{name} imports {heavy}"
 
 
+@pytest.mark.parametrize("path", ["harness/cli/__init__.py", "harness/sweep/worker.py"])
+def test_entry_points_begin_with_how_threads_wait(path: str):
+    """OpenMP reads it once, when torch or numba loads it."""
+    (main,) = (n for n in ast.parse((ROOT / path).read_text()).body if getattr(n, "name", "") == "main")
+    assert isinstance(main, ast.FunctionDef) and ast.unparse(main.body[1]) == "wait_asleep()"
+
+
 def test_the_built_in_eval_is_never_shadowed():
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.records.folder import RunFolder, run_folders
+from harness.threads import CHOICES
 from tests import tinyruns
 
 PROMPTS = ("a red mug", "a green mug", "a blue mug")
@@ -60,14 +61,17 @@ def _nothing_is_left_running() -> Iterator[None]:
     STARTED.clear()
 
 
-def _start(command: list[str]) -> subprocess.Popen[str]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def _start(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    clean = {name: value for name, value in os.environ.items() if name not in CHOICES}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean | environment
+    )
     STARTED.append(process)
     return process
 
 
-def _run(command: list[str]) -> tuple[int, str]:
-    process = _start(command)
+def _run(command: list[str], **environment: str) -> tuple[int, str]:
+    process = _start(command, **environment)
     out, _ = process.communicate(timeout=900)
     return process.returncode, out
 
@@ -101,7 +105,7 @@ def _contents(root: Path) -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def undisturbed(tiny_prior: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("undisturbed") / "runs"
-    code, out = _run(_command(tiny_prior, root, "--methods", "uniform_sds,tp_sds"))
+    code, out = _run(_command(tiny_prior, root, "--methods", "uniform_sds,tp_sds"), OMP_DISPLAY_ENV="TRUE")
     assert code == 0, out
     assert "6 runs: 6 new" in out and "6 done" in out
     return root
@@ -115,6 +119,13 @@ def test_a_finished_sweep_has_nothing_left_to_do(undisturbed: Path, tiny_prior: 
     for folder in run_folders(undisturbed):
         assert folder.status() == "done" and folder.view_steps() == [20, 40, 60]
         assert not (folder.path / "lease.json").exists()
+
+
+def test_the_threads_of_a_worker_sleep_while_they_wait(undisturbed: Path):
+    told = (undisturbed / "logs" / "workers.log").read_text()
+    if "_OPENMP" not in told:
+        pytest.skip("this OpenMP does not tell its settings")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in told
 
 
 def test_interrupted_killed_and_doubled_it_ends_with_the_same_files(
