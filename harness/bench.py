@@ -370,16 +370,11 @@ def serve_probe() -> None:
     config, device = Config.model_validate_json(sys.stdin.readline()), torch.device("cpu")
     guidance, clip = Guidance.load(config.guidance, device), load_clip("toy-clip", "cpu")
     images_NHWC = np.random.default_rng(0).integers(0, 256, (64, 64, 64, 3), dtype=np.uint8)
-    pieces = dict(
-        zip(
-            PIECES,
-            (
-                steps(make_pack(config, guidance, R, choose_backend("cpu")), 2),
-                lambda: timed(lambda: clip.embed_images(images_NHWC), 2, len(images_NHWC), device),
-            ),
-            strict=True,
-        )
-    )
+    step_, embedding = PIECES
+    pieces: dict[str, Callable[[], float]] = {
+        step_: steps(make_pack(config, guidance, R, choose_backend("cpu")), 2),
+        embedding: lambda: timed(lambda: clip.embed_images(images_NHWC), 2, len(images_NHWC), device),
+    }
     print("ready", file=out, flush=True)
     for line in sys.stdin:
         print(pieces[line.strip()](), file=out, flush=True)

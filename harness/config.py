@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # Raise it when a default below changes (ids hash only what differs from the defaults), or what is drawn.
-# 1: random streams by seed alone, shared by all prompts. 2: by prompt and seed.
+# 1: random streams by seed alone, shared by all prompts. 2: by prompt and seed; float32 by default.
 SPEC_VERSION = 2
 
 
