@@ -21,6 +21,7 @@ from harness.config import Config, apply_overrides, preset
 from harness.records.files import write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef
+from tests.conftest import made_once
 
 MERGES = 300
 COLOURS = {
@@ -83,7 +84,7 @@ def write_clip(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_clip(tmp_path_factory.mktemp("clip") / "toy-tiny")
+    return made_once(tmp_path_factory, "toy-tiny", write_clip)
 
 
 @pytest.fixture(scope="session")
