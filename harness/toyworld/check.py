@@ -25,6 +25,7 @@ from harness.toyworld.vae import disturb
 Retrieval = Callable[[np.ndarray, Sequence[str], int], Sequence[tuple[float, float]]]
 UNSEEN = 1  # a seed no training used
 SCENES = 300
+DDIM_STEPS = 50
 # Evaluation views 0, 2, 4 of the ring of eight, and one from above: what a caption's view words ask for.
 SEEN_FROM = {"front": (0.0, 30.0), "side": (90.0, 30.0), "back": (180.0, 30.0), "overhead": (0.0, 70.0)}
 # Of the mean distance between two prompts' pictures: less, and a thing looks the same from two sides.
@@ -200,7 +201,7 @@ def check_prior(judge: Judge, retrieval: Retrieval, guidance: Guidance) -> list[
     colours where they belong, and how far their features lie from ground truth's."""
     prompts = data.suite_prompts()
     noise_NCHW = torch.randn(len(prompts), *guidance.latent_shape, generator=generator(UNSEEN, 0))
-    drawn = {view: to_uint8(sample(guidance, prompts, view, noise_NCHW)) for view in VIEWS}
+    drawn = {view: to_uint8(sample(guidance, prompts, view, noise_NCHW, DDIM_STEPS)) for view in VIEWS}
     hits = {view: mean(retrieval(images[:, None], prompts, 1))[1] for view, images in drawn.items()}
     truth = {view: _truth(prompts, *SEEN_FROM[view]) for view in VIEWS}
     features = {view: judge.embed_images(images) for view, images in drawn.items()}

@@ -228,6 +228,7 @@ def test_one_command_trains_all_and_another_checks_it(tmp_path, monkeypatch):
     """The whole way at tiny size: from nothing, then on from there; weights this young miss their bars."""
     monkeypatch.setattr(command, "CAPACITY", {"cpu": (16, 4)})
     monkeypatch.setattr(check, "SCENES", 12)
+    monkeypatch.setattr(check, "DDIM_STEPS", 2)
     monkeypatch.setattr(check.data, "suite_prompts", lambda: ["a red cup", "a blue car with a red roof"])
     weights, run = tmp_path / "weights", CliRunner()
     line = ["toyworld", "train", "--work", f"{tmp_path}/work", "--out", f"{weights}", "--device", "cpu"]
