@@ -51,27 +51,46 @@ def toyworld_language() -> None:
     print(describe())
 
 
-@toyworld_app.command(name="train", epilog="Example: harness toyworld train clip --work build/toyworld")
+@toyworld_app.command(
+    name="train", epilog="Example: harness toyworld train --device cuda --minutes 9 --out build/weights"
+)
 def toyworld_train(
     stage: Annotated[str, typer.Argument(help="clip, vae, denoiser or all.")] = "all",
     work: Annotated[Path, typer.Option(help="Where the state of the training is kept.")] = Path(
         "build/toyworld"
     ),
+    out: Annotated[
+        Path | None, typer.Option(help="Where the weights go; by default the package's own.")
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="A folder of toy-sd and toy-clip to train on from.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    minutes: Annotated[
+        float | None, typer.Option(help="Minutes of work, shared out among the stages.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each stage, instead of minutes.")] = None,
 ) -> None:
     """Train the embedded weights from the toy world; the same command again continues."""
+    from harness.toyworld.command import WEIGHTS
     from harness.toyworld.command import train as run
 
-    run(stage, work, _say)
+    run(stage, work, _say, out=out or WEIGHTS, device=device, minutes=minutes, start=start, steps=steps)
 
 
 @toyworld_app.command(name="check", epilog="Example: harness toyworld check")
-def toyworld_check() -> None:
-    """What the committed weights must show, measured; exit 1 where a bar is missed."""
+def toyworld_check(
+    weights: Annotated[
+        Path | None, typer.Option(help="A folder of toy-sd and toy-clip; the package's own by default.")
+    ] = None,
+) -> None:
+    """What the weights must show, measured and noted in their cards; exit 1 where a bar is missed."""
     from eval.clip import load_clip
     from eval.r_precision import Pool, Scorer
-    from harness.toyworld.command import run_check
+    from harness.toyworld.command import WEIGHTS, run_check
 
-    clip = load_clip("toy-clip")
+    folder = (weights or WEIGHTS).resolve()
+    clip = load_clip(str(folder / "toy-clip"))
 
     def retrieval(views: Any, prompts: Any, ring: int) -> Any:
         scorer = Scorer.over(clip, Pool("toy world", "", tuple(prompts)))
@@ -79,7 +98,7 @@ def toyworld_check() -> None:
         scores = [scorer.retrieve(rows_VD, ring).score(target) for target, rows_VD in enumerate(features)]
         return [(score.majority, score.per_view) for score in scores]
 
-    raise typer.Exit(0 if run_check(retrieval, _say) else 1)
+    raise typer.Exit(0 if run_check(clip, retrieval, _say, folder) else 1)
 
 
 def _say(line: str) -> None:

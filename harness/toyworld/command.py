@@ -1,17 +1,25 @@
 """`harness toyworld show|train|check`."""
 
+from __future__ import annotations
+
 import hashlib
 import json
-import time
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.config import UserError, ViewsConfig, nearest
 from harness.toyworld.training import Outcome, Say
 
+if TYPE_CHECKING:
+    from harness.toyworld.check import Judge, Retrieval
+
 STAGES = ("clip", "vae", "denoiser", "all")
 WEIGHTS = Path(__file__).parents[1] / "weights"
 SEED = 0
+MINUTES = 240.0  # of two CPU cores
+SHARES = {"clip": 0.25, "vae": 0.2, "denoiser": 0.55}
+CAPACITY = {"cpu": (8_192, 8), "cuda": (32_768, 64)}  # pictures kept, and renewed at each step
 
 
 def show(text: str, out: Path) -> Path:
@@ -30,58 +38,90 @@ def show(text: str, out: Path) -> Path:
     return out
 
 
-def train(stage: str, work: Path, say: Say, seed: int = SEED, out: Path = WEIGHTS) -> None:
-    """Train one stage or all, with their state under `work`, and write the weights to `out`."""
+def train(
+    stage: str,
+    work: Path,
+    say: Say,
+    seed: int = SEED,
+    out: Path = WEIGHTS,
+    device: str = "auto",
+    minutes: float | None = None,
+    start: Path | None = None,
+    steps: int | None = None,
+) -> None:
+    """Train one stage or all, with their state under `work`, and write the weights to `out`.
+
+    `minutes` of work are shared out by `SHARES` where all are trained, and `steps` are each stage's; `start`
+    is a folder with toy-sd and toy-clip to train on from. The stage vae then trains the decoder alone, so
+    that the denoiser's latents stay what they are, and the stage denoiser leaves the autoencoder as it is.
+    """
     if stage not in STAGES:
         raise UserError(f"toyworld train: unknown stage '{stage}'{nearest(stage, STAGES)}")
-    from harness.toyworld import clip, data, denoiser, vae
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise UserError(f"toyworld train: --minutes is {minutes}; give a number above 0")
+    import torch
 
-    started = time.monotonic()
-    images = data.build(work, seed, say)
-    say(f"{len(images)} images ready after {time.monotonic() - started:.0f} s")
-    facts = {"world": f"{data.SCENES} scenes × {data.VIEWS_EACH} views, 64×64", "seed": seed}
+    from harness.device import pick_device
+    from harness.toyworld import clip, denoiser, vae
+    from harness.toyworld.data import Ring
+    from harness.toyworld.training import Budget
+
+    where = torch.device(pick_device(device))
+    capacity, fresh = CAPACITY[where.type]
+
+    def budget(name: str) -> Budget:
+        share = SHARES[name] if stage == "all" else 1.0
+        return Budget(steps, None if steps else (minutes or MINUTES) * 60 * share)
+
+    facts = {"world": f"scenes as needed, {fresh} new pictures of 64×64 a step", "seed": seed}
     if stage in ("clip", "all"):
-        model, outcome = clip.train_clip(work, images, seed, say)
-        clip.save_clip(model, out / "toy-clip")
+        torch.manual_seed(seed + 1)
+        model = (clip.load_clip(start / "toy-clip") if start else clip.new_clip()).to(where)
+        outcome = clip.train_clip(work, model, Ring(seed, where, capacity, fresh), seed, budget("clip"), say)
+        clip.save_clip(model.cpu(), out / "toy-clip")
         _card(out / "toy-clip", "open_clip scorer of the toy world", facts, {"clip": outcome})
     if stage == "clip":
         return
-    autoencoder, vae_outcome = vae.train_vae(work, images, seed, say)
-    if stage == "vae":
-        return
-    latents = vae.encode_all(autoencoder, images, work / "latents.safetensors")
-    prior, outcome = denoiser.train_denoiser(work, images, latents, seed, say)
-    denoiser.save_prior(autoencoder, prior, out / "toy-sd")
-    _card(
-        out / "toy-sd",
-        "latent diffusion prior of the toy world",
-        facts,
-        {"vae": vae_outcome, "denoiser": outcome},
+    torch.manual_seed(seed)
+    autoencoder, prior = (
+        denoiser.load_prior(start / "toy-sd") if start else (vae.new_vae(), denoiser.Denoiser())
     )
+    autoencoder.to(where)
+    outcomes: dict[str, Outcome] = {}
+    if stage in ("vae", "all") or not start:
+        ring = Ring(seed, where, capacity, fresh)
+        outcomes["vae"] = vae.train_vae(
+            work, autoencoder, ring, seed, budget("vae"), say, decoder_only=stage == "vae" and bool(start)
+        )
+    if stage == "vae" and not start:
+        return
+    if stage in ("denoiser", "all"):
+        ring = Ring(seed + 2, where, capacity, fresh)
+        prior.to(where)
+        outcomes["denoiser"] = denoiser.train_denoiser(
+            work, prior, autoencoder.eval(), ring, seed, budget("denoiser"), say
+        )
+    denoiser.save_prior(autoencoder.cpu(), prior.cpu(), out / "toy-sd")
+    _card(out / "toy-sd", "latent diffusion prior of the toy world", facts, outcomes)
 
 
 def _card(folder: Path, what: str, facts: dict, outcomes: dict[str, Outcome]) -> None:
     card = {"what": what, "data": facts["world"], "seed": facts["seed"], "license": "Apache-2.0"}
-    card["training"] = {
-        k: {"steps": o.steps, "seconds": o.seconds, "loss": o.loss} for k, o in outcomes.items()
-    }
+    card["training"] = {k: asdict(o) for k, o in outcomes.items()}
     weights = folder / "open_clip_model.safetensors"
     if weights.exists():  # evaluation refuses a scorer whose weights are not its card's
         card["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
     (folder / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 
-def run_check(retrieval: Callable, say: Say) -> bool:
-    """Measure the shipped weights against their bars and note it in their cards; True where all are met."""
+def run_check(judge: Judge, retrieval: Retrieval, say: Say, folder: Path = WEIGHTS) -> bool:
+    """Measure the weights in `folder` and note it in their cards; True where every bar is met."""
     from harness.toyworld.check import check
 
-    findings = check(retrieval, say)
-    metrics = {f.name: round(f.value, 4) for f in findings}
-    for folder in (WEIGHTS / "toy-sd", WEIGHTS / "toy-clip"):
-        path = folder / "card.json"
+    findings = check(judge, retrieval, say, folder / "toy-sd")
+    for part in ("toy-sd", "toy-clip"):
+        path = folder / part / "card.json"
         card = json.loads(path.read_text())
-        card["metrics"] = {
-            k: v for k, v in metrics.items() if ("toy-clip" in k) == (folder.name == "toy-clip")
-        }
+        card["metrics"] = {f.name: round(f.value, 4) for f in findings if f.of == part}
         path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     return all(f.ok for f in findings)

@@ -1,21 +1,20 @@
-"""The training set: random scenes of the toy world, rendered from the cameras that distillation uses."""
+"""What is trained on: random scenes of the toy world, from the cameras that distillation uses, as needed."""
 
-import json
 import random
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from harness.config import CameraConfig
 from harness.guidance.views import view_name
 from harness.prompt import normalised
-from harness.toyworld.grammar import KINDS, Scene, caption, parse, sample
+from harness.toyworld.grammar import KINDS, Scene, Thing, caption, sample
 from harness.toyworld.objects import primitives
-from harness.toyworld.render import render
+from harness.toyworld.render import SIZE, trace, world_lights
 
-SCENES, VIEWS_EACH, SHARD = 18_000, 3, 1_500
+VIEWS_EACH = 4
 SUITE = Path(__file__).parents[2] / "prompts" / "coco.txt"
 
 
@@ -39,7 +38,7 @@ def cameras(rng: random.Random, count: int) -> np.ndarray:
 
 
 def scene(seed: int, index: int) -> tuple[Scene, random.Random]:
-    """Scene `index` of the set and its generator: nouns in turn, captions of the suite left out."""
+    """Scene `index` of a seed's sequence and its generator: nouns in turn, captions of the suite left out."""
     rng = random.Random(f"{seed}/{index}")
     nouns = tuple(KINDS)
     while True:
@@ -48,53 +47,65 @@ def scene(seed: int, index: int) -> tuple[Scene, random.Random]:
             return found, rng
 
 
-def _shard(seed: int, first: int, count: int) -> tuple[np.ndarray, list[dict]]:
-    rows, angles, labels = [], [], []
-    for index in range(first, first + count):
-        found, rng = scene(seed, index)
-        for camera in cameras(rng, VIEWS_EACH):
-            rows.append(primitives(found, rng))
-            angles.append(camera)
-            view = view_name(camera[0], camera[1])
-            labels.append({"scene": index, "caption": caption(found), "view": view})
-    return render(rows, np.array(angles)), labels
+class Ring:
+    """The newest `capacity` pictures of an endless sequence; a step renews `fresh` of them.
 
+    Picture n is a function of (seed, n) and lies at n mod capacity; step s sees the pictures s·fresh …
+    s·fresh + capacity − 1, whatever was seen before. `images` is uint8 [capacity, 64, 64, 3] on the device;
+    `scenes`, `views`, `rows` and `cameras` are what each shows, and from where. Both sizes are multiples of
+    `VIEWS_EACH`.
+    """
 
-class ToyImages:
-    """The rendered set: `images` uint8 [N, 64, 64, 3] with their `captions`, `views` and `scenes`."""
-
-    def __init__(self, folder: Path) -> None:
-        paths = sorted(folder.glob("images-*.npy"))
-        self.images = np.concatenate([np.load(p) for p in paths])
-        labels = [
-            json.loads(line) for p in paths for line in p.with_suffix(".jsonl").read_text().splitlines()
-        ]
-        self.captions = [row["caption"] for row in labels]
-        self.views = [row["view"] for row in labels]
-        self.scenes = [parse(text) for text in self.captions]
-
-    def by_noun(self) -> list[list[int]]:
-        """Indices of the images of each kind of thing, so that batches can draw kinds evenly."""
-        groups: dict[str, list[int]] = {noun: [] for noun in KINDS}
-        for index, scene in enumerate(self.scenes):
-            groups[scene.thing.noun].append(index)
-        return [group for group in groups.values() if group]
+    def __init__(self, seed: int, device: torch.device, capacity: int, fresh: int):
+        self.seed, self.capacity, self.fresh = seed, capacity, fresh
+        self.images = torch.zeros((capacity, SIZE, SIZE, 3), dtype=torch.uint8, device=device)
+        self.cameras = np.zeros((capacity, 4))
+        self.scenes: list[Scene] = [Scene(Thing(next(iter(KINDS)), "red"))] * capacity
+        self.views: list[str] = [""] * capacity
+        self.rows: list[np.ndarray] = [np.zeros(0)] * capacity
+        self.end = 0  # pictures up to here have been made
 
     def __len__(self) -> int:
-        return len(self.images)
+        return self.capacity
 
+    @property
+    def captions(self) -> list[str]:
+        """Each picture's caption, without view words."""
+        return [caption(scene) for scene in self.scenes]
 
-def build(work: Path, seed: int, say: Callable[[str], None], scenes: int = SCENES) -> ToyImages:
-    """Render what is missing of the set into `work`/images and load it; resumable by shard."""
-    folder = work / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    for first in range(0, scenes, SHARD):
-        path = folder / f"images-{first:06d}.npy"
-        if path.exists():
-            continue
-        images, labels = _shard(seed, first, min(SHARD, scenes - first))
-        path.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
-        np.save(path.with_name(".partial.npy"), images)
-        path.with_name(".partial.npy").rename(path)
-        say(f"images {first + len(images) // VIEWS_EACH}/{scenes} scenes")
-    return ToyImages(folder)
+    def advance(self, step: int) -> np.ndarray:
+        """Bring the ring to what a step sees; the places that were renewed."""
+        end = step * self.fresh + self.capacity
+        first = max(self.end, end - self.capacity)
+        self.end = end
+        places = np.arange(first, end) % self.capacity
+        for start in range(0, len(places), 512):
+            self._fill(first + start, places[start : start + 512])
+        return places
+
+    def _fill(self, first: int, places: np.ndarray) -> None:
+        for index in range(0, len(places), VIEWS_EACH):
+            found, rng = scene(self.seed, (first + index) // VIEWS_EACH)
+            for place, camera in zip(
+                places[index : index + VIEWS_EACH], cameras(rng, VIEWS_EACH), strict=True
+            ):
+                self.scenes[place], self.views[place] = found, view_name(camera[0], camera[1])
+                self.rows[place], self.cameras[place] = primitives(found, rng), camera
+        rows = [self.rows[place] for place in places]
+        drawn = trace(rows, self.cameras[places], world_lights(len(rows)), self.images.device)
+        self.images[torch.from_numpy(places).to(self.images.device)] = drawn
+
+    def draw(self, rng: random.Random, count: int, nouns: int | None = None) -> list[int]:
+        """Places of `count` pictures, kinds of things evenly; of only so many kinds, drawn anew, if asked."""
+        kinds = len(KINDS)
+        among = rng.sample(range(kinds), nouns) if nouns else range(kinds)
+        first = self.end - self.capacity
+
+        def place(kind: int) -> int:
+            while True:  # a picture; and of that turn of nouns, the picture of the kind asked for
+                number = rng.randrange(first, self.end)
+                number += (kind - number // VIEWS_EACH % kinds) * VIEWS_EACH
+                if first <= number < self.end:
+                    return number % self.capacity
+
+        return [place(rng.choice(among)) for _ in range(count)]

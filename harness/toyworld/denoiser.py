@@ -1,7 +1,9 @@
 """The toy latent diffusion model: a UNet and its own text encoder, trained together on captioned latents."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -12,12 +14,15 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from harness.toyworld.data import ToyImages
-from harness.toyworld.training import Outcome, Say, Schedule, generator, train
+from harness.config import UserError, first_line
+from harness.toyworld.data import Ring
+from harness.toyworld.grammar import caption
+from harness.toyworld.training import Budget, Outcome, Say, Schedule, generator, mixed, train
+from harness.toyworld.vae import encode as vae_encode
 from harness.toyworld.words import CONTEXT, clip_tokenizer, vocabulary_size
 
-SCHEDULE = Schedule(steps=3150, lr=1e-3, weight_decay=0.01, average=0.998)
-BATCH = 48
+SCHEDULE = Schedule(lr=1e-3)
+BATCH, BATCH_CUDA = 48, 512
 DROPOUT, BARE = 0.1, 0.1  # shares of captions left empty, and left without view words
 SNR_CAP = 5.0
 NOISE = {  # Stable Diffusion's
@@ -73,48 +78,68 @@ class Denoiser(torch.nn.Module):
 
 
 def train_denoiser(
-    work: Path, data: ToyImages, latents: torch.Tensor, seed: int, say: Say, schedule: Schedule = SCHEDULE
-) -> tuple[Denoiser, Outcome]:
-    """ε-prediction with min-SNR weights (Hang et al. 2023, γ = 5) and caption dropout for guidance."""
-    torch.manual_seed(seed + 2)
+    work: Path,
+    model: Denoiser,
+    vae: Any,
+    ring: Ring,
+    seed: int,
+    budget: Budget,
+    say: Say,
+    schedule: Schedule = SCHEDULE,
+) -> Outcome:
+    """Train in place: ε-prediction with min-SNR weights (Hang et al. 2023, γ = 5), and captions left out now
+    and then for guidance."""
+    device = ring.images.device
     # Channels last trains a sixth faster on CPUs.
-    model = Denoiser().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    predict: Any = torch.compile(model) if device.type == "cuda" else model
     noise = DDPMScheduler(**NOISE)
-    abar = noise.alphas_cumprod
+    abar = noise.alphas_cumprod.to(device)
     snr = abar / (1 - abar)
     weight = snr.clamp(max=SNR_CAP) / snr
-    ids = tokens(data)
-    groups = data.by_noun()
+    latents = torch.zeros((len(ring), 4, 16, 16), dtype=torch.float16, device=device)
+    ids = torch.zeros((3, len(ring), CONTEXT), dtype=torch.int64)
+    batch = BATCH if device.type == "cpu" else BATCH_CUDA
+
+    def renew(step: int) -> None:
+        places = torch.from_numpy(ring.advance(step))
+        if len(places):
+            latents[places.to(device)] = vae_encode(vae, ring.images[places.to(device)])
+            some = places.tolist()
+            ids[:, places] = tokens([caption(ring.scenes[i]) for i in some], [ring.views[i] for i in some])
 
     def loss_of(step: int) -> torch.Tensor:
+        renew(step)
         draw, rng = generator(seed + 2, step), random.Random(f"{seed}/denoiser/{step}")
-        index = torch.tensor([rng.choice(rng.choice(groups)) for _ in range(BATCH)])
-        z = latents[index].float()
-        eps = torch.randn(z.shape, generator=draw)
-        t = torch.randint(0, len(abar), (BATCH,), generator=draw)
-        kind = torch.rand(BATCH, generator=draw)
+        index = torch.tensor(ring.draw(rng, batch))
+        z = latents[index.to(device)].float()
+        eps = torch.randn(z.shape, generator=draw).to(device)
+        t = torch.randint(0, len(abar), (batch,), generator=draw).to(device)
+        kind = torch.rand(batch, generator=draw)
         which = (kind < DROPOUT).long() * 2 + ((kind >= DROPOUT) & (kind < DROPOUT + BARE)).long()
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = model(noise.add_noise(z, eps, t), t, ids[which, index])  # type: ignore[arg-type]
+        with mixed(device):
+            x_t: Any = noise.add_noise(z, eps, t)  # type: ignore[arg-type]
+            predicted = predict(x_t, t, ids[which, index].to(device))
         error = F.mse_loss(predicted.float(), eps, reduction="none").mean((1, 2, 3))
         return (weight[t] * error).mean()
 
-    outcome = train("denoiser", work, model.train(), loss_of, schedule, say)
-    return model.eval(), outcome
+    outcome = train("denoiser", work, model.train(), loss_of, schedule, budget, say)
+    model.eval()
+    return outcome
 
 
-def tokens(data: ToyImages) -> torch.Tensor:
+def tokens(captions: Sequence[str], views: Sequence[str]) -> torch.Tensor:
     """Token ids [3, N, D]: the caption with its view words, without them, and the empty caption."""
     tokenize = clip_tokenizer()
-    with_view = [f"{c}, {v} view" for c, v in zip(data.captions, data.views, strict=True)]
+    with_view = [f"{text}, {view} view" for text, view in zip(captions, views, strict=True)]
 
-    def ids(texts: list[str]) -> torch.Tensor:
+    def ids(texts: Sequence[str]) -> torch.Tensor:
         batch = tokenize(
-            texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
+            list(texts), padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
         )
         return batch["input_ids"]
 
-    return torch.stack([ids(with_view), ids(data.captions), ids([""] * len(data))])
+    return torch.stack([ids(with_view), ids(captions), ids([""] * len(captions))])
 
 
 def save_prior(vae: AutoencoderKL, model: Denoiser, folder: Path) -> None:
@@ -128,4 +153,19 @@ def save_prior(vae: AutoencoderKL, model: Denoiser, folder: Path) -> None:
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
-    ).save_pretrained(folder, safe_serialization=True)
+    ).save_pretrained(folder, safe_serialization=True, max_shard_size="16MB")
+
+
+def load_prior(folder: Path) -> tuple[Any, Denoiser]:
+    """The autoencoder and the denoiser of a prior that `save_prior` wrote, in float32, to be trained on.
+
+    Raises UserError for a folder that holds none.
+    """
+    try:
+        pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+        model = Denoiser()
+        model.text.load_state_dict(pipe.text_encoder.state_dict())
+        model.unet.load_state_dict(pipe.unet.state_dict())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder} holds no prior of the toy world: {first_line(error)}") from error
+    return pipe.vae.float(), model.float()

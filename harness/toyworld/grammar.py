@@ -8,7 +8,7 @@ A caption names one object, at most one of its parts, and at most one thing it s
 
 import difflib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.config import UserError
 from harness.guidance.views import VIEWS
@@ -124,6 +124,25 @@ def caption(scene: Scene, view: str | None = None) -> str:
     """The scene's caption, with the view words of view-dependent prompting when a view is named."""
     text = _say(scene.thing) + (f" on {_say(scene.support)}" if scene.support else "")
     return f"{text}, {view} view" if view else text
+
+
+def without_colours(scene: Scene) -> str:
+    """What the shapes alone show: the nouns of the scene's caption, "an apple on a plate"."""
+    nouns = [thing.noun for thing in (scene.thing, scene.support) if thing]
+    return " on ".join(f"{_article(noun)} {noun}" for noun in nouns)
+
+
+def exchanged(scene: Scene) -> Scene | None:
+    """The scene with two colours exchanged: of the thing and its part, or of the thing and what it stands on;
+    None where it has one colour."""
+    thing = scene.thing
+    if thing.part_colour:
+        swapped = replace(thing, colour=thing.part_colour, part_colour=thing.colour)
+        return replace(scene, thing=swapped)
+    if scene.support and scene.support.colour != thing.colour:
+        support = replace(scene.support, colour=thing.colour)
+        return Scene(replace(thing, colour=scene.support.colour), support)
+    return None
 
 
 def words() -> list[str]:

@@ -574,6 +574,33 @@ def _build(thing: Thing) -> np.ndarray:
     return _fit(rows)
 
 
+def _part_rows(thing: Thing, part: str) -> np.ndarray:
+    """[K] bool: the thing's primitives that its part's colour paints."""
+    usual = dict.fromkeys(KINDS[thing.noun].parts, "red")
+    one, other = (
+        np.array(BUILDERS[thing.noun]("red", usual | {part: colour})) for colour in ("white", "black")
+    )
+    return np.any(one[:, 17:20] != other[:, 17:20], axis=1)
+
+
+def misplaced(scene: Scene, rng: random.Random) -> np.ndarray | None:
+    """`primitives` with one part of the thing where it does not belong: below instead of above, in front
+    instead of behind, … None where nothing stands out when it is moved."""
+    thing = scene.thing
+    rows, own = primitives(scene, rng), len(_build(thing))
+    options = []
+    for part in KINDS[thing.noun].parts:
+        mask = np.zeros(len(rows), dtype=bool)
+        mask[-own:] = _part_rows(thing, part)  # what stands on something comes after it
+        for axis in (2, 0):
+            moved = rows.copy()
+            middle = (rows[-own:, 1 + axis].max() + rows[-own:, 1 + axis].min()) / 2
+            moved[mask, 1 + axis] = 2 * middle - rows[mask, 1 + axis]
+            if mask.any() and abs(moved[mask, 1 + axis] - rows[mask, 1 + axis]).mean() > 0.35:
+                options.append(moved)
+    return rng.choice(options) if options else None
+
+
 def primitives(scene: Scene, jitter: random.Random | None = None) -> np.ndarray:
     """The scene's rows [K, 26] float32, inside the unit ball; `jitter` varies sizes and colours a little."""
     thing = _build(scene.thing)

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import numba
 import numpy as np
+import torch
 
 from harness.config import ViewsConfig
+from harness.device import upload
 from harness.threads import torch_threads
 from harness.toyworld.grammar import parse
 from harness.toyworld.objects import WIDTH, primitives
@@ -83,13 +85,12 @@ def _colour(row, x, y, z):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, fastmath=True, parallel=True)
-def _trace(scenes, counts, cameras, size, over, ambient, light, background, out):  # type: ignore[no-untyped-def]
+def _trace(scenes, counts, cameras, lights, size, over, background, out):  # type: ignore[no-untyped-def]
     for n in numba.prange(scenes.shape[0]):
-        rows, count = scenes[n], counts[n]
-        az, el, dist, fov = cameras[n, 0], cameras[n, 1], cameras[n, 2], cameras[n, 3]
+        rows, count, light, ambient = scenes[n], counts[n], lights[n, :3], lights[n, 3]
+        az, el, dist, scale = cameras[n, 0], cameras[n, 1], cameras[n, 2], cameras[n, 3]
         ca, sa, ce, se = math.cos(az), math.sin(az), math.cos(el), math.sin(el)
         ox, oy, oz = dist * ce * ca, dist * ce * sa, dist * se
-        scale = math.tan(fov / 2.0)
         for i in range(size):
             for j in range(size):
                 r_sum, g_sum, b_sum = 0.0, 0.0, 0.0
@@ -147,18 +148,59 @@ def render(scenes: Sequence[np.ndarray], cameras: np.ndarray, size: int = SIZE) 
     scenes: N arrays [K_n, 26] of `objects.primitives`; cameras [N, 4]: azimuth, elevation, distance, field of
     view, in degrees and world units. Returns uint8 [N, size, size, 3].
     """
+    return trace(scenes, cameras, world_lights(len(scenes)), torch.device("cpu"), size).numpy()
+
+
+def trace(
+    scenes: Sequence[np.ndarray],
+    cameras: np.ndarray,
+    lights: np.ndarray,
+    device: torch.device,
+    size: int = SIZE,
+) -> torch.Tensor:
+    """`render` on any device, with a light for each picture: [N, 4], a unit vector and what is ambient."""
     most = max(len(rows) for rows in scenes)
     packed = np.zeros((len(scenes), most, WIDTH), dtype=np.float32)
     for n, rows in enumerate(scenes):
         packed[n, : len(rows)] = rows
-    counts = np.array([len(rows) for rows in scenes], dtype=np.int64)
-    angles = np.array(cameras, dtype=np.float64)
-    angles[:, [0, 1, 3]] = np.deg2rad(angles[:, [0, 1, 3]])
-    light = np.array(LIGHT) / np.linalg.norm(LIGHT)
+    counts = np.array([len(rows) for rows in scenes], dtype=np.int32)
+    azimuth, elevation, distance, fov = np.array(cameras, dtype=np.float64).T
+    seen_from = np.stack(
+        [np.deg2rad(azimuth), np.deg2rad(elevation), distance, np.tan(np.deg2rad(fov) / 2)], axis=1
+    )
+    if device.type == "cuda":
+        from harness.toyworld import render_cuda
+
+        floats = [torch.from_numpy(a.astype(np.float32)) for a in (packed, seen_from, lights)]
+        rows, seen, lit = (upload(a, device) for a in floats)
+        return render_cuda.trace(
+            rows, upload(torch.from_numpy(counts), device), seen, lit,
+            torch.tensor(BACKGROUND, device=device), size, SUPERSAMPLING,
+        )  # fmt: skip
     out = np.empty((len(scenes), size, size, 3), dtype=np.uint8)
     with torch_threads():
-        _trace(packed, counts, angles, size, SUPERSAMPLING, AMBIENT, light, np.array(BACKGROUND), out)
-    return out
+        _trace(packed, counts, seen_from, lights, size, SUPERSAMPLING, np.array(BACKGROUND), out)
+    return torch.from_numpy(out)
+
+
+def world_lights(count: int) -> np.ndarray:
+    """The world's own light for `trace`, [count, 4]."""
+    light = np.array(LIGHT) / np.linalg.norm(LIGHT)
+    return np.tile([*light, AMBIENT], (count, 1))
+
+
+def textureless(
+    scenes: Sequence[np.ndarray], cameras: np.ndarray, device: torch.device, size: int = SIZE
+) -> torch.Tensor:
+    """The shapes alone: white, lit from over the camera by DreamFusion's .1 + .9·max(0, n·l)."""
+    white = [rows.copy() for rows in scenes]
+    for rows in white:
+        rows[:, 17:20], rows[:, 20] = 1.0, 0.0
+    azimuth, elevation = np.deg2rad(cameras[:, 0]), np.deg2rad(cameras[:, 1])
+    flat = np.cos(elevation)
+    lights = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation) + 1.0], axis=1)
+    lights /= np.linalg.norm(lights, axis=1, keepdims=True)
+    return trace(white, cameras, np.column_stack([lights, np.full(len(lights), 0.1)]), device, size)
 
 
 def ground_truth(prompt: str, views: ViewsConfig) -> np.ndarray:
@@ -169,3 +211,24 @@ def ground_truth(prompt: str, views: ViewsConfig) -> np.ndarray:
     angles = (cameras.azimuth_R, cameras.elevation_R, cameras.distance_R, cameras.fov_R)
     columns = np.stack([values.numpy() for values in angles], axis=1)
     return render([primitives(parse(prompt))] * len(columns), columns)
+
+
+@numba.njit(cache=True, fastmath=True)
+def _distances(rows, points, out):  # type: ignore[no-untyped-def]
+    for n in range(points.shape[0]):
+        out[n], _ = _nearest(rows, rows.shape[0], points[n, 0], points[n, 1], points[n, 2])
+
+
+def signed_distance(rows: np.ndarray, points_N3: np.ndarray) -> np.ndarray:
+    """Signed distance [N] from points to a scene's solid, negative inside; a bound beside ellipsoids."""
+    out = np.empty(len(points_N3), dtype=np.float64)
+    _distances(rows, np.ascontiguousarray(points_N3, dtype=np.float64), out)
+    return out
+
+
+def silhouettes(rows: np.ndarray, cameras: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """What each camera sees covered to at least a half, bool [N, size, size]."""
+    black = rows.copy()
+    black[:, 17:20], black[:, 20] = 0.0, 0.0
+    images = render([black] * len(cameras), cameras, size)
+    return images[..., 2] <= 0.5 * 255 * BACKGROUND[2]

@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from harness.toyworld.data import ToyImages
-from harness.toyworld.training import Outcome, Say, Schedule, generator, train
+from harness.toyworld.data import Ring
+from harness.toyworld.training import Budget, Outcome, Say, Schedule, generator, mixed, train
 
-SCHEDULE = Schedule(steps=3200, lr=1.5e-3, weight_decay=0.0, average=0.998)
+SCHEDULE = Schedule(lr=1.5e-3, weight_decay=0.0)
 BATCH = 16
 KL = 1e-6
 
@@ -39,32 +38,77 @@ def to_model(images_NHWC: torch.Tensor) -> torch.Tensor:
 
 
 def train_vae(
-    work: Path, data: ToyImages, seed: int, say: Say, schedule: Schedule = SCHEDULE
-) -> tuple[Any, Outcome]:
-    """Train on pixels: L1 and squared error, with a small pull of the latents to a unit Gaussian."""
-    torch.manual_seed(seed)
-    vae = new_vae()
-    pixels = torch.from_numpy(data.images)
+    work: Path,
+    vae: Any,
+    ring: Ring,
+    seed: int,
+    budget: Budget,
+    say: Say,
+    schedule: Schedule = SCHEDULE,
+    decoder_only: bool = False,
+) -> Outcome:
+    """Train in place: L1 and squared error, with a small pull of the latents to a unit Gaussian.
+
+    Half of the pictures are decoded from latents that suffered what distillation does to them, and must come
+    out as if they had not (`disturb`); a shift of the latent is a shift of the picture (EQ-VAE, arXiv
+    2502.09509). `decoder_only` leaves the latents what they are.
+    """
+    device = ring.images.device
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(not decoder_only)
 
     def loss_of(step: int) -> torch.Tensor:
+        ring.advance(step)
         draw = generator(seed, step)
-        x = to_model(pixels[torch.randint(len(pixels), (BATCH,), generator=draw)])
-        with torch.autocast("cpu", torch.bfloat16):
+        x = to_model(ring.images[torch.randint(len(ring), (BATCH,), generator=draw).to(device)])
+        with mixed(device):
             posterior = vae.encode(x).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=draw)
-            y = vae.decode(posterior.mean + posterior.std * noise).sample
-        error = (y.float() - x).clamp(-4, 4)
+            noise = torch.randn(posterior.mean.shape, generator=draw).to(device)
+            z, target = posterior.mean + posterior.std * noise, x
+            hurt, moved = disturb(z[BATCH // 2 :], target[BATCH // 2 :], draw)
+            z, target = torch.cat([z[: BATCH // 2], hurt]), torch.cat([target[: BATCH // 2], moved])
+            y = vae.decode(z).sample
+        error = (y.float() - target).clamp(-4, 4)
         # The mean colour of 8×8 patches is what the eye compares first, and what a squared error learns last.
         patches = F.avg_pool2d(error, 8).abs().mean()
         return error.abs().mean() + 4 * error.square().mean() + patches + KL * posterior.kl().mean()
 
     def check(step: int) -> str:
-        some = pixels[:: max(1, len(pixels) // 128)][:128]
+        some = ring.images[:: max(1, len(ring) // 128)][:128]
         return f"step {step}: {psnr(some, reconstruct(vae, some)):.2f} dB"
 
-    outcome = train("vae", work, vae, loss_of, schedule, say, check=check)
-    standardise(vae, pixels[:: max(1, len(pixels) // 2048)])
-    return vae.eval(), outcome
+    outcome = train("vae", work, vae, loss_of, schedule, budget, say, check=check)
+    if not decoder_only:
+        standardise(vae, ring.images[:: max(1, len(ring) // 2048)])
+    vae.eval()
+    return outcome
+
+
+def disturb(
+    z_NCHW: torch.Tensor, x_NCHW: torch.Tensor, draw: torch.Generator, strength: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents with noise of up to σ = .25 of their spread, gains of .9 to 1.15 and shifts of up to half a
+    latent; and the pictures that they should decode to."""
+    n, device = len(z_NCHW), z_NCHW.device
+
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        return (torch.rand(shape, generator=draw) * (high - low) + low).to(device)
+
+    centre = z_NCHW.detach().mean((0, 2, 3), keepdim=True)
+    spread = z_NCHW.detach().std((0, 2, 3), keepdim=True)
+    z = centre + uniform(1 - 0.1 * strength, 1 + 0.15 * strength, n, 1, 1, 1) * (z_NCHW - centre)
+    offset = uniform(-0.5 * strength, 0.5 * strength, n, 2) * (uniform(0, 1, n, 1) < 0.5)
+    z, x = shift(z, offset), shift(x_NCHW, offset * (x_NCHW.shape[-1] / z_NCHW.shape[-1]))
+    sigma = uniform(0, 0.25 * strength, n, 1, 1, 1)
+    return z + sigma * spread * torch.randn(z.shape, generator=draw).to(device), x
+
+
+def shift(x_NCHW: torch.Tensor, offset_N2: torch.Tensor) -> torch.Tensor:
+    """Pictures moved by (x, y) of their own pixels, bilinearly; the edge repeats."""
+    theta = torch.eye(2, 3, device=x_NCHW.device).repeat(len(x_NCHW), 1, 1)
+    theta[:, :, 2] = -offset_N2 * 2 / x_NCHW.shape[-1]
+    grid = F.affine_grid(theta, list(x_NCHW.shape), align_corners=False)
+    return F.grid_sample(x_NCHW.float(), grid, padding_mode="border", align_corners=False)
 
 
 @torch.no_grad()
@@ -86,17 +130,11 @@ def standardise(vae: Any, images_NHWC: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def encode_all(vae: Any, data: ToyImages, cache: Path) -> torch.Tensor:
-    """Mean latents [N, 4, 16, 16] of the whole set in half precision, kept in `cache`."""
-    if cache.exists():
-        return load_file(cache)["latents"]
-    parts = torch.from_numpy(data.images).split(64)
-    with torch.autocast("cpu", torch.bfloat16):
-        coded = [vae.encode(to_model(part)).latent_dist.mean.half() for part in parts]
-    latents = torch.cat(coded).contiguous()
-    save_file({"latents": latents}, cache.with_suffix(".partial"))
-    cache.with_suffix(".partial").rename(cache)
-    return latents
+def encode(vae: Any, images_NHWC: torch.Tensor) -> torch.Tensor:
+    """Mean latents [N, 4, 16, 16] in half precision, on the pictures' device."""
+    with mixed(images_NHWC.device):
+        parts = [vae.encode(to_model(part)).latent_dist.mean.half() for part in images_NHWC.split(64)]
+    return torch.cat(parts)
 
 
 @torch.no_grad()

@@ -1,0 +1,220 @@
+"""Shapes against ground truth: a run's solid beside the solid that its caption describes.
+
+A run's solid is where its density is at least that of the level surface whose outlines are its evaluation
+views' (`harness.objects.mesh.silhouette_threshold`). Both solids are sampled at the centres of a grid of
+`CELLS`³ cells over the cube [−1, 1]³, which every toy object fits.
+
+- IoU: volume of the intersection over volume of the union.
+- F-score at `TOLERANCE` world units (an object is 1.9 across): harmonic mean of the shares of either surface
+  that lie within the tolerance of the other (Knapitsch et al. 2017). Surface: cells of the solid with a face
+  to a cell outside.
+- aligned: the same after the turn about the vertical, the scale (at most 15 %) and the shift (at most .2)
+  that make the IoU largest; distillation has no reason to face the front, nor to fill the frame.
+- silhouette IoU: of what the evaluation views see covered to at least a half, mean over the views.
+- view error: root mean square difference of the decoded views and the ground truth's, in 0…1.
+
+Floor: the solid of another prompt of the suite. An empty solid has an IoU and an F-score of 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from scipy.ndimage import binary_erosion, distance_transform_edt
+
+from eval.load import RunRecord
+from harness.config import UserError, ViewsConfig
+from harness.objects.final import Final, NoField, load
+from harness.objects.mesh import OUTLINE, silhouette_threshold
+from harness.records.files import read_json, write_bytes
+from harness.scene.cameras import evaluation
+
+VERSION = 1
+CELLS, COARSE = 48, 24
+TOLERANCE = 0.05
+TURNS = 36
+MOST_SCALE, MOST_SHIFT = 1.15, 0.2
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How alike two solids are: as they are, and aligned, with the turn in degrees that aligns them best."""
+
+    iou: float
+    f_score: float
+    aligned_iou: float
+    aligned_f_score: float
+    turn: float
+
+
+@dataclass(frozen=True)
+class Shape(Fit):
+    """A run's fit, and what its views show of it."""
+
+    silhouette_iou: float
+    view_error: float
+
+
+MISS = Shape(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)  # what a failed run scores
+COLUMNS = ("iou", "aligned_iou", "f_score", "aligned_f_score", "silhouette_iou", "view_error")
+
+
+@cache
+def centres(cells: int) -> np.ndarray:
+    """Centres [cells³, 3] of the grid's cells."""
+    axis = (np.arange(cells) + 0.5) * 2 / cells - 1
+    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+
+
+def solid_of(
+    rows: np.ndarray,
+    cells: int,
+    turn: float = 0.0,
+    scale: float = 1.0,
+    shift: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0),
+) -> np.ndarray:
+    """A toy scene's solid, bool [cells, cells, cells], turned (degrees), then scaled, then shifted."""
+    from harness.toyworld.render import signed_distance
+
+    c, s = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
+    rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    points = (centres(cells) - np.asarray(shift)) / scale @ rotation
+    return (signed_distance(rows, points) <= 0).reshape((cells,) * 3)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two masks; 0 where both are empty."""
+    union = np.logical_or(a, b).sum()
+    return float(np.logical_and(a, b).sum() / union) if union else 0.0
+
+
+def f_score(a_XYZ: np.ndarray, b_XYZ: np.ndarray, tolerance: float = TOLERANCE) -> float:
+    """F-score of the surfaces of two solids on one grid over [−1, 1]³."""
+    if not a_XYZ.any() or not b_XYZ.any():
+        return 0.0
+    surfaces = [solid & ~binary_erosion(solid) for solid in (a_XYZ, b_XYZ)]
+    spacing = 2 / len(a_XYZ)
+    to_a, to_b = (distance_transform_edt(~surface) * spacing for surface in surfaces)
+    precision = float((to_b[surfaces[0]] <= tolerance).mean())
+    recall = float((to_a[surfaces[1]] <= tolerance).mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def fit(found_XYZ: np.ndarray, rows: np.ndarray) -> Fit:
+    """A solid on the grid of `CELLS` beside a toy scene's."""
+    truth = solid_of(rows, CELLS)
+    plain = (iou(found_XYZ, truth), f_score(found_XYZ, truth))
+    if not found_XYZ.any():
+        return Fit(*plain, 0.0, 0.0, 0.0)
+    scale = float(np.clip((found_XYZ.sum() / truth.sum()) ** (1 / 3), 1 / MOST_SCALE, MOST_SCALE))
+    coarse = _halved(found_XYZ)
+    middle, own = _middle(found_XYZ), _middle(truth)
+
+    def placed(turn: float, cells: int) -> np.ndarray:
+        c, s = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
+        turned = scale * np.array([c * own[0] - s * own[1], s * own[0] + c * own[1], own[2]])
+        return solid_of(rows, cells, turn, scale, np.clip(middle - turned, -MOST_SHIFT, MOST_SHIFT))
+
+    turns = [360 * k / TURNS for k in range(TURNS)]
+    best = max(turns, key=lambda turn: iou(coarse, placed(turn, COARSE)))
+    near = [best + step for step in (-5.0, -2.5, 0.0, 2.5, 5.0)]
+    solids = {turn: placed(turn, CELLS) for turn in near}
+    turn = max(near, key=lambda turn: iou(found_XYZ, solids[turn]))
+    aligned = (iou(found_XYZ, solids[turn]), f_score(found_XYZ, solids[turn]))
+    if aligned[0] < plain[0]:  # no turn, scale and shift of those tried helps
+        return Fit(*plain, *plain, 0.0)
+    return Fit(*plain, *aligned, turn % 360)
+
+
+def _halved(solid_XYZ: np.ndarray) -> np.ndarray:
+    n = len(solid_XYZ) // 2
+    return solid_XYZ.reshape(n, 2, n, 2, n, 2).mean((1, 3, 5)) >= 0.5
+
+
+def _middle(solid_XYZ: np.ndarray) -> np.ndarray:
+    return centres(len(solid_XYZ))[solid_XYZ.ravel()].mean(0)
+
+
+def floor(rows: np.ndarray, others: np.ndarray) -> Fit:
+    """What another prompt's object scores."""
+    return fit(solid_of(others, CELLS), rows)
+
+
+def of_run(run: RunRecord) -> Shape | None:
+    """The shape of a finished run, kept as `<run>/eval/shape-v<version>.json`; None where it has no solid, or
+    its caption is of no toy scene."""
+    path = run.path / "eval" / f"shape-v{VERSION}.json"
+    if path.is_file() and path.stat().st_mtime >= (run.path / "result.json").stat().st_mtime:
+        kept = read_json(path)
+        if kept is not None and set(kept) == set(asdict(MISS)):
+            return Shape(**kept)
+    rows = toy_rows(run.prompt)
+    if rows is None:
+        return None
+    try:
+        final = load(run.folder)
+    except NoField:
+        return None
+    found = _measure(run, final, rows)
+    path.parent.mkdir(exist_ok=True)
+    write_bytes(path, json.dumps(asdict(found)).encode())
+    return found
+
+
+def toy_rows(prompt: str) -> np.ndarray | None:
+    """The primitives behind a caption; None for one that the toy world does not speak."""
+    from harness.toyworld.grammar import parse
+    from harness.toyworld.objects import primitives
+
+    try:
+        return primitives(parse(prompt))
+    except UserError:
+        return None
+
+
+def _measure(run: RunRecord, final: Final, rows: np.ndarray) -> Shape:
+    from harness.toyworld.render import ground_truth
+
+    views = run.config.views
+    error = run.views(run.total) / 255.0 - ground_truth(run.prompt, views) / 255.0
+    return Shape(
+        **asdict(fit(solid_of_run(final), rows)),
+        silhouette_iou=_outlines(final, rows, views),
+        view_error=float(np.sqrt(np.square(error).mean())),
+    )
+
+
+@torch.no_grad()
+def solid_of_run(final: Final) -> np.ndarray:
+    """A run's solid, bool [CELLS, CELLS, CELLS]; empty where no view has an outline."""
+    try:
+        threshold, _ = silhouette_threshold(final)
+    except UserError:
+        return np.zeros((CELLS,) * 3, dtype=bool)
+    points_N3 = torch.from_numpy(centres(CELLS)).float().to(final.device)
+    density_N = torch.cat(
+        [final.scene.field.query(final.params, part[None])[0][0] for part in points_N3.split(2**17)]
+    )
+    inside_N = points_N3.norm(dim=1) <= final.scene.cfg.bound
+    return ((density_N >= threshold) & inside_N).cpu().numpy().reshape((CELLS,) * 3)
+
+
+@torch.no_grad()
+def _outlines(final: Final, rows: np.ndarray, views: ViewsConfig) -> float:
+    from harness.toyworld.render import silhouettes
+
+    cameras = evaluation(views)
+    side = OUTLINE * final.scene.cfg.resolution
+    angles = (cameras.azimuth_R, cameras.elevation_R, cameras.distance_R, cameras.fov_R)
+    truth = silhouettes(rows, np.stack([values.numpy() for values in angles], axis=1), side)
+    flat = torch.zeros(1, final.scene.field.channels, device=final.device)
+    shares = []
+    for v in range(len(cameras)):
+        out = final.scene.render(final.params, cameras[v : v + 1], flat, None, side)
+        shares.append(iou((out.opacity_RHW[0] >= 0.5).cpu().numpy(), truth[v]))
+    return float(np.mean(shares))

@@ -1,0 +1,84 @@
+"""Shapes against ground truth, on solids whose answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eval.shapes import CELLS, TOLERANCE, centres, f_score, fit, floor, iou, solid_of, toy_rows
+from harness.config import ViewsConfig
+from harness.toyworld.grammar import parse
+from harness.toyworld.objects import ball, box, primitives
+from harness.toyworld.render import BACKGROUND, ground_truth, signed_distance, silhouettes
+
+
+def sphere(radius, centre=(0, 0, 0)):
+    return np.array([ball(centre, radius, "red")], dtype=np.float32)
+
+
+CAR = primitives(parse("a red car"))
+
+
+def test_distances_of_a_ball_and_a_box_are_those_of_geometry():
+    points = np.random.default_rng(0).uniform(-1, 1, (200, 3))
+    assert np.allclose(signed_distance(sphere(0.5), points), np.linalg.norm(points, axis=1) - 0.5, atol=1e-5)
+    half = np.array([0.3, 0.4, 0.5])
+    rows = np.array([box((0, 0, 0), tuple(half), "red", rounding=0.0)], dtype=np.float32)
+    inside = (np.abs(points) <= half).all(1)
+    assert np.array_equal(signed_distance(rows, points) <= 0, inside)
+
+
+def test_volume_and_overlap_of_balls():
+    solid = solid_of(sphere(0.6), CELLS)
+    volume = solid.sum() * (2 / CELLS) ** 3
+    assert volume == pytest.approx(4 / 3 * math.pi * 0.6**3, rel=0.01)
+    # two equal balls a radius apart share 5/16 of either
+    other = solid_of(sphere(0.6, (0.6, 0, 0)), CELLS)
+    assert iou(solid, other) == pytest.approx(5 / 27, abs=0.01)
+
+
+def test_a_surface_within_the_tolerance_counts_and_one_beyond_does_not():
+    solid = solid_of(sphere(0.6), CELLS)
+    assert f_score(solid, solid) == 1.0
+    near, far = (solid_of(sphere(0.6 + grow), CELLS) for grow in (0.02, 0.2))
+    assert f_score(near, solid) > 0.95 and f_score(far, solid) == 0.0
+    assert f_score(solid, np.zeros_like(solid)) == 0.0
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 35), st.floats(0.9, 1.1), st.tuples(*[st.floats(-0.15, 0.15)] * 3))
+def test_a_turned_scaled_and_shifted_thing_is_the_same_thing_aligned(turn, scale, shift):
+    moved = solid_of(CAR, CELLS, turn * 10.0, scale, shift)
+    found = fit(moved, CAR)
+    assert found.aligned_iou > 0.85 and found.aligned_f_score > 0.85
+    assert found.aligned_iou >= found.iou
+    if 30 < turn * 10 < 330:
+        assert abs((found.turn - turn * 10 + 180) % 360 - 180) <= 6
+
+
+def test_the_truth_itself_is_the_ceiling_another_object_is_not_and_nothing_is_nothing():
+    assert fit(solid_of(CAR, CELLS), CAR) == fit(solid_of(CAR, CELLS), CAR)
+    exact = fit(solid_of(CAR, CELLS), CAR)
+    assert exact.iou == exact.f_score == 1.0 and exact.aligned_iou == 1.0
+    other = floor(CAR, primitives(parse("a red giraffe")))
+    assert other.aligned_iou < 0.6
+    nothing = fit(np.zeros((CELLS,) * 3, dtype=bool), CAR)
+    assert (nothing.iou, nothing.aligned_iou, nothing.f_score) == (0.0, 0.0, 0.0)
+
+
+def test_silhouettes_are_where_the_pictures_are_not_background():
+    views = ViewsConfig(azimuths=3, heldout_elevation=None)
+    cameras = np.array([[azimuth, 30.0, 2.8, 40.0] for azimuth in (0.0, 120.0, 240.0)])
+    pictures = ground_truth("a red car", views)
+    solid = np.abs(pictures / 255 - np.array(BACKGROUND)).max(-1) > 0.02
+    outline = silhouettes(CAR, cameras)
+    assert (outline & ~solid).sum() == 0
+    assert (solid & ~outline).sum() < 0.06 * solid.sum()  # half-covered pixels at the edge
+
+
+def test_a_caption_of_another_world_has_no_solid():
+    assert toy_rows("a corgi riding a bicycle") is None
+    assert np.array_equal(toy_rows("a red car"), CAR)
+    assert TOLERANCE > 2 / CELLS and len(centres(CELLS)) == CELLS**3
