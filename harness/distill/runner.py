@@ -19,6 +19,8 @@ from torch import Tensor
 
 from harness.config import Config, Execution, GuidanceConfig, UserError, named_line
 from harness.device import be_deterministic, has_c_compiler, peak_memory_mb, pick_device
+from harness.distill import contract
+from harness.distill.contract import MethodError
 from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.optim import Adam
 from harness.distill.step import Pack, StepReport, evaluation_latents, step
@@ -122,6 +124,8 @@ class _Crew:
                     return
                 try:
                     report = step(self.pack)
+                except MethodError:
+                    raise
                 except Exception as error:
                     if len(self.members) > 1 or _out_of_memory(error):
                         raise  # which run is to blame shows in smaller packs
@@ -129,6 +133,8 @@ class _Crew:
                     self._each([0], lambda r: self._fail(r, reason, detail))  # noqa: B023 - called at once
                     return
                 self._record(report)
+        except MethodError as error:
+            self._blame(error)
         except (MemoryError, RuntimeError) as error:
             too_large = _out_of_memory(error)
             if not too_large:
@@ -140,6 +146,21 @@ class _Crew:
                 torch.cuda.empty_cache()
         if too_large:  # raised here, where no traceback holds on to the pack's tensors
             raise PackTooLarge(size, peak_memory_mb(self.device))
+
+    def _blame(self, error: MethodError) -> None:
+        """Fail the runs that a method's mistake concerns. The others have not taken the step whole: the error
+        is raised for them, and they go on from their checkpoints."""
+        members = range(len(self.members))
+        runs = list(members if error.runs is None else error.runs)
+        reason, detail = str(error), traceback.format_exc()
+
+        def fail(r: int) -> None:
+            if self.members[r].folder.status() not in ("done", "failed"):
+                self._fail(r, reason, detail, None if "pack" in vars(self) else self.members[r].started_at)
+
+        self._each(runs, fail)
+        if len(runs) < len(members):
+            raise error
 
     # ---- the beginning
 
@@ -182,15 +203,19 @@ class _Crew:
         params = {name: value.to(self.device) for name, value in fresh.items()}
         adam = Adam(config.optim, params)
         method = self._make_method(first, guidance)
-        state = {name: value.to(self.device) for name, value in method.initial_state(seeds).items()}
+        with contract.blamed():
+            begun = method.initial_state(list(seeds))
+        state_layout = contract.layout(begun, len(seeds))
+        state = {name: value.to(self.device, copy=True) for name, value in begun.items()}
         known = {name: value.to(self.device) for name, value in scene.state(len(seeds)).items()}
         moments = {"adam.first": adam.first, "adam.second": adam.second}
         groups = {"params": params, **moments, "method": state, "scene": known}
         for r, checkpoint in enumerate(checkpoints):
             if checkpoint:
                 _restore(groups, r, checkpoint[0])
-        method.load_state(state)
-        return Pack(
+        with contract.blamed():
+            method.load_state(state)
+        pack = Pack(
             config=config,
             method=method,
             guidance=guidance,
@@ -203,12 +228,15 @@ class _Crew:
             params=params,
             adam=adam,
             scene_state=known,
+            state_layout=state_layout,
         )
+        pack.method_state()  # what a checkpoint would lack shows at once
+        return pack
 
     def _make_method(self, spec: RunSpec, guidance: Guidance) -> Method:
         method_class = load_method(spec.method, [Path(d) for d in self.execution.methods_dirs])
         params = method_class.resolve(spec.params, spec.method)
-        noise = NoiseSchedule(guidance.alphas_cumprod_T, *guidance.t_range)
+        noise = NoiseSchedule(guidance.alphas_cumprod_T.clone(), *guidance.t_range)
         try:
             return method_class(params, noise, spec.config.guidance.weighting)
         except ValueError as error:
@@ -260,6 +288,7 @@ class _Crew:
                     gone.add(r)
         gone |= self._each([r for r in due["log"] if r not in gone], lambda r: self._log(r, report))
         gone |= self._save_views([r for r in due["views"] if r not in gone])
+        gone |= self._fail_unlearned([r for r in due["checkpoint"] if r not in gone])
         gone |= self._each([r for r in due["checkpoint"] if r not in gone], self._checkpoint)
         gone |= self._each([r for r in due["log"] if r not in gone], self._save_state)
         self.emit({"event": "step", "runs": ids, "steps_done": len(ids)})
@@ -323,7 +352,7 @@ class _Crew:
             "params": pack.params,
             "adam.first": pack.adam.first,
             "adam.second": pack.adam.second,
-            "method": pack.method.state(),
+            "method": pack.method_state(),
             "scene": pack.scene_state,
         }
         member = self.members[r]
@@ -331,6 +360,14 @@ class _Crew:
         member.checkpoint_at = i
         if member.tracker:
             member.tracker.settle(i)
+
+    def _fail_unlearned(self, runs: Sequence[int]) -> set[int]:
+        """Fail the runs whose method has learned what is not finite, which a checkpoint would keep."""
+        state = self.pack.method_state() if runs else {}
+        named = {r: contract.not_finite(state, r) for r in runs}
+        bad = [r for r, name in named.items() if name]
+        self._each(bad, lambda r: self._fail(r, f"diverged: non-finite {named[r]} in the method's state"))
+        return set(bad)
 
     def _save_state(self, r: int) -> None:
         member, i = self.members[r], self._step(r)
