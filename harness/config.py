@@ -53,6 +53,11 @@ class GuidanceConfig(Strict):
 
     prior: str = Field(default="toy-sd", description="a folder of harness/weights, a path, or a Hub id")
     revision: str | None = Field(default=None, description="revision of a Hub id")
+    content: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="sha256 of the prior's files: another content is refused; filled in for a folder",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
         description="of the denoiser; bfloat16 is slower by far on CPUs that compute it in software",
@@ -81,6 +86,10 @@ class GuidanceConfig(Strict):
         return self.compile == "on" or (
             self.compile == "auto" and device.startswith("cuda") and steps >= 2000
         )
+
+    if TYPE_CHECKING:  # pydantic gives a frozen model one
+
+        def __hash__(self) -> int: ...
 
     @model_validator(mode="after")
     def _check(self) -> Self:

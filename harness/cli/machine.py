@@ -51,9 +51,9 @@ def bench(
         known = ["engine", "spread", "logs", "slurm", "study"]
         raise UserError(f"no benchmark '{what}'{nearest(what, known)}")
     from harness import bench as engine
-    from harness.doctor import resolve
+    from harness.doctor import pin, resolve
 
-    config = resolve(preset, prior, settings)
+    config = pin(resolve(preset, prior, settings))
     raise typer.Exit(engine.run(config, check=check) if what == "engine" else engine.spread(config))
 
 

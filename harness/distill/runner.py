@@ -173,13 +173,11 @@ class _Crew:
                 raise UserError(f"{member.folder.id} and {self.members[0].folder.id} cannot be in one pack")
         config = first.config
         guidance = load_guidance(config, self.device)
-        asked, side = config.scene.resolution, guidance.latent_shape[1]
-        if asked != side:
-            raise UserError(
-                f"scene.resolution is {asked}, and {guidance.tag} looks at {side} × {side}: "
-                f"add --set scene.resolution={side}"
-            )
+        check_resolution(config, guidance)
         checkpoints = self._load_checkpoints()
+        for member, checkpoint in zip(self.members, checkpoints, strict=True):
+            if checkpoint:
+                member.folder.check_prior(guidance.record)
         for member, checkpoint in zip(self.members, checkpoints, strict=True):
             member.started_at = member.checkpoint_at = checkpoint[1] if checkpoint else 0
             member.folder.truncate_metrics(member.started_at)
@@ -202,7 +200,7 @@ class _Crew:
         fresh = scene.init(seeds, background_C.cpu().expand(len(seeds), -1))
         params = {name: value.to(self.device) for name, value in fresh.items()}
         adam = Adam(config.optim, params)
-        method = self._make_method(first, guidance)
+        method = make_method(first, guidance, self.execution)
         with contract.blamed():
             begun = method.initial_state(list(seeds))
         state_layout = contract.layout(begun, len(seeds))
@@ -232,15 +230,6 @@ class _Crew:
         )
         pack.method_state()  # what a checkpoint would lack shows at once
         return pack
-
-    def _make_method(self, spec: RunSpec, guidance: Guidance) -> Method:
-        method_class = load_method(spec.method, [Path(d) for d in self.execution.methods_dirs])
-        params = method_class.resolve(spec.params, spec.method)
-        noise = NoiseSchedule(guidance.alphas_cumprod_T.clone(), *guidance.t_range)
-        try:
-            return method_class(params, noise, spec.config.guidance.weighting)
-        except ValueError as error:
-            raise UserError(f"method {spec.method}: {error}") from error
 
     def _load_checkpoints(self) -> list[Checkpoint | None]:
         """The members' checkpoints; a member whose checkpoint is unusable fails and leaves."""
@@ -425,6 +414,34 @@ def _restore(groups: dict[str, dict[str, Tensor]], r: int, saved: dict[str, Tens
             key = f"{group}.{name}"
             if key in saved:
                 value[r] = saved[key].to(value.device)
+
+
+def check(spec: RunSpec, execution: Execution) -> None:
+    """UserError where a run of that method and configuration cannot even be begun on this machine."""
+    guidance = load_guidance(spec.config, torch.device(pick_device(execution.device)))
+    check_resolution(spec.config, guidance)
+    make_method(spec, guidance, execution)
+
+
+def check_resolution(config: Config, guidance: Guidance) -> None:
+    """UserError where the scene's resolution is not the one that the prior looks at."""
+    asked, side = config.scene.resolution, guidance.latent_shape[1]
+    if asked != side:
+        raise UserError(
+            f"scene.resolution is {asked}, and {guidance.tag} looks at {side} × {side}: "
+            f"add --set scene.resolution={side}"
+        )
+
+
+def make_method(spec: RunSpec, guidance: Guidance, execution: Execution) -> Method:
+    """The run's method with its settings, on the prior's noise schedule; UserError where they do not fit."""
+    method_class = load_method(spec.method, [Path(d) for d in execution.methods_dirs])
+    params = method_class.resolve(spec.params, spec.method)
+    noise = NoiseSchedule(guidance.alphas_cumprod_T.clone(), *guidance.t_range)
+    try:
+        return method_class(params, noise, spec.config.guidance.weighting)
+    except ValueError as error:
+        raise UserError(f"method {spec.method}: {error}") from error
 
 
 _priors: dict[tuple[GuidanceConfig, torch.device, bool], Guidance] = {}
