@@ -65,8 +65,9 @@ class Family:
 
     def _alphas_cumprod(self) -> Tensor:
         alphas_T = self.parts.scheduler.alphas_cumprod.float().cpu()
-        if not bool(((alphas_T >= 0) & (alphas_T <= 1)).all()) or bool((alphas_T.diff() > 0).any()):
-            raise UserError("its scheduler's betas make no noise schedule: ᾱ must fall from 1 towards 0")
+        betas_T = self.parts.scheduler.betas.float()
+        if not bool(((betas_T >= 0) & (betas_T <= 1)).all()):
+            raise UserError("its scheduler's betas make no noise schedule: each must lie in 0…1")
         return torch.where(alphas_T > 0, alphas_T, LEAST_ALPHA)
 
     def _pixels_per_latent(self) -> int:
