@@ -70,7 +70,7 @@ def test_a_worker_that_cannot_be_started_says_why(
     execution = Execution(wandb="disabled", device="cpu")
     with (
         Pool(tmp_path / "runs", specs, execution, scratch=True) as scratch,
-        pytest.raises(UserError, match="ended with code 3: ImportError: no such library$"),
+        pytest.raises(UserError, match=r"ended with code 3: ImportError: no such library$"),
     ):
         scratch.measure(scratch.plan(), {run_id(spec): spec for spec in specs})
 
