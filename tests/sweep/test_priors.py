@@ -78,6 +78,7 @@ def test_a_run_goes_on_only_with_what_it_began_with(
     assert content(root) == before
     shutil.rmtree(prior)
     (tmp_path / "kept").rename(prior)
+    runner._priors.clear()
     check_priors(root, [spec])
     tinyruns.run(root, [run_id(spec)])
     assert RunFolder(root / run_id(spec)).status() == "done"
