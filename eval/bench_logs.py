@@ -9,6 +9,7 @@ through: a cold disk adds the time it needs for as many bytes.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.config import Config
+from harness.records.environment import own_code
 from harness.records.files import write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
@@ -132,7 +134,7 @@ def _rows(method: int, seed: int, rows: int) -> list[dict[str, float | int]]:
 
 def _load_in_child(root: Path) -> Load:
     command = [sys.executable, "-m", "eval.bench_logs", str(root)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | own_code())
     if done.returncode:
         raise RuntimeError(f"the load failed: {done.stderr[-2000:]}")
     return Load(**json.loads(done.stdout))

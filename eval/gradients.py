@@ -43,12 +43,12 @@ def gradient_map(run: RunRecord, guidance: Guidance) -> list[Row]:
     """Every cell of one run's map; cached in `<run>/eval/gradients-v<version>.json`."""
     path = run.path / "eval" / f"gradients-v{VERSION}.json"
     steps = kept_steps(run)
-    cached = _cached(path, guidance.weights_hash)
+    cached = _cached(path, guidance.content_hash)
     if {row["step"] for row in cached} == set(steps):
         return cached
     rows = [row for step in steps for row in _at(run, step, guidance)]
     path.parent.mkdir(exist_ok=True)
-    write_json(path, {"weights": guidance.weights_hash, "rows": rows})
+    write_json(path, {"weights": guidance.content_hash, "rows": rows})
     return rows
 
 

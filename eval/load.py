@@ -13,8 +13,8 @@ import pandas as pd
 
 from harness.config import Config, UserError, first_line
 from harness.records.folder import RunFolder, run_folders
-from harness.records.identity import NOT_HASHED, canonical_json
-from harness.records.stamp import mark
+from harness.records.identity import NOT_HASHED, canonical_json, without_place
+from harness.records.stamp import mark, prior_hash
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "harness" / "weights"
 ENDED = ("done", "failed")
@@ -35,7 +35,7 @@ class RunRecord:
     status: str
     failure: str | None  # why a failed run failed
     prior: str  # tag of the diffusion prior
-    prior_hash: str  # of its weights; "" where the run never loaded it
+    prior_hash: str  # of its files, or of its weights in older records; "" where the run never loaded it
     mark: str  # TOY, RANDOM or "" for a real prior's: numbers of different marks never share a table
     spec_version: int  # which random streams it drew from (harness.config)
     numerics: str  # how it was computed, as far as that moves its numbers; "" where its records do not say
@@ -58,7 +58,8 @@ class RunRecord:
 
         N is an axis of every table, not a difference that keeps runs out of one.
         """
-        return _hash(self.config.model_dump(mode="json", exclude={*NOT_HASHED, "steps"}))
+        config = without_place(self.config)
+        return _hash(config.model_dump(mode="json", exclude={*NOT_HASHED, "steps"}))
 
     def times(self) -> dict[int, float]:
         """Wall seconds that the run had been worked on, at every logged step."""
@@ -118,7 +119,7 @@ def load_run(folder: RunFolder) -> RunRecord:
         status=status,
         failure=None if failure is None else f"{failure.get('reason')} at step {failure.get('step')}",
         prior=prior.get("tag", asked),
-        prior_hash=prior.get("weights_hash", ""),
+        prior_hash=prior_hash(prior),
         mark=mark(prior, asked),
         spec_version=spec.spec_version,
         numerics=_numerics(env),

@@ -30,7 +30,8 @@ def prior_samples(
     Cached in `<root>/eval/samples-<key>/`. Raises UserError where the prior is not on this machine.
     """
     cfg = cfg.model_copy(update={"cfg_scale": CFG_SCALE, "microbatch": 2 * min(count, BATCH)})
-    parts = [SPEC_VERSION, cfg.model_dump(mode="json"), prior_hash, CFG_SCALE, STEPS, VIEW, count]
+    asked = cfg.model_dump(mode="json", exclude={"prior"} if cfg.content else None)
+    parts = [SPEC_VERSION, asked, prior_hash, CFG_SCALE, STEPS, VIEW, count]
     key = hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:12]
     folder = root / "eval" / f"samples-{key}"
     paths = {prompt: folder / f"{slug(prompt)}-{_digest(prompt)}.png" for prompt in prompts}

@@ -97,9 +97,9 @@ def f_score(a_XYZ: np.ndarray, b_XYZ: np.ndarray, tolerance: float = TOLERANCE) 
     """F-score of the surfaces of two solids on one grid over [−1, 1]³."""
     if not a_XYZ.any() or not b_XYZ.any():
         return 0.0
-    surfaces = [solid & ~binary_erosion(solid) for solid in (a_XYZ, b_XYZ)]
+    surfaces = [solid & ~np.asarray(binary_erosion(solid), dtype=bool) for solid in (a_XYZ, b_XYZ)]
     spacing = 2 / len(a_XYZ)
-    to_a, to_b = (distance_transform_edt(~surface) * spacing for surface in surfaces)
+    to_a, to_b = (np.asarray(distance_transform_edt(~surface)) * spacing for surface in surfaces)
     precision = float((to_b[surfaces[0]] <= tolerance).mean())
     recall = float((to_a[surfaces[1]] <= tolerance).mean())
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

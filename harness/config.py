@@ -10,7 +10,10 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
+from enum import Enum
+from pathlib import PurePath
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -52,6 +55,11 @@ class GuidanceConfig(Strict):
 
     prior: str = Field(default="toy-sd", description="a folder of harness/weights, a path, or a Hub id")
     revision: str | None = Field(default=None, description="revision of a Hub id")
+    content: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="sha256 of the prior's files: another content is refused; filled in for a folder",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
         description="of the denoiser; bfloat16 is slower by far on CPUs that compute it in software",
@@ -80,6 +88,10 @@ class GuidanceConfig(Strict):
         return self.compile == "on" or (
             self.compile == "auto" and device.startswith("cuda") and steps >= 2000
         )
+
+    if TYPE_CHECKING:  # pydantic gives a frozen model one
+
+        def __hash__(self) -> int: ...
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -339,27 +351,51 @@ def dotted(config: BaseModel) -> dict[str, Any]:
     return flat(config.model_dump(mode="json"), "")
 
 
-def _takes_a_sequence(annotation: Any) -> bool:
-    return (
-        "tuple" in str(annotation)
-        or "list" in str(annotation)
-        or any(map(_takes_a_sequence, get_args(annotation)))
-    )
+def _kinds(annotation: Any) -> list[Any]:
+    """The types that an annotation allows: unions, aliases and `Annotated` taken apart."""
+    annotation = getattr(annotation, "__value__", getattr(annotation, "__supertype__", annotation))
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _kinds(part)]
+    return [annotation]
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a value of this type is written as plain text: a string, a path, a word to choose."""
+    if get_origin(kind) is Literal:
+        return any(isinstance(word, str) for word in get_args(kind))
+    return isinstance(kind, type) and issubclass(kind, (str, PurePath, Enum, bytes))
 
 
 def parse_value(text: str, annotation: Any) -> Any:
-    """A command line's value for a field of that annotation: JSON, `a,b` for a pair, else text."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        pass
-    if text in ("None", "none"):
+    """A command line's value for a field of that annotation.
+
+    `none` where it takes None; text where it takes text, whatever it looks like (a revision 39593e5 is no
+    number), less the quotes of a JSON string; `a,b` for a sequence, part by part; JSON for the rest.
+    """
+    kinds = _kinds(annotation)
+    if text in ("None", "none", "null") and type(None) in kinds:
         return None
-    if text in ("True", "False"):
+    if text in ("True", "False") and bool in kinds:
         return text == "True"
-    if _takes_a_sequence(annotation):
-        return [part.strip() for part in text.strip("()[] ").split(",")]
-    return text
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    if any(map(_is_text, kinds)):
+        fits = isinstance(value, str) or any(type(value) is (get_origin(kind) or kind) for kind in kinds)
+        return value if fits else text
+    if isinstance(value, (list, dict)):
+        return value
+    for kind in kinds:
+        if (get_origin(kind) or kind) in (tuple, list, set, frozenset):
+            parts = [part.strip() for part in text.strip("()[] ").split(",")]
+            inner = [part for part in get_args(kind) if part is not Ellipsis] or [str]
+            inner += inner[-1:] * (len(parts) - len(inner))
+            return [parse_value(part, each) for part, each in zip(parts, inner, strict=False)]
+    return value
 
 
 def split_override(item: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from harness.config import Config, Execution, UserError, apply_overrides, named_line, preset
 from harness.guidance import hub
+from harness.guidance.folder import pinned
 
 # What each preset's experiments are scored with.
 _CLIPS = ("ViT-B-32-quickgelu/openai", "ViT-B-16-quickgelu/openai", "ViT-L-14-quickgelu/openai")
@@ -44,6 +45,11 @@ class Check:
 def resolve(preset_name: str, prior: str | None, settings: Sequence[str]) -> Config:
     """The configuration asked about: the preset, `--set` applied, and the prior where one is named."""
     return apply_overrides(preset(preset_name), [*settings, *([f"guidance.prior={prior}"] if prior else [])])
+
+
+def pin(config: Config) -> Config:
+    """`config` with a folder's prior known by its content; UserError where it cannot be used."""
+    return config.model_copy(update={"guidance": pinned(config.guidance)})
 
 
 def scorers(config: Config, names: str) -> list[str]:
@@ -211,10 +217,10 @@ def _hub() -> Check:
 
 
 def _prior(config: Config) -> Check:
-    from harness.guidance import prior
+    from harness.guidance import folder
 
     try:
-        found = prior.find(config.guidance)
+        found = folder.find(config.guidance).stored
     except UserError as error:
         return Check("prior", "missing", str(error))
     text = _describe(found) + _how_to_pin(config, found)
@@ -329,12 +335,12 @@ def fetch(config: Config, clips: Sequence[str], say: Callable[[str], None]) -> l
     Every weight file is read and hashed. Raises UserError where one cannot be had or is not the right one.
     """
     from eval import clip
-    from harness.guidance import prior
+    from harness.guidance import folder
 
     done = []
     cfg = config.guidance
-    repo = cfg.prior if prior.is_on_hub(cfg) else None
-    got = _fetch(repo, cfg.revision, prior.PATTERNS, partial(prior.find, cfg), say)
+    repo = cfg.prior if folder.is_on_hub(cfg) else None
+    got = _fetch(repo, cfg.revision, folder.PATTERNS, lambda: folder.find(cfg).stored, say)
     say(_told(got) + _how_to_pin(config, got.weights))
     done.append(got)
     for name in clips:

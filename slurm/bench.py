@@ -5,6 +5,7 @@ Needs the cluster of slurm/testbed. Wall times of a shared machine; what has a b
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.config import Execution
+from harness.records.environment import own_code
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import run_id
 from harness.sweep.display import duration
@@ -181,7 +183,8 @@ def _differing(root: Path, sweep: launcher.Ask) -> list[str]:
         "aside = Execution(wandb='disabled', device='cpu')\n"
         "for run in sys.argv[2:]: advance(Path(sys.argv[1]), [run], aside)"
     )
-    subprocess.run([sys.executable, "-c", code, str(calm), *ids], check=True, capture_output=True)
+    command = [sys.executable, "-c", code, str(calm), *ids]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | own_code())
     return [
         f"{run} differs from an undisturbed run"
         for run in ids

@@ -11,6 +11,7 @@ from typing import Any
 from harness.config import UserError
 from harness.guidance import hub
 from harness.records.folder import RunFolder, run_folders
+from harness.sweep.plan import check_priors
 from slurm import launcher, site
 from slurm.launch import in_queue, launches
 from slurm.profile import load
@@ -22,6 +23,7 @@ def sweep(dry_run: bool, **asked: Any) -> None:
     """Submit what is missing, or with `dry_run` say what would be; `asked` as `launcher.Ask`."""
     ask = launcher.Ask(**asked)
     _weights_are_here(ask)
+    check_priors(ask.root, ask.specs)
     pace = seconds_per_step(ask.root)
     if dry_run:
         found = launcher.plan(ask, in_queue(launches(ask.root)), site.limits(ask.profile))

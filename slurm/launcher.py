@@ -16,6 +16,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.config import Execution, UserError, first_line
+from harness.records.environment import own_code_in_shell
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, run_id
 from harness.records.lease import locked
@@ -201,7 +202,11 @@ def parameters(profile: Profile, name: str, arrays: int = 1) -> dict[str, Any]:
         "time": profile.time,
         "signal_delay_s": profile.signal_seconds,
         "array_parallelism": max(profile.array_parallelism // arrays, 1),
-        "setup": [*profile.setup, *(f"export {k}={shlex.quote(v)}" for k, v in environment.items())],
+        "setup": [
+            *profile.setup,
+            *own_code_in_shell(),
+            *(f"export {k}={shlex.quote(v)}" for k, v in environment.items()),
+        ],
         "stderr_to_stdout": True,
         "wckey": None,
         # srun of Slurm 22.05 and later does not take over what sbatch was given.

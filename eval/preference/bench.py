@@ -28,6 +28,7 @@ from eval.preference.making import new_study, parse_questions
 from eval.preference.store import CHOICES, DATABASE, Store, token_hash
 from eval.preference.trials import add_raters
 from harness.config import preset
+from harness.records.environment import own_code
 from harness.records.files import write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef
@@ -122,7 +123,9 @@ def crowd(study: Path, raters: int, think: tuple[float, float], arrive: float) -
     """Let new raters take the whole study at once, then compare what they sent with what is stored."""
     with Store(study / DATABASE) as store:
         tokens = add_raters(load_design(study), store, raters)
-    server = subprocess.Popen([*SERVE, str(study), "--port", "0"], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [*SERVE, str(study), "--port", "0"], stdout=subprocess.PIPE, text=True, env=os.environ | own_code()
+    )
     try:
         assert server.stdout
         port = int(server.stdout.readline().strip(" \n/").rpartition(":")[2])

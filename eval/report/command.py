@@ -43,6 +43,6 @@ def config_changes(config: Config) -> list[str]:
 
 def _text(value: Any) -> str:
     """A value as `--set` reads it back: bare words where that is safe."""
-    if isinstance(value, str) and value.strip() == value and parse_value(value, str) == value:
+    if isinstance(value, str) and value.strip() == value and parse_value(value, str | None) == value:
         return value
     return json.dumps(value, ensure_ascii=False)

@@ -53,9 +53,9 @@ def bench(
         known = ["engine", "spread", "contention", "logs", "slurm", "study"]
         raise UserError(f"no benchmark '{what}'{nearest(what, known)}")
     from harness import bench as engine
-    from harness.doctor import resolve
+    from harness.doctor import pin, resolve
 
-    config = resolve(preset, prior, settings)
+    config = pin(resolve(preset, prior, settings))
     if what == "spread":
         raise typer.Exit(engine.spread(config))
     measure = engine.run if what == "engine" else engine.contention

@@ -154,8 +154,10 @@ def run_sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool
     from harness.records.identity import run_id
     from harness.sweep.display import Display, duration, number
     from harness.sweep.grid import write_suite
+    from harness.sweep.plan import check_priors
     from harness.sweep.pool import Pool
 
+    check_priors(root, specs)
     presses = 0
     by_id = {run_id(spec): spec for spec in specs}
     with Pool(root, specs, execution, lambda: presses > 0, scratch=dry_run) as pool:
@@ -173,7 +175,10 @@ def run_sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool
         before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             if plan.packs:
-                rate = pool.measure(plan, by_id).rate
+                measured = pool.measure(plan, by_id)
+                for note in measured.notes:
+                    print(note, flush=True)
+                rate = measured.rate
                 if rate and not presses:
                     steps = sum(plan.steps_left.values())
                     print(f"about {duration(steps / rate)} at {number(rate)} steps/s (measured)", flush=True)

@@ -41,7 +41,7 @@ class NoiseSchedule:
     def alphas_on(self, device: "torch.device") -> "Tensor":
         """ᾱ on a device, copied there once."""
         if device not in self._copies:
-            self._copies[device] = self.alphas_cumprod_T.to(device)
+            self._copies[device] = self.alphas_cumprod_T.to(device, copy=True)
         return self._copies[device]
 
 
@@ -73,7 +73,8 @@ class Method:
     """A distillation method: it owns the timestep, the weight and the gradient at the rendered latent.
 
     Override one function or more. Whatever is computed for a run may depend on that run alone: no mixing over
-    R.
+    R. Arguments are copies. What is returned is checked at every call, and runs of a method that returns a
+    wrong kind, shape or dtype, or a timestep outside the range, fail with the reason.
     """
 
     Params: ClassVar[type[MethodParams]] = MethodParams
@@ -85,7 +86,7 @@ class Method:
         self.weighting = weighting
 
     def timesteps(self, step_R: "Tensor", total_R: "Tensor", draws_R: "Tensor") -> "Tensor":
-        """t of this step for each run, int64 [R] on the CPU; here t ~ U{t_min, …, t_max}.
+        """t of this step for each run, int64 [R] on the CPU, t_min ≤ t ≤ t_max; here t ~ U{t_min, …, t_max}.
 
         step_R counts from 1 to total_R (a pack may mix steps); draws_R in [0, 1) is each run's own draw of
         this step.
@@ -108,7 +109,7 @@ class Method:
         raise UserError(f"guidance.weighting: unknown '{self.weighting}'; choose from one, sds, fantasia")
 
     def gradient(self, ctx: GradientContext) -> "Tensor":
-        """Gradient at x, [R,C,H,W]; here SDS, w(t)·(ε̂ − ε) (DreamFusion, eq. 3)."""
+        """Gradient at x, float32 [R,C,H,W] on x's device; here SDS, w(t)·(ε̂ − ε) (DreamFusion, eq. 3)."""
         return self.weight(ctx.t_R)[:, None, None, None] * (ctx.eps_RCHW - ctx.noise_RCHW)
 
     # A method that learns keeps what it learns in tensors with a leading R; it travels with the run's
@@ -119,7 +120,7 @@ class Method:
         return {}
 
     def state(self) -> "dict[str, Tensor]":
-        """State now, the keys and shapes of `initial_state`."""
+        """State now, with the keys, shapes and dtypes of `initial_state`."""
         return {}
 
     def load_state(self, tensors: "dict[str, Tensor]") -> None:

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from harness.config import SPEC_VERSION, Config, Execution, GuidanceConfig, UserError, named_line
 from harness.device import be_deterministic, has_c_compiler, peak_memory_mb, pick_device
+from harness.distill import contract
+from harness.distill.contract import MethodError
 from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.optim import Adam
 from harness.distill.step import Pack, StepReport, evaluation_latents, step
@@ -123,6 +125,8 @@ class _Crew:
                     return
                 try:
                     report = step(self.pack)
+                except MethodError:
+                    raise
                 except Exception as error:
                     if len(self.members) > 1 or _out_of_memory(error):
                         raise  # which run is to blame shows in smaller packs
@@ -130,6 +134,8 @@ class _Crew:
                     self._each([0], lambda r: self._fail(r, reason, detail))  # noqa: B023 - called at once
                     return
                 self._record(report)
+        except MethodError as error:
+            self._blame(error)
         except (MemoryError, RuntimeError) as error:
             too_large = _out_of_memory(error)
             if not too_large:
@@ -141,6 +147,21 @@ class _Crew:
                 torch.cuda.empty_cache()
         if too_large:  # raised here, where no traceback holds on to the pack's tensors
             raise PackTooLarge(size, peak_memory_mb(self.device))
+
+    def _blame(self, error: MethodError) -> None:
+        """Fail the runs that a method's mistake concerns. The others have not taken the step whole: the error
+        is raised for them, and they go on from their checkpoints."""
+        members = range(len(self.members))
+        runs = list(members if error.runs is None else error.runs)
+        reason, detail = str(error), traceback.format_exc()
+
+        def fail(r: int) -> None:
+            if self.members[r].folder.status() not in ("done", "failed"):
+                self._fail(r, reason, detail, None if "pack" in vars(self) else self.members[r].started_at)
+
+        self._each(runs, fail)
+        if len(runs) < len(members):
+            raise error
 
     # ---- the beginning
 
@@ -159,13 +180,11 @@ class _Crew:
                 )
         config = first.config
         guidance = load_guidance(config, self.device)
-        asked, side = config.scene.resolution, guidance.latent_shape[1]
-        if asked != side:
-            raise UserError(
-                f"scene.resolution is {asked}, and {guidance.tag} looks at {side} × {side}: "
-                f"add --set scene.resolution={side}"
-            )
+        check_resolution(config, guidance)
         checkpoints = self._load_checkpoints()
+        for member, checkpoint in zip(self.members, checkpoints, strict=True):
+            if checkpoint:
+                member.folder.check_prior(guidance.record)
         for member, checkpoint in zip(self.members, checkpoints, strict=True):
             member.started_at = member.checkpoint_at = checkpoint[1] if checkpoint else 0
             member.folder.truncate_metrics(member.started_at)
@@ -188,16 +207,20 @@ class _Crew:
         fresh = scene.init(keys, background_C.cpu().expand(len(keys), -1))
         params = {name: value.to(self.device) for name, value in fresh.items()}
         adam = Adam(config.optim, params)
-        method = self._make_method(first, guidance)
-        state = {name: value.to(self.device) for name, value in method.initial_state(keys).items()}
+        method = make_method(first, guidance, self.execution)
+        with contract.blamed():
+            begun = method.initial_state(list(keys))
+        state_layout = contract.layout(begun, len(keys))
+        state = {name: value.to(self.device, copy=True) for name, value in begun.items()}
         known = {name: value.to(self.device) for name, value in scene.state(len(keys)).items()}
         moments = {"adam.first": adam.first, "adam.second": adam.second}
         groups = {"params": params, **moments, "method": state, "scene": known}
         for r, checkpoint in enumerate(checkpoints):
             if checkpoint:
                 _restore(groups, r, checkpoint[0])
-        method.load_state(state)
-        return Pack(
+        with contract.blamed():
+            method.load_state(state)
+        pack = Pack(
             config=config,
             method=method,
             guidance=guidance,
@@ -209,16 +232,10 @@ class _Crew:
             params=params,
             adam=adam,
             scene_state=known,
+            state_layout=state_layout,
         )
-
-    def _make_method(self, spec: RunSpec, guidance: Guidance) -> Method:
-        method_class = load_method(spec.method, [Path(d) for d in self.execution.methods_dirs])
-        params = method_class.resolve(spec.params, spec.method)
-        noise = NoiseSchedule(guidance.alphas_cumprod_T, *guidance.t_range)
-        try:
-            return method_class(params, noise, spec.config.guidance.weighting)
-        except ValueError as error:
-            raise UserError(f"method {spec.method}: {error}") from error
+        pack.method_state()  # what a checkpoint would lack shows at once
+        return pack
 
     def _load_checkpoints(self) -> list[Checkpoint | None]:
         """The members' checkpoints; a member whose checkpoint is unusable fails and leaves."""
@@ -266,6 +283,7 @@ class _Crew:
                     gone.add(r)
         gone |= self._each([r for r in due["log"] if r not in gone], lambda r: self._log(r, report))
         gone |= self._save_views([r for r in due["views"] if r not in gone])
+        gone |= self._fail_unlearned([r for r in due["checkpoint"] if r not in gone])
         gone |= self._each([r for r in due["checkpoint"] if r not in gone], self._checkpoint)
         gone |= self._each([r for r in due["log"] if r not in gone], self._save_state)
         self.emit({"event": "step", "runs": ids, "steps_done": len(ids)})
@@ -329,7 +347,7 @@ class _Crew:
             "params": pack.params,
             "adam.first": pack.adam.first,
             "adam.second": pack.adam.second,
-            "method": pack.method.state(),
+            "method": pack.method_state(),
             "scene": pack.scene_state,
         }
         member = self.members[r]
@@ -337,6 +355,14 @@ class _Crew:
         member.checkpoint_at = i
         if member.tracker:
             member.tracker.settle(i)
+
+    def _fail_unlearned(self, runs: Sequence[int]) -> set[int]:
+        """Fail the runs whose method has learned what is not finite, which a checkpoint would keep."""
+        state = self.pack.method_state() if runs else {}
+        named = {r: contract.not_finite(state, r) for r in runs}
+        bad = [r for r, name in named.items() if name]
+        self._each(bad, lambda r: self._fail(r, f"diverged: non-finite {named[r]} in the method's state"))
+        return set(bad)
 
     def _save_state(self, r: int) -> None:
         member, i = self.members[r], self._step(r)
@@ -394,6 +420,34 @@ def _restore(groups: dict[str, dict[str, Tensor]], r: int, saved: dict[str, Tens
             key = f"{group}.{name}"
             if key in saved:
                 value[r] = saved[key].to(value.device)
+
+
+def check(spec: RunSpec, execution: Execution) -> None:
+    """UserError where a run of that method and configuration cannot even be begun on this machine."""
+    guidance = load_guidance(spec.config, torch.device(pick_device(execution.device)))
+    check_resolution(spec.config, guidance)
+    make_method(spec, guidance, execution)
+
+
+def check_resolution(config: Config, guidance: Guidance) -> None:
+    """UserError where the scene's resolution is not the one that the prior looks at."""
+    asked, side = config.scene.resolution, guidance.latent_shape[1]
+    if asked != side:
+        raise UserError(
+            f"scene.resolution is {asked}, and {guidance.tag} looks at {side} × {side}: "
+            f"add --set scene.resolution={side}"
+        )
+
+
+def make_method(spec: RunSpec, guidance: Guidance, execution: Execution) -> Method:
+    """The run's method with its settings, on the prior's noise schedule; UserError where they do not fit."""
+    method_class = load_method(spec.method, [Path(d) for d in execution.methods_dirs])
+    params = method_class.resolve(spec.params, spec.method)
+    noise = NoiseSchedule(guidance.alphas_cumprod_T.clone(), *guidance.t_range)
+    try:
+        return method_class(params, noise, spec.config.guidance.weighting)
+    except ValueError as error:
+        raise UserError(f"method {spec.method}: {error}") from error
 
 
 _priors: dict[tuple[GuidanceConfig, torch.device, bool], Guidance] = {}

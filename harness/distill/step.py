@@ -9,6 +9,7 @@ from torch import Tensor
 from harness import rng
 from harness.config import Config
 from harness.device import upload
+from harness.distill import contract
 from harness.distill.method import GradientContext, Method
 from harness.distill.optim import Adam
 from harness.guidance.prior import Guidance
@@ -36,17 +37,26 @@ class Pack:
     adam: Adam
     scene_state: dict[str, Tensor] = field(default_factory=dict)  # see Generator.state
     diverged_R: Tensor | None = None  # see StepReport
+    state_layout: contract.StateLayout = field(default_factory=dict)  # of the method's state
+
+    def __post_init__(self) -> None:
+        contract.guard_weight(self.method)
+
+    def method_state(self) -> dict[str, Tensor]:
+        """What the method has learned, each tensor [R, …]; MethodError where it is not what was announced."""
+        return contract.state(self.method.state(), self.state_layout, len(self.keys))
 
     def keep(self, runs: Sequence[int]) -> None:
         """Drop every run whose index is not in `runs`; the others' numbers are copied, not touched."""
         index = torch.tensor(runs, dtype=torch.int64)
+        learned = take(self.method_state(), index)
         self.keys = [self.keys[r] for r in runs]
         self.step_R, self.total_R = self.step_R[index], self.total_R[index]
         if self.diverged_R is not None:
             self.diverged_R = self.diverged_R[index.to(self.diverged_R.device)]
         for tensors in (self.params, self.scene_state, self.adam.first, self.adam.second):
             tensors.update(take(tensors, index))
-        self.method.load_state(take(self.method.state(), index))
+        self.method.load_state(learned)
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,8 @@ def step(pack: Pack) -> StepReport:
 
     Randomness is drawn per run from (prompt, seed, step, stream) on the CPU, so that neither the pack nor the
     method nor the device changes what a run sees. A run with a non-finite value is reported, and its
-    neighbours do not notice.
+    neighbours do not notice. The method gets copies: what it writes into them, or keeps, changes nothing
+    here. Raises MethodError where it returns what it must not.
     """
     config, guidance = pack.config, pack.guidance
     device, keys = guidance.device, pack.keys
@@ -107,8 +118,10 @@ def step(pack: Pack) -> StepReport:
     x_RCHW = view.x_RCHW.detach()
 
     # t from the method, x_t = √ᾱ_t·x + √(1−ᾱ_t)·ε
-    t_R = pack.method.timesteps(pack.step_R, pack.total_R, rng.uniform(keys, i, "timestep", ()))
-    t_R = upload(t_R, device)
+    draws_R = rng.uniform(keys, i, "timestep", ())
+    with contract.blamed():
+        t_R = pack.method.timesteps(pack.step_R.clone(), pack.total_R.clone(), draws_R)
+    t_R = upload(contract.timesteps(t_R, pack.step_R, pack.method.noise), device)
     noise_RCHW = upload(rng.normal(keys, i, "noise", x_RCHW.shape[1:]), device)
     x_t_RCHW = guidance.add_noise(x_RCHW, noise_RCHW, t_R)
 
@@ -117,22 +130,23 @@ def step(pack: Pack) -> StepReport:
     eps_uncond_RCHW, eps_cond_RCHW = guidance.predict_noise(x_t_RCHW, t_R, cond_RLD)
 
     # the method's gradient at x, carried on to θ together with the regularisers'
-    g_RCHW = pack.method.gradient(
-        GradientContext(
-            x_RCHW=x_RCHW,
-            x_t_RCHW=x_t_RCHW,
-            noise_RCHW=noise_RCHW,
-            t_R=t_R,
-            eps_uncond_RCHW=eps_uncond_RCHW,
-            eps_cond_RCHW=eps_cond_RCHW,
-            eps_RCHW=guidance.cfg_noise(eps_uncond_RCHW, eps_cond_RCHW),
-            cond_RLD=cond_RLD,
-            step_R=pack.step_R,
-            total_R=pack.total_R,
-            keys=tuple(keys),
-            guidance=guidance,
-        )
+    context = GradientContext(
+        x_RCHW=x_RCHW.clone(),
+        x_t_RCHW=x_t_RCHW,
+        noise_RCHW=noise_RCHW,
+        t_R=t_R.clone(),
+        eps_uncond_RCHW=eps_uncond_RCHW,
+        eps_cond_RCHW=eps_cond_RCHW,
+        eps_RCHW=guidance.cfg_noise(eps_uncond_RCHW, eps_cond_RCHW),
+        cond_RLD=cond_RLD,
+        step_R=pack.step_R.clone(),
+        total_R=pack.total_R.clone(),
+        keys=tuple(keys),
+        guidance=guidance,
     )
+    with contract.blamed():
+        g_RCHW = pack.method.gradient(context)
+    g_RCHW = contract.gradient(g_RCHW, x_RCHW)
     found = torch.autograd.grad(
         [view.x_RCHW, *view.penalties_R.values()],
         list(params.values()),

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness.config import UserError
+from harness.guidance.folder import LAYOUTS, Layout, PriorFolder
 
 # A step where nothing of the signal is left has no W_d and no x0. The smallest number that float16 tells from
 # 0 stands for ᾱ = 0, as in diffusers' own schedulers for such models.
@@ -36,20 +37,15 @@ class Parts:
 class Family:
     """Base of the families: a UNet in the latent space of an autoencoder.
 
-    `models` names the modules' classes, the denoiser's first; a folder may lack those that are `optional`.
-    `alphas_cumprod_T` is float32 on the CPU; `signal_T` √ᾱ and `noise_T` √(1−ᾱ) on the device; `latent_shape`
-    is (C, H, W); `image_size` is in pixels.
+    `layout` names the parts of its folder. `alphas_cumprod_T` is float32 on the CPU; `signal_T` √ᾱ and
+    `noise_T` √(1−ᾱ) on the device; `latent_shape` is (C, H, W); `image_size` is in pixels.
     """
 
-    pipeline: ClassVar[str]
-    models: ClassVar[Mapping[str, str]]
-    tokenizers: ClassVar[Mapping[str, str]]
-    optional: ClassVar[tuple[str, ...]] = ()
-    scheduler: ClassVar[str] = "diffusers.DDPMScheduler"  # reads every ᾱ-schedule's configuration
+    layout: ClassVar[Layout]
 
     def __init__(self, parts: Parts, device: torch.device):
         self.parts, self.device = parts, device
-        self.denoiser: Any = parts.models[next(iter(self.models))]
+        self.denoiser: Any = parts.models[self.layout.denoiser]
         self.prediction_type = self._prediction_type()
         self.alphas_cumprod_T = self._alphas_cumprod()
         self.signal_T = self.alphas_cumprod_T.sqrt().to(device)
@@ -69,6 +65,9 @@ class Family:
 
     def _alphas_cumprod(self) -> Tensor:
         alphas_T = self.parts.scheduler.alphas_cumprod.float().cpu()
+        betas_T = self.parts.scheduler.betas.float()
+        if not bool(((betas_T >= 0) & (betas_T <= 1)).all()):
+            raise UserError("its scheduler's betas make no noise schedule: each must lie in 0…1")
         return torch.where(alphas_T > 0, alphas_T, LEAST_ALPHA)
 
     def _pixels_per_latent(self) -> int:
@@ -117,27 +116,31 @@ class Family:
 
     def decode(self, z_NCHW: Tensor) -> Tensor:
         """Images in [-1, 1], not clamped, from latents in the denoiser's scale."""
-        config = self.parts.models["vae"].config
-        codes = z_NCHW / float(config["scaling_factor"]) + float(config.get("shift_factor") or 0.0)
-        return self.parts.models["vae"].decode(codes).sample
+        scale, shift = self._code_scale(z_NCHW)
+        return self.parts.models["vae"].decode(z_NCHW / scale + shift).sample
 
     def encode(self, images_NCHW: Tensor) -> Tensor:
         """Latents in the denoiser's scale, the mean of the code, from images in [-1, 1]."""
-        config = self.parts.models["vae"].config
         codes = self.parts.models["vae"].encode(images_NCHW).latent_dist.mean
-        return (codes - float(config.get("shift_factor") or 0.0)) * float(config["scaling_factor"])
+        scale, shift = self._code_scale(codes)
+        return (codes - shift) * scale
+
+    def _code_scale(self, like: Tensor) -> tuple[float | Tensor, float | Tensor]:
+        """(a, b) of latents = (codes − b)·a: numbers, or [1,C,1,1] where each channel has its own."""
+        config = self.parts.models["vae"].config
+        scale, shift = float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
+        if config.get("latents_mean") is None:
+            return scale, shift
+        mean, std = (
+            like.new_tensor(config[key])[None, :, None, None] for key in ("latents_mean", "latents_std")
+        )
+        return scale / std, mean
 
 
 class StableDiffusion(Family):
     """Stable Diffusion 1.x and 2.x: one CLIP text encoder; 2.x predicts v."""
 
-    pipeline = "StableDiffusionPipeline"
-    models: ClassVar = {
-        "unet": "diffusers.UNet2DConditionModel",
-        "vae": "diffusers.AutoencoderKL",
-        "text_encoder": "transformers.CLIPTextModel",
-    }
-    tokenizers: ClassVar = {"tokenizer": "transformers.CLIPTokenizer"}
+    layout = LAYOUTS["StableDiffusionPipeline"]
 
 
 class StableDiffusionXL(Family):
@@ -148,12 +151,7 @@ class StableDiffusionXL(Family):
     does.
     """
 
-    pipeline = "StableDiffusionXLPipeline"
-    models: ClassVar = {
-        **StableDiffusion.models,
-        "text_encoder_2": "transformers.CLIPTextModelWithProjection",
-    }
-    tokenizers: ClassVar = {**StableDiffusion.tokenizers, "tokenizer_2": "transformers.CLIPTokenizer"}
+    layout = LAYOUTS["StableDiffusionXLPipeline"]
 
     def embed(self, prompt: str) -> Tensor:
         """[L + 1, D]: both encoders' last layers but one, then the second's pooled output."""
@@ -174,12 +172,7 @@ class StableDiffusionXL(Family):
 class DeepFloydIF(Family):
     """DeepFloyd-IF, stage I: pixels in [-1, 1] instead of latents, T5, and a variance that is dropped."""
 
-    pipeline = "IFPipeline"
-    models: ClassVar = {
-        "unet": "diffusers.UNet2DConditionModel",
-        "text_encoder": "transformers.T5EncoderModel",
-    }
-    tokenizers: ClassVar = {"tokenizer": "transformers.T5Tokenizer"}
+    layout = LAYOUTS["IFPipeline"]
     TOKENS = 77  # that it was trained with
 
     def embed(self, prompt: str) -> Tensor:
@@ -212,21 +205,7 @@ class StableDiffusion3(Family):
     pooled embedding, padded with zeros; without its T5, which folders may lack, that part is zeros.
     """
 
-    pipeline = "StableDiffusion3Pipeline"
-    models: ClassVar = {
-        "transformer": "diffusers.SD3Transformer2DModel",
-        "vae": "diffusers.AutoencoderKL",
-        "text_encoder": "transformers.CLIPTextModelWithProjection",
-        "text_encoder_2": "transformers.CLIPTextModelWithProjection",
-        "text_encoder_3": "transformers.T5EncoderModel",
-    }
-    tokenizers: ClassVar = {
-        "tokenizer": "transformers.CLIPTokenizer",
-        "tokenizer_2": "transformers.CLIPTokenizer",
-        "tokenizer_3": "transformers.T5Tokenizer",
-    }
-    optional = ("text_encoder_3", "tokenizer_3")
-    scheduler = "diffusers.FlowMatchEulerDiscreteScheduler"
+    layout = LAYOUTS["StableDiffusion3Pipeline"]
     TOKENS = 256  # of T5, the pipeline's default
 
     def __init__(self, parts: Parts, device: torch.device):
@@ -282,21 +261,9 @@ def with_pooled(cond_LD: Tensor, pooled_P: Tensor) -> Tensor:
 
 
 FAMILIES: dict[str, type[Family]] = {
-    family.pipeline: family for family in (StableDiffusion, StableDiffusionXL, DeepFloydIF, StableDiffusion3)
+    family.layout.pipeline: family
+    for family in (StableDiffusion, StableDiffusionXL, DeepFloydIF, StableDiffusion3)
 }
-
-
-def choose(index: Mapping[str, Any]) -> type[Family]:
-    """The family of a folder's model_index.json; UserError, naming those there are."""
-    name = index.get("_class_name")
-    if name not in FAMILIES:
-        raise UserError(f"pipeline class '{name}' is not supported; choose a prior of {', '.join(FAMILIES)}")
-    return FAMILIES[name]
-
-
-def stem(cls: str) -> str:
-    """The name of a module's weights file: diffusers' or transformers'."""
-    return "diffusion_pytorch_model" if cls.startswith("diffusers.") else "model"
 
 
 def load_class(name: str) -> Any:
@@ -305,20 +272,29 @@ def load_class(name: str) -> Any:
     return getattr(importlib.import_module(library), cls)
 
 
-def load(
-    family: type[Family], index: Mapping[str, Any], read: Callable[[str, str], Any], device: torch.device
-) -> Family:
-    """A family from its folder; `read(part, class)` reads a module, a tokenizer or the scheduler."""
-    here = {part for part in (*family.models, *family.tokenizers) if is_here(family, index, part)}
+def load(found: PriorFolder, read: Callable[[str, str], Any], device: torch.device) -> Family:
+    """The family of a folder; `read(part, class)` reads a module, a tokenizer or the scheduler.
+
+    Raises UserError for a tokenizer that does not tell words apart.
+    """
+    models, tokenizers = found.layout.here(found.index)
     parts = Parts(
-        models={part: read(part, cls) for part, cls in family.models.items() if part in here},
-        tokenizers={part: read(part, cls) for part, cls in family.tokenizers.items() if part in here},
-        index=index,
-        scheduler=read("scheduler", family.scheduler),
+        models={part: read(part, cls) for part, cls in models.items()},
+        tokenizers={part: read(part, cls) for part, cls in tokenizers.items()},
+        index=found.index,
+        scheduler=read("scheduler", found.scheduler),
     )
-    return family(parts, device)
+    for name, tokenizer in parts.tokenizers.items():
+        _check_reads(name, tokenizer)
+    return FAMILIES[found.layout.pipeline](parts, device)
 
 
-def is_here(family: type[Family], index: Mapping[str, Any], part: str) -> bool:
-    """Whether a folder holds that part: it does, but for optional ones that model_index.json leaves out."""
-    return part not in family.optional or any(index.get(part) or ())
+PROBE = "a red car on the left"
+
+
+def _check_reads(name: str, tokenizer: Any) -> None:
+    """UserError where the words of a plain prompt do not come back from its tokens."""
+    ids = tokenizer(PROBE, padding="max_length", max_length=32, truncation=True).input_ids
+    back = tokenizer.decode(ids, skip_special_tokens=True)
+    if "".join(back.split()).lower() != "".join(PROBE.split()):
+        raise UserError(f"{name} reads '{PROBE}' as '{back}': its vocabulary is not whole, or not its own")

@@ -1,35 +1,20 @@
 """A diffusion model as a denoiser, from any folder or Hub id of a pipeline whose family is known."""
 
-import hashlib
-import importlib.util
-import json
+import inspect
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from harness.config import GuidanceConfig, UserError, first_line, nearest
-from harness.guidance import families, hub
-from harness.guidance.families import FAMILIES
+from harness.config import GuidanceConfig, UserError, first_line
+from harness.guidance import families
+from harness.guidance import folder as folders
+from harness.guidance.folder import PriorFolder
 from harness.threads import torch_threads
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-_STEMS = {part: families.stem(cls) for family in FAMILIES.values() for part, cls in family.models.items()}
-PATTERNS = (  # the files of a repository that a prior of any family is made of
-    "model_index.json",
-    "card.json",
-    "scheduler/*",
-    "tokenizer*/*",
-    *(f"{part}/config.json" for part in _STEMS),
-    *(f"{part}/{stem}.safetensors" for part, stem in _STEMS.items()),
-    *(f"{part}/{stem}.safetensors.index.json" for part, stem in _STEMS.items()),
-    *(f"{part}/{stem}-*.safetensors" for part, stem in _STEMS.items()),  # the shards that the index names
-)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -42,31 +27,36 @@ class Guidance:
     neither on how many others there are nor on where it stands among them.
     """
 
-    def __init__(self, cfg: GuidanceConfig, folder: Path, tag: str, device: torch.device):
-        self.cfg, self.folder, self.tag, self.device = cfg, folder, tag, device
+    def __init__(self, cfg: GuidanceConfig, found: PriorFolder, device: torch.device):
+        self.cfg, self.folder, self.tag, self.device = cfg, found.path, found.tag, device
         self.dtype = _DTYPES[cfg.dtype]
-        self.weights_hash = _digest(_weights(folder, cfg))
-        self.stamp = _stamp(folder)
-        index = _index(folder, cfg)
+        self.record = found.record  # what a run keeps of it
+        self.weights_hash, self.content_hash = found.weights_hash, found.content_hash
 
         def read(part: str, cls: str) -> Any:
             if part == "scheduler" or part.startswith("tokenizer"):
-                return families.load_class(cls).from_pretrained(folder / part, local_files_only=True)
-            variant = {"variant": "fp16"} if _files(folder, part, cls)[1] else {}
-            loaded = families.load_class(cls).from_pretrained(
-                folder, subfolder=part, use_safetensors=True, local_files_only=True, **variant
+                return families.load_class(cls).from_pretrained(found.path / part, local_files_only=True)
+            variant = {"variant": "fp16"} if part in found.fp16 else {}
+            loaded, info = families.load_class(cls).from_pretrained(
+                found.path,
+                subfolder=part,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **variant,
             )
+            _check_loaded(part, loaded, info)
             # Cast afterwards: the loaders' keyword for it differs between versions (torch_dtype, dtype).
             return torch.nn.Module.to(loaded, device, self._dtype_of(part, cls)).eval().requires_grad_(False)
 
         try:
-            self.family = families.load(families.choose(index), index, read, device)
+            self.family = families.load(found, read, device)
         except UserError as error:
             raise UserError(f"prior {cfg.prior}: {error}") from None
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
             raise UserError(
-                f"prior {cfg.prior}: {folder} cannot be loaded: {first_line(error)}; fetch it again: "
-                f"{fetch_command(cfg)}"
+                f"prior {cfg.prior}: {found.path} cannot be loaded: {first_line(error)}; fetch it again: "
+                f"{folders.fetch_command(cfg)}"
             ) from error
         self.prediction_type = self.family.prediction_type
         self.alphas_cumprod_T = self.family.alphas_cumprod_T
@@ -84,11 +74,12 @@ class Guidance:
     ) -> "Guidance":
         """The prior that `cfg` names; a Hub id is fetched unless `local_files_only`.
 
-        Raises UserError, with the command that fetches it, where it is missing or incomplete; never takes
-        another.
+        Raises UserError, with the command that fetches it, where it is missing or incomplete, and where it is
+        not the one that `cfg.content` pins; never takes another.
         """
-        folder, tag = _locate(cfg, local_files_only)
-        return cls(cfg, folder, tag, torch.device(device))
+        found = folders.find(cfg, local_only=local_files_only)
+        folders.check_content(cfg, found)
+        return cls(cfg, found, torch.device(device))
 
     def compile(self) -> None:
         """From now on the denoiser is compiled code (torch.compile), made at the first call of each shape."""
@@ -97,12 +88,6 @@ class Guidance:
         denoiser = self.family.denoiser.to(memory_format=self._format)
         self.family.denoiser = torch.compile(denoiser, dynamic=False)
         self.is_compiled = True
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What a run's records keep of its prior; `is_toy` is what they kept before there was a stamp."""
-        toy = self.stamp == "toy"
-        return {"tag": self.tag, "weights_hash": self.weights_hash, "stamp": self.stamp, "is_toy": toy}
 
     @property
     def t_range(self) -> tuple[int, int]:
@@ -211,142 +196,16 @@ def _in_microbatches(call: Callable[..., Tensor], size: int, *tensors: Tensor, r
     return torch.cat(list(run(call, *(part.split(size) for part in tensors))))[:count]
 
 
-def find(cfg: GuidanceConfig) -> hub.Stored:
-    """The weights of the prior that `cfg` names; loads no model, contacts nobody. Raises as Guidance.load."""
-    folder, tag = _locate(cfg, local_only=True)
-    files = _weights(folder, cfg)
-    return hub.Stored(tag, folder, tuple(files), _digest(files))
-
-
-def is_on_hub(cfg: GuidanceConfig) -> bool:
-    """Whether the prior is a repository of the Hub, neither embedded nor a folder."""
-    return not Path(cfg.prior).expanduser().is_dir() and hub.is_hub_id(cfg.prior)
-
-
-def fetch_command(cfg: GuidanceConfig) -> str:
-    """The shell command that brings the prior here."""
-    if is_on_hub(cfg):
-        revision = f" --set guidance.revision={cfg.revision}" if cfg.revision else ""
-        return f"harness doctor --fetch --prior {cfg.prior}{revision}"
-    if cfg.prior == "toy-sd":
-        return "harness toyworld train all"
-    return f"copy a whole diffusers pipeline folder to {cfg.prior}"
-
-
-def _locate(cfg: GuidanceConfig, local_only: bool) -> tuple[Path, str]:
-    """The prior's folder on disk, and its tag."""
-    known = [index.parent.name for index in WEIGHTS.glob("*/model_index.json")]
-    if cfg.prior in known:
-        return WEIGHTS / cfg.prior, cfg.prior
-    path = Path(cfg.prior).expanduser()
-    if path.is_dir():
-        return path.resolve(), path.resolve().name
-    if not hub.is_hub_id(cfg.prior):
-        if cfg.prior == "toy-sd":
-            raise UserError(f"prior toy-sd is not in {WEIGHTS}; make it: {fetch_command(cfg)}")
+def _check_loaded(part: str, model: Any, info: dict[str, Any]) -> None:
+    """UserError where weights are missing, which loaders make up, or a setting means nothing to them."""
+    lacking = [*info.get("missing_keys", ()), *info.get("mismatched_keys", ())]
+    if lacking:
         raise UserError(
-            f"prior '{cfg.prior}' is no embedded prior, no folder, no Hub id (owner/name)"
-            + nearest(cfg.prior, known)
+            f"{part} lacks weights, or has them in another shape: {lacking[0]} ({len(lacking)} in all)"
         )
-    found = hub.stored(cfg.prior, cfg.revision, PATTERNS)
-    if found is None and not (local_only or hub.is_offline()):
-        found = hub.fetch(cfg.prior, cfg.revision, PATTERNS)
-    if found is None:
-        raise UserError(f"prior {cfg.prior} is not on this machine; fetch it: {fetch_command(cfg)}")
-    return found, f"{cfg.prior}@{found.name[:12]}"
-
-
-def _index(folder: Path, cfg: GuidanceConfig) -> dict[str, Any]:
-    """model_index.json; UserError where it is missing or cut short."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        index = None
-    if not isinstance(index, dict):
-        raise _incomplete(folder, cfg, ["model_index.json"])
-    return index
-
-
-def _weights(folder: Path, cfg: GuidanceConfig) -> list[Path]:
-    """The weight files of a complete prior; UserError where something is missing."""
-    index = _index(folder, cfg)
-    try:
-        family = families.choose(index)
-    except UserError as error:
-        raise UserError(f"prior {cfg.prior}: {error}") from None
-    models = {part: cls for part, cls in family.models.items() if families.is_here(family, index, part)}
-    needed = ["scheduler/scheduler_config.json"]
-    needed += [part for part in family.tokenizers if families.is_here(family, index, part)]
-    needed += [f"{part}/config.json" for part in models]
-    missing = [name for name in needed if not (folder / name).exists()]
-    files: list[Path] = []
-    for part, cls in models.items():
-        found, _ = _files(folder, part, cls)
-        missing += [f"{part}/{path.name}" for path in found if not _is_whole(path)]
-        files += found
-    if missing:
-        raise _incomplete(folder, cfg, missing)
-    for part, cls in family.tokenizers.items():
-        is_sentencepiece = cls.endswith("T5Tokenizer") and not (folder / part / "tokenizer.json").is_file()
-        if is_sentencepiece and part in needed and importlib.util.find_spec("sentencepiece") is None:
-            raise UserError(
-                f"prior {cfg.prior}: its {part} is read by sentencepiece, which is not installed: "
-                "pip install sentencepiece"
-            )
-    return files
-
-
-def _incomplete(folder: Path, cfg: GuidanceConfig, missing: Sequence[str]) -> UserError:
-    return UserError(
-        f"prior {cfg.prior}: {folder} is incomplete ({', '.join(missing)} missing or cut short); "
-        f"fetch it: {fetch_command(cfg)}"
-    )
-
-
-def _files(folder: Path, part: str, cls: str) -> tuple[list[Path], bool]:
-    """A module's weight files, there or not: one, or the shards that an index names; and whether they are the
-    fp16 variant, which is taken where there is no other."""
-    stem = families.stem(cls)
-    for variant in ("", ".fp16"):
-        whole = folder / part / f"{stem}{variant}.safetensors"
-        if whole.is_file():
-            return [whole], bool(variant)
-        index = folder / part / f"{stem}.safetensors.index{variant}.json"
-        if index.is_file():
-            return _shards(index), bool(variant)
-    return [folder / part / f"{stem}.safetensors"], False
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return [index]  # which is no file of weights: it is told as the one that is cut short
-    return [index.with_name(name) for name in names]
-
-
-def _stamp(folder: Path) -> Literal["toy", "random", ""]:
-    """What everything made with a prior is stamped: its card says what this project made it of, if it did."""
-    card = folder / "card.json"
-    if not card.is_file():
-        return ""
-    try:
-        return "random" if json.loads(card.read_text(encoding="utf-8")).get("random") else "toy"
-    except (ValueError, AttributeError):
-        raise UserError(f"{card} is no card of a prior; remove it, or copy the folder again") from None
-
-
-def _digest(files: Sequence[Path]) -> str:
-    """One sha256 over the weight files."""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.parent.name}:{hub.sha256_named(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        with safe_open(path, framework="pt") as tensors:  # checks the header against the file's length
-            return bool(tensors.keys())
-    except Exception:  # safetensors' own error type is private to its version
-        return False
+    if not hasattr(type(model), "config_name") or not hasattr(model, "_internal_dict"):
+        return
+    known = inspect.signature(type(model).__init__).parameters
+    for key, value in model.config.items():
+        if not key.startswith("_") and key not in known and value is not None:
+            raise UserError(f"{part}: the setting {key} = {value} is not known to this version of diffusers")

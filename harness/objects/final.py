@@ -13,7 +13,7 @@ from harness.config import GuidanceConfig, UserError
 from harness.guidance.prior import Guidance
 from harness.records.folder import RecordError, RunFolder
 from harness.records.identity import RunSpec
-from harness.records.stamp import mark
+from harness.records.stamp import mark, prior_hash, same_prior
 from harness.scene.cameras import Cameras
 from harness.scene.field import Params, choose_backend
 from harness.scene.generator import FieldGenerator
@@ -87,11 +87,11 @@ def load_prior(final: Final) -> Guidance:
         _loaded.clear()  # one model at a time
         _loaded[key] = Guidance.load(*key, local_files_only=True)
     guidance = _loaded[key]
-    made_with = _prior_of(final.folder).get("weights_hash", guidance.weights_hash)
-    if made_with != guidance.weights_hash:
+    made_with = _prior_of(final.folder)
+    if not same_prior(made_with, guidance.record):
         raise UserError(
-            f"{final.folder.id} was made with weights {made_with[:12]} of {guidance.tag}, and here are "
-            f"{guidance.weights_hash[:12]}: its colours cannot be decoded"
+            f"{final.folder.id} was made with weights {prior_hash(made_with)[:12]} of {guidance.tag}, and "
+            f"here are {prior_hash(guidance.record)[:12]}: its colours cannot be decoded"
         )
     return guidance
 

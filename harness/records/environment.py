@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import sys
@@ -35,6 +36,30 @@ def code_version() -> dict[str, Any]:
     """{commit, dirty} of the checkout this package is imported from; {} outside a git checkout."""
     commit = _git("rev-parse", "HEAD")
     return {} if commit is None else {"commit": commit, "dirty": bool(_git("status", "--porcelain", "-uno"))}
+
+
+def own_code() -> dict[str, str]:
+    """The variables with which a Python process imports this very package, and nothing from the folder that
+    it is started in: PYTHONPATH loses its empty entries, which Python takes for that folder."""
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([*_checkout(), *entries])}
+
+
+def own_code_in_shell() -> list[str]:
+    """`own_code` as lines of a shell script, which take PYTHONPATH as it is there."""
+    before = "".join(f"{shlex.quote(root)}:" for root in _checkout())
+    return [
+        "export PYTHONSAFEPATH=1",
+        "export PYTHONPATH=" + before + """$(printf %s "$PYTHONPATH" | tr -s : | sed 's/^://')""",
+        "export PYTHONPATH=${PYTHONPATH%:}",
+    ]
+
+
+def _checkout() -> list[str]:
+    """The folder that this package is imported from, where it is no folder of installed packages: those would
+    go before Python's own modules."""
+    root = Path(__file__).resolve().parents[2]
+    return [] if root.name in ("site-packages", "dist-packages") else [str(root)]
 
 
 @cache

@@ -21,6 +21,7 @@ from harness.config import UserError, first_problem
 from harness.records.files import disk_errors, read_json, strip, sync, tiles, write_bytes, write_json
 from harness.records.identity import RunSpec, run_id
 from harness.records.lease import Lease, holder, locked
+from harness.records.stamp import changed, prior_hash, same_prior
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,12 +54,16 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: Path | str, spec: RunSpec) -> RunFolder:
-        """The folder of `spec` under `root`, made where it does not exist yet."""
+        """The folder of `spec` under `root`, made where it does not exist yet; it says where the prior is."""
         folder = cls(Path(root) / run_id(spec))
         with disk_errors(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
-        if read_json(folder.path / "spec.json") is None:
+        saved = read_json(folder.path / "spec.json")
+        if saved is None:
             write_json(folder.path / "spec.json", spec.model_dump(mode="json"), durable=False)
+        elif saved["config"]["guidance"]["prior"] != spec.config.guidance.prior:  # one content, moved
+            saved["config"]["guidance"]["prior"] = spec.config.guidance.prior
+            write_json(folder.path / "spec.json", saved, durable=False)
         return folder
 
     # ---- reading
@@ -142,6 +147,12 @@ class RunFolder:
     def env(self) -> dict[str, Any] | None:
         """Where the run was made (see records.environment), or None."""
         return read_json(self.path / "env.json")
+
+    def check_prior(self, now: Mapping[str, Any]) -> None:
+        """UserError where the run was begun with another prior than `now`, as env.json tells it."""
+        begun = (self.env() or {}).get("prior") or {}
+        if not same_prior(begun, now):
+            raise changed(self.path, str(now.get("tag")), prior_hash(begun), prior_hash(now))
 
     def metrics(self) -> list[dict[str, Any]]:
         """All rows of metrics.jsonl in order; a line that a crash cut off is left out."""

@@ -7,6 +7,7 @@ import json
 import re
 import unicodedata
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -87,8 +88,19 @@ def hashed(spec: RunSpec) -> dict[str, Any]:
     }
 
 
+def without_place(config: Config) -> Config:
+    """`config` with a prior that is known by its content named by its folder's name: where it lies is no
+    setting, and it is found there only."""
+    guidance = config.guidance
+    if guidance.content is None:
+        return config
+    named = guidance.model_copy(update={"prior": Path(guidance.prior).name})
+    return config.model_copy(update={"guidance": named})
+
+
 @lru_cache(maxsize=64)
 def _hashed_config(config: Config) -> dict[str, Any]:
+    config = without_place(config)
     data = config.model_dump(mode="json", exclude_defaults=True, exclude=set(NOT_HASHED))
     return {key: value for key, value in data.items() if value != {}}
 

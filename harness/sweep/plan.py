@@ -9,10 +9,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from harness.config import Config, UserError
+from harness.config import Config, GuidanceConfig, UserError
+from harness.guidance import folder as priors
 from harness.records.files import read_json
 from harness.records.folder import DEATHS_ALLOWED, RunFolder, Status
-from harness.records.identity import RunSpec, canonical_json, run_id
+from harness.records.identity import RunSpec, canonical_json, run_id, without_place
+from harness.records.stamp import changed
 
 
 @dataclass
@@ -129,7 +131,10 @@ def _check_same(folder: RunFolder, spec: RunSpec) -> None:
             return  # what its name stands for besides is in the hash, unabridged
         labels = {"suite", "variant", "params_set"}
         found = folder.spec()
-        there, here = (s.model_dump(mode="json", exclude=labels) for s in (found, spec))
+        there, here = (
+            s.model_copy(update={"config": without_place(s.config)}).model_dump(mode="json", exclude=labels)
+            for s in (found, spec)
+        )
         # A setting that the method has gained since, and that stands at its default, is no difference.
         gained = (here["params"].keys() ^ there["params"].keys()) - {*spec.params_set, *found.params_set}
         for params in (there["params"], here["params"]):
@@ -147,3 +152,50 @@ def _check_same(folder: RunFolder, spec: RunSpec) -> None:
                         f"{here[name].get(key)}: name another --out, or set it as it was"
                     )
         raise UserError(f"{folder.path} holds another run of the same name: name another --out")
+
+
+def check_priors(root: Path, specs: Sequence[RunSpec]) -> None:
+    """Told before anything is written: every prior is whole, and no run goes on with another than it had.
+
+    A prior of the Hub that is not on this machine is left to whoever loads it. Raises UserError.
+    """
+    here: dict[GuidanceConfig, priors.PriorFolder | None] = {}
+    for cfg in {spec.config.guidance for spec in specs}:
+        try:
+            here[cfg] = priors.find(cfg)
+        except UserError:
+            if not priors.is_on_hub(cfg):
+                raise
+            here[cfg] = None
+    siblings: dict[str, list[str]] = {}
+    for name in sorted(path.name for path in root.glob("*-s*-*")) if root.is_dir() else ():
+        siblings.setdefault(name.rpartition("-")[0], []).append(name)
+    seen: set[GuidanceConfig] = set()  # of whose finished runs one was looked at
+    for spec in specs:
+        cfg, name = spec.config.guidance, run_id(spec)
+        found, alike = here[cfg], siblings.get(name.rpartition("-")[0], [])
+        if name not in alike:
+            _check_siblings(root, spec, alike)
+            continue
+        names = RunFolder(root / name).names()
+        is_over = "result.json" in names
+        if found is None or "checkpoint.safetensors" not in names or (is_over and cfg in seen):
+            continue
+        seen |= {cfg} if is_over else set()
+        RunFolder(root / name).check_prior(found.record)
+
+
+def _check_siblings(root: Path, spec: RunSpec, names: Sequence[str]) -> None:
+    """No folder holds the same run with another content of the same folder's prior."""
+    cfg = spec.config.guidance
+    for name in names if cfg.content is not None else ():
+        try:
+            saved = RunFolder(root / name).spec()
+        except UserError:
+            continue
+        then = saved.config.guidance.content
+        if then is not None and then != cfg.content:
+            guidance = saved.config.guidance.model_copy(update={"content": cfg.content})
+            config = saved.config.model_copy(update={"guidance": guidance})
+            if run_id(saved.model_copy(update={"config": config})) == run_id(spec):
+                raise changed(root / name, cfg.prior, then, cfg.content or "")

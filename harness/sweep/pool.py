@@ -10,9 +10,11 @@ import json
 import os
 import queue
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
@@ -22,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config, Execution, UserError
+from harness.records.environment import own_code
 from harness.records.folder import RunFolder
-from harness.records.identity import RunSpec
+from harness.records.identity import RunSpec, canonical_json
 from harness.records.lease import holder, slurm_job
 from harness.sweep.display import Display
 from harness.sweep.fits import remember, remembered
@@ -90,6 +93,7 @@ class WorkerProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.pack: list[str] = []
         self.ready = True
+        self.has_begun = False  # whether it has told that it could be started at all
         with open(log, "ab") as errors:
             # Its own session: a Ctrl-C on the terminal reaches this process only, which then asks politely.
             self.process = subprocess.Popen(
@@ -100,7 +104,7 @@ class WorkerProcess:
                 text=True,
                 encoding="utf-8",
                 start_new_session=True,
-                env=os.environ | slot.environment,
+                env=os.environ | slot.environment | own_code(),
             )
         own = replace(execution, device=slot.device, threads=slot.threads)
         self.send({"root": str(root), "execution": asdict(own)})
@@ -135,6 +139,17 @@ class WorkerProcess:
         events.put((self, {"event": "exit", "code": self.process.wait()}))
 
 
+def last_line(path: Path) -> str:
+    """The last line of a text that says something."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - 4096, 0))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        return "without a word"
+    return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
+
+
 Events = queue.Queue[tuple[WorkerProcess, dict[str, Any]]]
 
 
@@ -150,10 +165,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Measured:
-    """Steps per second of all slots together, 0 where nothing was measured, and a pack's memory in MB."""
+    """Steps per second of all slots together, 0 where nothing was measured, and a pack's memory in MB;
+    `notes` say what could not be measured and why."""
 
     rate: float
     memory: float
+    notes: tuple[str, ...] = ()
 
 
 class Pool:
@@ -177,7 +194,11 @@ class Pool:
         self.specs = list(specs)
         self.execution = execution
         self.interrupted = interrupted
-        self.log = Path(os.devnull) if scratch else root / "logs" / "workers.log"
+        self.is_scratch = scratch
+        self.log = root / "logs" / "workers.log"
+        if scratch:  # kept as long as somebody may ask why a worker died
+            self._scratch = tempfile.TemporaryDirectory(prefix="harness-scratch-")
+            self.log = Path(self._scratch.name) / "workers.log"
         self.slots = slots(execution)
         device = self.slots[0].device
         self.limit = execution.pack or min((remembered(c, device) for c in self._configs()), default=1)
@@ -216,24 +237,66 @@ class Pool:
         return make_plan(self.root, self.specs, self.limit, retry_failed, len(self.slots), asked=asked)
 
     def measure(self, plan: Plan, specs: dict[str, RunSpec]) -> Measured:
-        """Steps per second of the whole pool, by a short measurement of the plan's first pack on one slot.
+        """Steps per second of the whole pool, by a short measurement of a pack on one slot.
 
-        The worker that measured stays, warm. Raises UserError where the runs cannot be started at all.
+        Of the first method that can be measured: a pack that does not fit is halved, and so are all later
+        ones; a method that fails is left out, with its reason, and will fail where it is run. The worker that
+        measured stays, warm. Raises UserError where the runs cannot be started at all.
         """
-        worker = self._start(self.slots[0])
+        packs = {(specs[pack[0]].method, specs[pack[0]].variant): pack for pack in reversed(plan.packs)}
+        kinds = {run: (spec.method, canonical_json(spec.params), spec.config) for run, spec in specs.items()}
+        one_each = list({kinds[run]: run for run in plan.todo}.values())
+        notes: list[str] = []
+        for label, pack in reversed(packs.items()):
+            while True:
+                event = self._measured([specs[run] for run in pack], [specs[run] for run in one_each])
+                if event is None:  # interrupted
+                    return Measured(0.0, 0.0, tuple(notes))
+                if not event.get("oom") or len(pack) == 1:
+                    break
+                pack = pack[: len(pack) // 2]
+                self._fits(specs[pack[0]].config, len(pack))
+                notes.append(f"out of memory with more than {len(pack)} runs in a pack")
+            if event.get("rate"):
+                rate = event["rate"] * min(len(self.slots), len(plan.packs))
+                return Measured(rate, event["memory"], tuple(notes))
+            name = ":".join(filter(None, label))
+            notes.append(f"{name} cannot be measured: {event.get('problem') or 'it took no step in time'}")
+            one_each = []  # they were looked at
+        return Measured(0.0, 0.0, tuple(notes))
+
+    def _measured(self, pack: list[RunSpec], kinds: list[RunSpec]) -> dict[str, Any] | None:
+        """What a worker says of a pack, after a look at one run of every kind; None once interrupted."""
+        idle = [worker for worker in self.workers if worker.ready]
+        worker = idle[0] if idle else self._start(self.slots[0])
         worker.ready = False
-        worker.send({"do": "measure", "specs": [specs[run].model_dump(mode="json") for run in plan.packs[0]]})
+        dumps = [[spec.model_dump(mode="json") for spec in some] for some in (pack, kinds)]
+        worker.send({"do": "measure", "specs": dumps[0], "kinds": dumps[1]})
         while not self.interrupted():
             try:
                 _, event = self.events.get(timeout=0.2)
             except queue.Empty:
                 continue
-            if event["event"] == "measured":
+            if event["event"] == "ready":
+                worker.has_begun = True
+            elif event["event"] == "measured":
                 worker.ready = True
-                return Measured(event["rate"] * min(len(self.slots), len(plan.packs)), event["memory"])
-            if event["event"] in ("refused", "exit"):
-                raise UserError(event.get("message") or self._died(worker, event["code"]))
-        return Measured(0.0, 0.0)
+                return event
+            elif event["event"] == "refused":
+                raise UserError(event["message"])
+            elif event["event"] == "exit":
+                del self.workers[worker]
+                how = self._died(worker, event["code"])
+                if not worker.has_begun:
+                    raise UserError(how)
+                return {"problem": how, "oom": event["code"] == -signal.SIGKILL}
+        return None
+
+    def _fits(self, config: Config, runs: int) -> None:
+        """So many runs are the most in a pack from now on."""
+        self.limit = min(self.limit, runs)
+        if self.execution.pack is None and not self.is_scratch:
+            remember(config, self.slots[0].device, runs)
 
     def run(self, display: Display) -> Outcome:
         """Advance everything; returns when nothing is left, or after an interruption."""
@@ -300,7 +363,9 @@ class Pool:
         display: Display,
     ) -> None:
         kind = event["event"]
-        if kind == "step":
+        if kind == "ready":
+            worker.has_begun = True
+        elif kind == "step":
             display.advance(event["steps_done"])
         elif kind == "done":
             display.runs_done += 1
@@ -319,6 +384,8 @@ class Pool:
             del self.workers[worker]
             if not worker.ready and not self.interrupted():
                 how = self._died(worker, event["code"])
+                if not worker.has_begun:
+                    raise UserError(how)
                 display.say(f"{how}; its {len(worker.pack)} runs will be resumed")
                 for run in worker.pack:
                     RunFolder(self.root / run).record_death(why=how, host=socket.gethostname(), **slurm_job())
@@ -328,9 +395,7 @@ class Pool:
     ) -> None:
         half = max(len(pack) // 2, 1)
         if event["oom"]:
-            self.limit = min(self.limit, half)
-            if self.execution.pack is None:
-                remember(RunFolder(self.root / pack[0]).spec().config, self.slots[0].device, half)
+            self._fits(RunFolder(self.root / pack[0]).spec().config, half)
             too_large = [p for p in packs if len(p) > half]
             rest = [p for p in packs if len(p) <= half]
             packs.clear()
@@ -348,7 +413,8 @@ class Pool:
 
     def _died(self, worker: WorkerProcess, code: int) -> str:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        return f"worker {worker.process.pid} {how} (see {self.log})"
+        why = f": {last_line(self.log)}" if code > 0 else ""
+        return f"worker {worker.process.pid} {how}{why}" + ("" if self.is_scratch else f" (see {self.log})")
 
     def _who(self, runs: Sequence[str]) -> str:
         for run in runs:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.config import UserError, apply_overrides, preset
 from harness.distill.method import discover
+from harness.guidance.folder import pinned
 from harness.records.identity import RunSpec
 from harness.sweep import grid
 
@@ -32,6 +33,7 @@ class Request:
         starts."""
         of_config, of_methods = grid.split_overrides(self.settings, list(discover(self.methods_dirs)))
         config = apply_overrides(preset(self.preset), of_config)
+        config = config.model_copy(update={"guidance": pinned(config.guidance)})
         suite = grid.read_suite(self.prompts)
         if config.guidance.prior == "toy-sd":
             from harness.toyworld.grammar import check

@@ -60,13 +60,14 @@ class Worker:
     def work(self) -> None:
         """The main loop; returns when stopped."""
         threading.Thread(target=self.listen, name="commands", daemon=True).start()
+        self.emit({"event": "ready"})
         while not self.stop.is_set():
             command = self.commands.get()
             if command is None:
                 break
             try:
                 if command["do"] == "measure":
-                    self.emit({"event": "measured"} | self.measure(command["specs"]))
+                    self.emit({"event": "measured"} | self.measure(command["specs"], command["kinds"]))
                 else:
                     self.emit({"event": "returned"} | self.advance(command["runs"]))
             except UserError as error:
@@ -96,17 +97,31 @@ class Worker:
             self.emit({"event": "failed", "run": runs[0], "reason": reason})
         return {}
 
-    def measure(self, specs: list[dict[str, Any]]) -> dict[str, float]:
+    def measure(self, specs: list[dict[str, Any]], kinds: list[dict[str, Any]]) -> dict[str, Any]:
         """{rate, memory} of a pack of these runs: steps per second and peak MB, over a few steps in a folder
-        that is thrown away."""
-        from harness.device import peak_memory_mb
-        from harness.distill.runner import advance
+        that is thrown away; {"problem": …, "oom": bool} where it cannot be advanced.
 
+        `kinds` are runs that are only looked at, one of every method and configuration: UserError where one
+        cannot be begun.
+        """
+        from harness.device import peak_memory_mb
+        from harness.distill.runner import PackTooLarge, advance, check
+
+        for spec in kinds:
+            try:
+                check(RunSpec.model_validate(spec), self.execution)
+            except UserError:
+                raise
+            except Exception:  # the method's own: it fails its runs, and nobody else's
+                traceback.print_exc()
         ends: list[float] = []
+        reasons: list[str] = []
 
         def emit(event: dict[str, Any]) -> None:
             if event["event"] == "step":
                 ends.append(time.monotonic())
+            elif event["event"] == "failed":
+                reasons.append(event["reason"])
 
         def enough() -> bool:
             # The first step also compiles, loads and allocates.
@@ -120,7 +135,15 @@ class Worker:
         aside = replace(self.execution, wandb="disabled", log_every=1_000_000, checkpoint_every=1_000_000)
         with tempfile.TemporaryDirectory(prefix="harness-measure-") as folder:
             runs = [RunFolder.create(folder, RunSpec.model_validate(spec)).id for spec in specs]
-            advance(Path(folder), runs, aside, emit, enough)
+            try:
+                advance(Path(folder), runs, aside, emit, enough)
+            except UserError:
+                raise
+            except Exception as error:
+                traceback.print_exc()
+                return {"problem": named_line(error), "oom": isinstance(error, PackTooLarge)}
+        if reasons:
+            return {"problem": reasons[0], "oom": False}
         rate = len(specs) * (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
         return {"rate": rate, "memory": peak_memory_mb(self.execution.device)}
 

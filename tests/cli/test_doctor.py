@@ -22,8 +22,8 @@ from eval.clip import MODEL_FILE
 from harness import doctor
 from harness.config import Config
 from harness.guidance import hub as cache
+from harness.guidance.folder import PATTERNS
 from harness.guidance.hub import sha256_file
-from harness.guidance.prior import PATTERNS
 from harness.guidance.random_prior import make_prior
 from harness.records import environment as environment_of_results
 from harness.sweep import experiment

@@ -1,11 +1,25 @@
 """Configuration: strict keys, one-line errors, presets, and random streams."""
 
 import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import ValidationError
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field, TypeAdapter, ValidationError
 
-from harness.config import PRESETS, Config, GuidanceConfig, UserError, apply_overrides, override_keys, preset
+from harness.config import (
+    PRESETS,
+    Config,
+    GuidanceConfig,
+    UserError,
+    apply_overrides,
+    override_keys,
+    parse_value,
+    preset,
+)
 
 
 def test_presets_round_trip_through_json():
@@ -47,6 +61,67 @@ def test_overrides_take_every_kind_of_value():
     )
     assert config.scene.samples == 24 and config.steps == 7
     assert config.guidance.t_range == (0.1, 0.9) and config.optim.betas == (0.8, 0.9)
+
+
+class Word(StrEnum):
+    SEVEN = "7"
+
+
+LOOKS_LIKE_SOMETHING_ELSE = [
+    "2024",
+    "39593e5",
+    "1e3",
+    "true",
+    "True",
+    "null",
+    "[a]",
+    "{prompt}",
+    "NaN",
+    "007",
+]
+
+
+@pytest.mark.parametrize("text", LOOKS_LIKE_SOMETHING_ELSE)
+def test_text_stays_text_where_a_setting_is_text(text: str):
+    config = apply_overrides(Config(), [f"guidance.prior={text}"])
+    assert config.guidance.prior == text
+    if text != "null":  # which is how JSON says none
+        assert apply_overrides(Config(), [f"guidance.revision={text}"]).guidance.revision == text
+    assert TypeAdapter(Path).validate_python(parse_value(text, Path)) == Path(text)
+
+
+@given(st.text(min_size=1))
+def test_any_text_survives(text: str):
+    if not (text.startswith('"') and text.endswith('"')):  # a string of JSON's is what it says
+        assert parse_value(text, str) == parse_value(text, Annotated[str, Field(min_length=1)]) == text
+    assert parse_value(json.dumps(text), str | None) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "annotation", "value"),
+    [
+        ("none", str | None, None),
+        ("none", str, "none"),
+        ("none", int | None, None),
+        ("7", Literal["7", "8"], "7"),
+        ("7", Literal[7, 8], 7),
+        ("7", Word, Word.SEVEN),
+        ("7", int | str, 7),
+        ("39593e5", int | str, "39593e5"),
+        (".5", float | Literal["auto"], 0.5),
+        ("auto", float | Literal["auto"], "auto"),
+        ("1e3", int, 1000),
+        ("False", bool, False),
+        ("true", bool, True),
+        ("5", tuple[str, ...], ("5",)),
+        ("5,true", list[str], ["5", "true"]),
+        ("a,7", tuple[str, int], ("a", 7)),
+        ("(0.1, 0.9)", tuple[float, float], (0.1, 0.9)),
+        ('{"a": 1}', dict[str, int], {"a": 1}),
+    ],
+)
+def test_a_value_is_read_as_its_field_takes_it(text: str, annotation: Any, value: Any):
+    assert TypeAdapter(annotation).validate_python(parse_value(text, annotation)) == value
 
 
 @pytest.mark.parametrize(

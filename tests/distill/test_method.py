@@ -11,6 +11,7 @@ import torch
 from harness.config import UserError
 from harness.distill.method import BUILT_IN, Method, NoiseSchedule, discover, load_method, new_method
 from harness.distill.schedules import sd_alphas_cumprod
+from harness.sweep.grid import choose_methods
 
 NOISE = NoiseSchedule(torch.from_numpy(sd_alphas_cumprod()).float(), 20, 980)
 
@@ -81,6 +82,19 @@ def test_presets_and_settings() -> None:
         tp_sds.resolve({"mm1": 3}, "tp_sds")
     with pytest.raises(UserError, match="method tp_sds, s: "):
         tp_sds.resolve({"s": -1}, "tp_sds")
+
+
+def test_a_methods_own_setting_stays_text_where_it_is_text(tmp_path: Path) -> None:
+    source = (
+        "from harness.distill.method import Method, MethodParams\n"
+        "class Params(MethodParams):\n    tag: str = ''\n    many: tuple[str, ...] = ()\n"
+        "    n: int | None = 3\n"
+        "class Worded(Method):\n    Params = Params\n"
+    )
+    write(tmp_path / "worded", source)
+    overrides = ["worded.tag=2024", "worded.many=1e3,none", "worded.n=none"]
+    (choice,) = choose_methods("worded", overrides, [tmp_path])
+    assert choice.params == {"tag": "2024", "many": ["1e3", "none"], "n": None}
 
 
 def test_uniform_covers_the_whole_range_and_no_more() -> None:
