@@ -175,7 +175,7 @@ def _load_folder(folder: Path, device: torch.device) -> Clip:
     import open_clip
 
     try:
-        text_cfg = json.loads((folder / CONFIG_FILE).read_text())["model_cfg"]["text_cfg"]
+        text_cfg = json.loads((folder / CONFIG_FILE).read_bytes())["model_cfg"]["text_cfg"]
         # open_clip opens a relative bpe_path from the working directory; the file lies beside the config.
         bpe = text_cfg.get("tokenizer_kwargs", {}).get("bpe_path")
         tokenizer_kwargs: dict[str, Any] = {"bpe_path": str(folder / Path(bpe).name)} if bpe else {}

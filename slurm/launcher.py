@@ -16,6 +16,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.config import Execution, UserError, first_line
+from harness.records.files import make_folder
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, run_id
 from harness.records.lease import locked
@@ -60,7 +61,7 @@ def submit(ask: Ask, say: Callable[[str], None] = print) -> Launched:
     what was submitted before stays.
     """
     limits = site.limits(ask.profile)  # first: where Slurm does not answer, nothing is written
-    (ask.root / FOLDER).mkdir(parents=True, exist_ok=True)
+    make_folder(ask.root / FOLDER)
     with locked(ask.root / FOLDER):
         launched = plan(ask, _settle(ask.root), limits)
         say(launched.plan.summary())

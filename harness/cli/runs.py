@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.app import Filter, Runs, RunsOption, app, complete_run
+from harness.cli.app import Filter, Runs, RunsOption, app, complete_run, expanded
 from harness.config import UserError
 
 
@@ -128,9 +128,12 @@ def gc(
 @app.command(epilog="Example: harness show tp_sds-a-red-bus-s0-d317b10f")
 def show(
     run: Annotated[
-        str, typer.Argument(help="A run: its folder, its id, or a part of it.", autocompletion=complete_run)
+        str,
+        typer.Argument(
+            help="A run: its folder, its id, or a part of it.", autocompletion=complete_run, callback=expanded
+        ),
     ],
-    runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="The folder of runs.", callback=expanded)] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """One run: what was asked, where it stands, its last metrics and where its views are."""

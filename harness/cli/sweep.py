@@ -18,6 +18,8 @@ from harness.cli.app import (
     complete_profiles,
     complete_prompts,
     complete_settings,
+    expanded,
+    folder_out,
 )
 from harness.config import UserError, nearest
 
@@ -27,7 +29,10 @@ from harness.config import UserError, nearest
 )
 def sweep(
     prompts: Annotated[
-        Path, typer.Argument(help="A suite: one prompt a line.", autocompletion=complete_prompts)
+        Path,
+        typer.Argument(
+            help="A suite: one prompt a line.", autocompletion=complete_prompts, callback=expanded
+        ),
     ],
     methods: Annotated[
         str,
@@ -63,7 +68,7 @@ def sweep(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; one per GPU, or one, by default.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the run folders are.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Where the run folders are.", callback=folder_out)] = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     wandb: Annotated[
         str | None, typer.Option(help="online, offline or disabled; online where WANDB_API_KEY is set.")

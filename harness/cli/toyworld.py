@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.app import prompts_app, toyworld_app
+from harness.cli.app import expanded, file_out, folder_out, prompts_app, toyworld_app
 from harness.config import UserError
 
 
@@ -16,8 +16,13 @@ from harness.config import UserError
     epilog="Example: harness prompts import-dreamfields coco_queries_val.py --out dreamfields.txt",
 )
 def import_dreamfields(
-    file: Annotated[Path, typer.Argument(help="Your own copy of google-research's coco_queries_val.py.")],
-    out: Annotated[Path, typer.Option(help="The suite to write.")] = Path("dreamfields.txt"),
+    file: Annotated[
+        Path,
+        typer.Argument(help="Your own copy of google-research's coco_queries_val.py.", callback=expanded),
+    ],
+    out: Annotated[Path, typer.Option(help="The suite to write.", callback=file_out)] = Path(
+        "dreamfields.txt"
+    ),
 ) -> None:
     """Make a suite of Dream Fields' 153 captions, which this project does not ship."""
     from harness.records.files import write_bytes
@@ -35,7 +40,9 @@ def import_dreamfields(
 @toyworld_app.command(name="show", epilog='Example: harness toyworld show "a white cup with a red handle"')
 def toyworld_show(
     caption: Annotated[str, typer.Argument(help="A caption in the toy world's language.")],
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("toyworld.png"),
+    out: Annotated[Path, typer.Option(help="The picture to write.", callback=file_out)] = Path(
+        "toyworld.png"
+    ),
 ) -> None:
     """A sheet of the caption's ground truth at the evaluation cameras."""
     from harness.toyworld.command import show as run
@@ -54,9 +61,9 @@ def toyworld_language() -> None:
 @toyworld_app.command(name="train", epilog="Example: harness toyworld train clip --work build/toyworld")
 def toyworld_train(
     stage: Annotated[str, typer.Argument(help="clip, vae, denoiser or all.")] = "all",
-    work: Annotated[Path, typer.Option(help="Where the state of the training is kept.")] = Path(
-        "build/toyworld"
-    ),
+    work: Annotated[
+        Path, typer.Option(help="Where the state of the training is kept.", callback=folder_out)
+    ] = Path("build/toyworld"),
 ) -> None:
     """Train the embedded weights from the toy world; the same command again continues."""
     from harness.toyworld.command import train as run

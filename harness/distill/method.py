@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 import harness
 from harness.config import Strict, UserError, first_problem, nearest
+from harness.records.files import make_folder, write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -179,7 +180,7 @@ def discover(dirs: Sequence[Path] = ()) -> dict[str, MethodFolder]:
 
 def _summary(source: Path) -> str:
     try:
-        doc = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
+        doc = ast.get_docstring(ast.parse(source.read_bytes()))
     except (SyntaxError, ValueError, OSError) as error:
         return f"(cannot be read: {error})"
     return doc.splitlines()[0] if doc else "(no docstring)"
@@ -277,12 +278,10 @@ def new_method(name: str, directory: Path) -> Path:
     if name in taken:
         raise UserError(f'"{name}" is the method in {taken[name].path}; choose another name')
     words = name.split("_")
-    path.mkdir(parents=True)
-    (path / "method.py").write_text(
-        _SCAFFOLD_METHOD.format(
-            title=" ".join(words).capitalize(), class_name="".join(w.capitalize() for w in words)
-        ),
-        encoding="utf-8",
+    make_folder(path)
+    code = _SCAFFOLD_METHOD.format(
+        title=" ".join(words).capitalize(), class_name="".join(w.capitalize() for w in words)
     )
-    (path / "README.md").write_text(_SCAFFOLD_README.format(name=name), encoding="utf-8")
+    write_bytes(path / "method.py", code.encode())
+    write_bytes(path / "README.md", _SCAFFOLD_README.format(name=name).encode())
     return path

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config, Execution, UserError
+from harness.records.files import make_folder
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.records.lease import holder, slurm_job
@@ -87,7 +88,7 @@ class WorkerProcess:
     """The parent's end of one worker: sends commands, puts its events into the pool's queue."""
 
     def __init__(self, root: Path, slot: Slot, execution: Execution, log: Path, events: Events):
-        log.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log.parent)
         self.pack: list[str] = []
         self.ready = True
         with open(log, "ab") as errors:

@@ -1,12 +1,14 @@
 """`harness toyworld show|train|check`."""
 
 import hashlib
+import io
 import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from harness.config import UserError, ViewsConfig, nearest
+from harness.records.files import make_folder, write_bytes
 from harness.toyworld.training import Outcome, Say
 
 STAGES = ("clip", "vae", "denoiser", "all")
@@ -23,10 +25,14 @@ def show(text: str, out: Path) -> Path:
 
     views = ground_truth(text, ViewsConfig())
     strip = np.concatenate(list(views), axis=1)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(strip).resize((strip.shape[1] * 2, strip.shape[0] * 2), Image.Resampling.NEAREST).save(
-        out
-    )
+    sheet = Image.fromarray(strip).resize((strip.shape[1] * 2, strip.shape[0] * 2), Image.Resampling.NEAREST)
+    data = io.BytesIO()
+    try:
+        sheet.save(data, Image.registered_extensions()[out.suffix.lower()])
+    except (KeyError, OSError):  # OSError: a format that cannot hold it
+        raise UserError(f"--out {out}: no picture can be written under that ending; take .png") from None
+    make_folder(out.parent)
+    write_bytes(out, data.getvalue())
     return out
 
 
