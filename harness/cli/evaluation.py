@@ -39,7 +39,8 @@ def runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, P
     """The folder of runs, made from W&B where they are there, and where results go unless `out` says it."""
     if not source.startswith("wandb:"):
         results = out or Path(source, "eval", below)
-        check_folder(results)
+        if Path(source).is_dir():
+            check_folder(results)
         return Path(source), results
     from rich.console import Console
 

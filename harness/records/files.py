@@ -70,7 +70,7 @@ def check_folder(path: Path) -> None:
     place = next((place for place in places if os.path.lexists(place)), Path("/"))
     if not os.path.isdir(place):
         what = "a file" if os.path.exists(place) else "a link to nothing"
-        raise UserError(f"{path} can be no folder: {place} is {what}")
+        raise UserError(f"{place} is {what}, no folder")
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
