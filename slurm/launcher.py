@@ -142,7 +142,7 @@ def _launch(ask: Ask, arrays: list[list[list[str]]], say: Callable[[str], None])
             names = [f"{number}-{index}" for index in range(len(array.tasks))]
             root, many = str(ask.root.resolve()), len(names)
             # submitit repeats sbatch's words on stderr, and raises them as well
-            with site.submitting(), contextlib.redirect_stderr(io.StringIO()):
+            with site.submitting(ask.profile), contextlib.redirect_stderr(io.StringIO()):
                 jobs = executor.map_array(
                     job.run, [root] * many, [launch.folder.name] * many, names, array.tasks
                 )

@@ -40,6 +40,7 @@ EVAL_MAY = {
 LIGHT = [
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "harness" / "cli").glob("*.py")),
     "harness/config.py",
+    "harness/device.py",
     "harness/doctor.py",
     "harness/sweep/grid.py",
     "harness/sweep/request.py",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config, Execution, UserError
+from harness.device import gpus, say_that_gpus_are_hidden
 from harness.records.files import make_folder
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
@@ -31,23 +31,6 @@ from harness.sweep.fits import remember, remembered
 from harness.sweep.plan import Plan, make_plan, split
 
 STOP_SECONDS = 120.0
-
-
-def gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES takes them; [] where there are none."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    count = (
-        sum(line.startswith("GPU ") for line in listing.stdout.splitlines()) if listing.returncode == 0 else 0
-    )
-    return [str(index) for index in range(count)]
 
 
 def cores() -> int:
@@ -71,8 +54,11 @@ def slots(execution: Execution) -> list[Slot]:
     cards = [] if execution.device == "cpu" else gpus()
     if execution.device == "cuda" and not cards:
         raise UserError(
-            "--device cuda: this machine shows no GPU (nvidia-smi -L lists none); use --device cpu"
+            "--device cuda: CUDA shows no GPU here (nvidia-smi -L, CUDA_VISIBLE_DEVICES); "
+            "use --device cpu, or auto"
         )
+    if execution.device == "auto" and not cards:
+        say_that_gpus_are_hidden()
     count = execution.jobs or max(len(cards), 1)
     threads = execution.threads or max(cores() // count, 1)
     environment = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
