@@ -73,7 +73,10 @@ def sweep(
     wandb: Annotated[
         str | None, typer.Option(help="online, offline or disabled; online where WANDB_API_KEY is set.")
     ] = None,
-    study: Annotated[str, typer.Option(help="W&B's project; the group is the name of --out.")] = "dreamtime",
+    study: Annotated[
+        str | None,
+        typer.Option(help="W&B's project, dreamtime or that of the runs there; the group is --out's name."),
+    ] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between rows of metrics.jsonl.")] = 10,
     keep_params: Annotated[
@@ -146,11 +149,13 @@ def sweep(
     submit(dry_run=dry_run, root=out, suite=suite, specs=specs, execution=execution, **ask)
 
 
-def execution_of(out: Path, wandb: str | None, **settings: Any) -> Any:
+def execution_of(out: Path, wandb: str | None, study: str | None = None, **settings: Any) -> Any:
     from harness.config import Execution
+    from harness.records.mirror import Place
     from harness.records.tracking import default_mode
 
-    return Execution(wandb=wandb or default_mode(), sweep=out.resolve().name, **settings)  # type: ignore[arg-type]
+    place = Place.to_sweep(out, study)
+    return Execution(wandb=wandb or default_mode(), study=place.project, sweep=place.group, **settings)  # type: ignore[arg-type]
 
 
 def run_sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool, retry_failed: bool) -> int:
