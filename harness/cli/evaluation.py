@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -216,7 +217,8 @@ def import_(
     from harness.sweep.grid import read_suite, write_suite
 
     read = read_suite(suite)
-    runs = import_renders(renders, read, out, azimuths, elevation, steps, prior, toy)
+    say = partial(print, file=sys.stderr)
+    runs = import_renders(renders, read, out, azimuths, elevation, steps, prior, toy, say)
     write_suite(out, read)
     print(f"{len(runs)} runs in {out}; next: harness eval {out}")
 

@@ -123,7 +123,9 @@ def test_sync_uploads_each_run_once(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = [ended(tmp_path / "runs", 0), ended(tmp_path / "runs", 1, "failed")]
-    tracker = Tracker(folders[0], folders[0].spec(), "offline", sweep="runs")  # leaves a file, and the server without a run
+    tracker = Tracker(
+        folders[0], folders[0].spec(), "offline", sweep="runs"
+    )  # leaves a file, and the server without a run
     tracker.finish()
     leave()
     assert sync(tmp_path / "runs", "bus-s1") == 0 and set(server.runs) == {folders[1].id}
@@ -279,7 +281,9 @@ def test_runs_stay_in_the_project_that_the_sweep_was_given(
 ) -> None:
     moving = {
         **dict.fromkeys(("PROJECT", "RUN_ID", "NAME", "RUN_GROUP", "JOB_TYPE", "TAGS", "NOTES"), "elsewhere"),
-        "DIR": str(tmp_path / "elsewhere"), "RESUME": "must", "SWEEP_ID": "abcdefgh",
+        "DIR": str(tmp_path / "elsewhere"),
+        "RESUME": "must",
+        "SWEEP_ID": "abcdefgh",
     }
     for name, value in moving.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
