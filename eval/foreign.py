@@ -23,6 +23,7 @@ from harness.records.identity import RunSpec, SuiteRef, slug
 LAYOUT = "<method>/<prompt-id>/<seed>/rgb_*.png"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 STAMP = re.compile(r"@\d{8}-\d{6}$")  # threestudio's, when a trial began
+NAMED = 8  # of what is left out
 CUT = 16  # letters and marks; whoever cuts names leaves at least so many
 WHITE = (255, 255, 255, 255)
 
@@ -147,10 +148,13 @@ def _folders(root: Path, say: Callable[[str], None]) -> list[Path]:
     if root.is_dir():
         look(root, 0)
     others = [path for path in others if path.name != "prompts.json"]
-    if empty:
-        say(f"left out, since they hold no frames: {len(empty)} folders: {', '.join(empty)}")
-    if others:
-        say(f"left out, since they are no frames: {len(others)} files, such as {others[0].relative_to(root)}")
+    for what, why, names in (
+        ("folder", "they hold no frames", empty),
+        ("file", "they are no frames", [str(path.relative_to(root)) for path in others]),
+    ):
+        if names:
+            several = f"{len(names)} {what}{'s' * (len(names) > 1)}: {', '.join(names[:NAMED])}"
+            say(f"left out, since {why}: {several}{', …' if len(names) > NAMED else ''}")
     return found
 
 

@@ -157,7 +157,7 @@ def test_nothing_is_written_where_anything_is_wrong(
 def test_captions_that_differ_beyond_their_slug_are_told_apart(tmp_path: Path) -> None:
     twins = Suite(prompts=("a red bus!", "a red bus?"))
     _turn(tmp_path / "in" / "m" / "a-red-bus" / "0", frames=2)
-    with pytest.raises(UserError, match="may be 'a red bus!' or 'a red bus\\?'; name the folder by index"):
+    with pytest.raises(UserError, match="may be 'a red bus!', 'a red bus\\?'; name the folder by index"):
         import_renders(tmp_path / "in", twins, tmp_path / "out", azimuths=2)
 
 
@@ -192,7 +192,7 @@ def test_what_is_left_out_is_named_and_counted(tmp_path: Path) -> None:
     assert told == [
         "left out, since they hold no frames: 4 folders: empty (empty), n/1/0 (no rgb_* among 3, such as "
         "color_0.png), n/2 (empty), n/3/0 (empty)",
-        "left out, since they are no frames: 3 files, such as notes.txt",
+        "left out, since they are no frames: 3 files: m/0/0/normal_0.png, m/0/log.txt, notes.txt",
     ]
 
 
