@@ -192,7 +192,7 @@ def test_what_is_left_out_is_named_and_counted(tmp_path: Path) -> None:
     assert told == [
         "left out, since they hold no frames: 4 folders: empty (empty), n/1/0 (no rgb_* among 3, such as "
         "color_0.png), n/2 (empty), n/3/0 (empty)",
-        "left out, since they are no frames: 3 files: m/0/0/normal_0.png, m/0/log.txt, notes.txt",
+        "left out, since they are no frames: 3 files: notes.txt, m/0/log.txt, m/0/0/normal_0.png",
     ]
 
 
