@@ -56,6 +56,7 @@ LIGHT = [
     "harness/distill/schedules.py",
     "harness/guidance/architectures.py",
     "harness/guidance/hub.py",
+    "harness/guidance/reading.py",
     "harness/guidance/tokens.py",
     "harness/guidance/views.py",
     "harness/toyworld/grammar.py",

@@ -23,6 +23,8 @@ from harness.cli.app import (
 )
 from harness.config import UserError, nearest
 
+CLIP_TOKENS = 77  # that CLIP's text tower reads
+
 
 @app.command(
     epilog="Example: harness sweep prompts/coco.txt --limit 24 --seeds 0-1 --methods uniform_sds,tp_sds:iclr"
@@ -123,6 +125,7 @@ def sweep(
         methods_dirs=tuple(d.resolve() for d in methods_dir),
     )
     suite, specs = request.resolve()
+    _tell_of_scorers(suite, specs[0].config)
     execution = execution_of(
         out,
         wandb,
@@ -147,6 +150,19 @@ def sweep(
     command = shlex.join(["harness", *sys.argv[1:]])
     ask = {"profile_name": slurm, "profile": profile, "command": command, "retry_failed": retry_failed}
     submit(dry_run=dry_run, root=out, suite=suite, specs=specs, execution=execution, **ask)
+
+
+def _tell_of_scorers(suite: Any, config: Any) -> None:
+    """Say which captions the preset's scorers cannot tell apart or read to their ends."""
+    longest = max(len(prompt.encode()) for prompt in suite.prompts)
+    if config.guidance.prior == "toy-sd" or longest + 4 <= CLIP_TOKENS:  # a token is a byte or more
+        return
+    from eval.r_precision import cut_captions
+    from harness.doctor import SCORERS
+
+    real = SCORERS["paper" if config.preset == "toy" else config.preset]
+    for line in cut_captions(suite.prompts, real[:1]):  # they read alike
+        print(line, file=sys.stderr, flush=True)
 
 
 def execution_of(out: Path, wandb: str | None, study: str | None = None, **settings: Any) -> Any:

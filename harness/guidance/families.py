@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness.config import UserError
+from harness.guidance.reading import T5_TOKENS
 
 # A step where nothing of the signal is left has no W_d and no x0. The smallest number that float16 tells from
 # 0 stands for ᾱ = 0, as in diffusers' own schedulers for such models.
@@ -180,7 +181,7 @@ class DeepFloydIF(Family):
         "text_encoder": "transformers.T5EncoderModel",
     }
     tokenizers: ClassVar = {"tokenizer": "transformers.T5Tokenizer"}
-    TOKENS = 77  # that it was trained with
+    TOKENS = T5_TOKENS[pipeline]
 
     def embed(self, prompt: str) -> Tensor:
         """T5's last state, [77, D]; the padding is masked inside T5 and shown to the denoiser."""
@@ -227,7 +228,7 @@ class StableDiffusion3(Family):
     }
     optional = ("text_encoder_3", "tokenizer_3")
     scheduler = "diffusers.FlowMatchEulerDiscreteScheduler"
-    TOKENS = 256  # of T5, the pipeline's default
+    TOKENS = T5_TOKENS[pipeline]
 
     def __init__(self, parts: Parts, device: torch.device):
         # At σ = 1 no signal is left: a σ just below it stands for it, see LEAST_ALPHA.
