@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.config import GuidanceConfig, UserError
@@ -15,6 +15,7 @@ LONG = " and ".join(["a red apple with a green leaf"] * 11)
 LETTERS = Reader("letters", lambda text: [0, *map(ord, text), 1], 12)
 
 
+@settings(deadline=None)
 @given(st.text("ab ", max_size=30))
 def test_what_is_lost_is_what_is_not_read(text: str) -> None:
     words = text.split()
