@@ -19,6 +19,7 @@ from harness.config import UserError, first_line, nearest
 from harness.device import pick_device
 from harness.guidance import hub
 from harness.guidance.hub import sha256_file
+from harness.guidance.reading import Reader
 from harness.records.files import read_json
 
 MODEL_FILE = "open_clip_model.safetensors"
@@ -72,6 +73,11 @@ class Clip:
     tokenizer: Any
     device: torch.device
 
+    @property
+    def reader(self) -> Reader:
+        """What of a caption it takes."""
+        return _reader(self.tag, self.tokenizer)
+
     @torch.inference_mode()
     def embed_texts(self, captions: Sequence[str]) -> Tensor:
         """[n, D] unit float32 rows on the CPU; captions are normalised first."""
@@ -105,6 +111,42 @@ def load_clip(name: str, device: str = "auto") -> Clip:
     where = torch.device(pick_device(device))
     found = _resolve(name)
     return _load_folder(found, where) if isinstance(found, Path) else _load_tag(*found, where)
+
+
+def reader(name: str) -> Reader:
+    """What of a caption a scorer takes; loads no weights. UserError for an unknown or broken one."""
+    found = _resolve(name)
+    return _reader(name, _tokenizer(found) if isinstance(found, Path) else _tokenizer_of(found[0]))
+
+
+def _reader(name: str, tokenizer: Any) -> Reader:
+    marks = (tokenizer.sot_token_id, tokenizer.eot_token_id)
+    return Reader(
+        name,
+        lambda caption: [marks[0], *tokenizer.encode(normalise(caption)), marks[1]],
+        tokenizer.context_length,
+    )
+
+
+def _tokenizer_of(architecture: str) -> Any:
+    import open_clip
+
+    return open_clip.get_tokenizer(architecture)
+
+
+def _tokenizer(folder: Path) -> Any:
+    """A folder's own tokenizer, for as many tokens as its text tower takes."""
+    import open_clip
+
+    text_cfg = _text_cfg(folder)
+    # open_clip opens a relative bpe_path from the working directory; the file lies beside the config.
+    bpe = text_cfg.get("tokenizer_kwargs", {}).get("bpe_path")
+    kwargs: dict[str, Any] = {"bpe_path": str(folder / Path(bpe).name)} if bpe else {}
+    return open_clip.get_tokenizer(f"local-dir:{folder}", **kwargs)
+
+
+def _text_cfg(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / CONFIG_FILE).read_bytes())["model_cfg"]["text_cfg"]
 
 
 def _resolve(name: str) -> Path | tuple[str, str]:
@@ -170,13 +212,8 @@ def _load_folder(folder: Path, device: torch.device) -> Clip:
     import open_clip
 
     try:
-        text_cfg = json.loads((folder / CONFIG_FILE).read_text())["model_cfg"]["text_cfg"]
-        # open_clip opens a relative bpe_path from the working directory; the file lies beside the config.
-        bpe = text_cfg.get("tokenizer_kwargs", {}).get("bpe_path")
-        tokenizer_kwargs: dict[str, Any] = {"bpe_path": str(folder / Path(bpe).name)} if bpe else {}
-        source = f"local-dir:{folder}"
-        tokenizer: Any = open_clip.get_tokenizer(source, **tokenizer_kwargs)
-        model = open_clip.create_model(source, device=device, require_pretrained=True)
+        text_cfg, tokenizer = _text_cfg(folder), _tokenizer(folder)
+        model = open_clip.create_model(f"local-dir:{folder}", device=device, require_pretrained=True)
     except (
         Exception
     ) as error:  # open_clip, safetensors and json each raise kinds of their own for a broken folder
@@ -222,7 +259,7 @@ def _load_tag(architecture: str, tag: str, device: torch.device) -> Clip:
         warnings.filterwarnings("error", message="QuickGELU mismatch")
         model = open_clip.create_model(architecture, pretrained=tag, device=device, require_pretrained=True)
     check_activation(model, pin.quick_gelu, name)
-    return Clip(name, digest, model.eval(), open_clip.get_tokenizer(architecture), device)
+    return Clip(name, digest, model.eval(), _tokenizer_of(architecture), device)
 
 
 def check_activation(model: torch.nn.Module, quick_gelu: bool, name: str) -> None:

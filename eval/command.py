@@ -27,7 +27,7 @@ from eval.study import Study
 from eval.tables import Table, as_csv, console_for_tables, markdown, terminal, write
 from harness.config import UserError, first_line, nearest
 from harness.records.environment import packages
-from harness.records.files import write_bytes, write_json
+from harness.records.files import make_folder, write_bytes, write_json
 from harness.records.stamp import TOY
 
 TABLES: Mapping[str, Callable[[Study], Table]] = {
@@ -62,7 +62,7 @@ def evaluate(study: Study, out: Path | None = None, console: Console | None = No
     tables = [r_precision(study), r_precision_steps(study)]
     notes = all_notes(study)
     folder = out or study.root / "eval"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_bytes(folder / "table.md", markdown(tables, study.stamp, "CLIP R-Precision", notes).encode())
     write_bytes(folder / "table.csv", as_csv(tables[0], study.stamp).encode())
     _write_sheets(folder, study)
@@ -88,7 +88,7 @@ def write_tables(
     tables, left_out = make_tables(study, names)
     notes = [*all_notes(study), *left_out]
     folder = out or study.root / "eval" / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for table in tables:
         write(table, study.stamp, folder)
         console.print(terminal(table, study.stamp))

@@ -269,7 +269,7 @@ def _over_time(rows: pd.DataFrame, tables: dict[str, _Curves]) -> dict[str, _Cur
     ranks = np.linspace(0, len(observed) - 1, min(len(observed), GRID)).round().astype(int)
     grid = observed[ranks]
     if grid[-1] <= 0:
-        raise UserError("no run has a wall time above zero; use x = 'step'")
+        raise UserError("no run has a wall time above zero")
     found = {}
     for method, curves in tables.items():
         y_RX = [

@@ -14,7 +14,7 @@ from eval.clip import Clip
 from eval.load import RunRecord
 from harness.config import first_line
 from harness.guidance.hub import sha256_file
-from harness.records.files import write_bytes
+from harness.records.files import write_cache
 
 VERSION = 1  # raise it when the features of a view can change: caches are keyed by it
 
@@ -76,6 +76,5 @@ def _read(path: Path) -> dict[int, tuple[str, np.ndarray]]:
 
 
 def _write(path: Path, features: dict[int, np.ndarray], digests: dict[int, str]) -> None:
-    path.parent.mkdir(exist_ok=True)
     tensors = {str(step): np.ascontiguousarray(rows_VD) for step, rows_VD in features.items()}
-    write_bytes(path, save(tensors, metadata={str(step): digests[step] for step in features}))
+    write_cache(path, save(tensors, metadata={str(step): digests[step] for step in features}))

@@ -13,7 +13,7 @@ from eval.clip import Clip
 from eval.features import cache_key, file_features
 from eval.load import RunRecord
 from harness.objects.final import Final, NoField, load
-from harness.records.files import strip, tiles, write_bytes
+from harness.records.files import strip, tiles, write_cache
 from harness.scene.cameras import Cameras, evaluation
 from harness.scene.surface import normals_at, surface
 
@@ -31,8 +31,9 @@ def textureless_features(run: RunRecord, clip: Clip) -> np.ndarray | None:
         images_VHWC = textureless(run, run.views(run.total).shape[1])
         if images_VHWC is None:
             return None
-        path.parent.mkdir(exist_ok=True)
-        write_bytes(path, strip(images_VHWC))
+        write_cache(path, strip(images_VHWC))
+        if not path.is_file():
+            return clip.embed_images(images_VHWC).numpy()
     cache = run.path / "eval" / f"textureless-{cache_key(clip)}.safetensors"
     found, _ = file_features(cache, {run.total: path}, lambda step: tiles(path), clip)
     return found.get(run.total)

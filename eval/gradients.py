@@ -7,6 +7,7 @@ the size of the SDS gradient at x. Only runs swept with --keep-params have more 
 
 from __future__ import annotations
 
+import json
 from typing import TypedDict
 
 import torch
@@ -15,7 +16,7 @@ from eval.load import RunRecord
 from harness import rng
 from harness.guidance.prior import Guidance
 from harness.guidance.views import view_name, view_prompt
-from harness.records.files import read_json, write_json
+from harness.records.files import read_json, write_cache
 from harness.scene.cameras import evaluation
 from harness.scene.generator import make_generator
 
@@ -47,8 +48,7 @@ def gradient_map(run: RunRecord, guidance: Guidance) -> list[Row]:
     if {row["step"] for row in cached} == set(steps):
         return cached
     rows = [row for step in steps for row in _at(run, step, guidance)]
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, {"weights": guidance.content_hash, "rows": rows})
+    write_cache(path, json.dumps({"weights": guidance.content_hash, "rows": rows}).encode())
     return rows
 
 

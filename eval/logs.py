@@ -23,7 +23,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from harness.config import UserError, first_line, nearest
-from harness.records.files import write_bytes
+from harness.records.files import cache_home, write_bytes
 from harness.records.folder import RunFolder, run_folders
 
 VERSION = 1  # of the cache's layout
@@ -93,7 +93,7 @@ def _reader(source: str | Path) -> tuple[Path, Callable[[Path], tuple[list[Logge
 
 def user_cache() -> Path:
     """Where what came from W&B is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamtime-harness" / "wandb"
+    return cache_home() / "wandb"
 
 
 def _logged(root: Path) -> tuple[list[LoggedRun], Problems]:

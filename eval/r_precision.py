@@ -7,15 +7,17 @@ elevation 30°, averaged over azimuths; the vote over views: DreamTime's author'
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from eval.clip import Clip
+from eval.clip import Clip, reader
 from eval.features import ViewFeatures, view_features
 from eval.load import RunRecord
 from harness.config import UserError
+from harness.guidance.reading import alike, why_alike
 from harness.prompt import normalised
 
 VERSION = 1  # raise it when any number below can change
@@ -47,6 +49,23 @@ def load_pool(root: Path, sha256: str) -> Pool:
         return Pool(str(data["name"]), str(data["sha256"]), tuple(data["prompts"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the pool of these runs does not load from {path}: {error}") from error
+
+
+def cut_captions(prompts: Sequence[str], scorers: Sequence[str]) -> list[str]:
+    """A line for each scorer to which two captions are the same, or which loses the ends of some."""
+    told = []
+    for name in scorers:
+        each = reader(name)
+        pairs = alike([each], prompts)
+        cut = [(prompt, lost) for prompt in prompts if (lost := each.lost(prompt))]
+        if pairs:
+            told.append(f"R-Precision will be refused: scorer {why_alike([each], pairs[0])}")
+        elif cut:
+            told.append(
+                f"scorer {name} reads {each.length} tokens and loses the ends of {len(cut)} captions, "
+                f"such as '… {cut[0][1]}' of '{cut[0][0][:40]}…'"
+            )
+    return told
 
 
 @dataclass(frozen=True)
@@ -114,7 +133,9 @@ class Scorer:
 
     @classmethod
     def over(cls, clip: Clip, pool: Pool) -> Scorer:
-        """Embeds the pool's captions."""
+        """Embeds the pool's captions; UserError where two of them are the same to the scorer."""
+        if pairs := alike([clip.reader], pool.prompts):
+            raise UserError(f"the pool '{pool.name}': scorer {why_alike([clip.reader], pairs[0])}")
         return cls(clip, pool, clip.embed_texts(pool.prompts).numpy())
 
     def retrieve(self, features_VD: np.ndarray, ring: int) -> Retrieval:

@@ -151,7 +151,8 @@ def convergence_frames(study: Study) -> dict[str, tuple[convergence.Axis, pd.Dat
     frame = study.scores.rename(columns={"majority": "value"})
     longest = frame.loc[frame["total"] == max(study.totals)]
     readings: dict[str, tuple[convergence.Axis, pd.DataFrame]] = {"step": ("step", longest)}
-    if longest.loc[longest["value"] > 0, "time"].notna().all():  # other people's renders carry no clock
+    # Other people's renders carry no clock, and runs that failed at once have none.
+    if (longest["time"] > 0).any() and longest.loc[longest["value"] > 0, "time"].notna().all():
         readings["wall time"] = ("time", longest)
     if len(study.totals) > 1:
         readings["own N"] = ("total", frame.loc[frame["final"]])

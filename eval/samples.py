@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from harness import rng
 from harness.config import SPEC_VERSION, GuidanceConfig
 from harness.guidance.prior import Guidance
 from harness.guidance.sampling import sample
-from harness.records.files import strip, tiles, write_bytes
+from harness.records.files import strip, tiles, write_cache
 from harness.records.identity import canonical_json, slug
 
 CFG_SCALE = 7.5  # Stable Diffusion's default for sampling; a run's own scale is for distillation
@@ -36,12 +37,14 @@ def prior_samples(
     folder = root / "eval" / f"samples-{key}"
     paths = {prompt: folder / f"{slug(prompt)}-{_digest(prompt)}.png" for prompt in prompts}
     missing = [prompt for prompt in prompts if not paths[prompt].is_file()]
+    drawn: dict[str, bytes] = {}
     if missing:
         guidance = Guidance.load(cfg, device, local_files_only=True)
-        folder.mkdir(parents=True, exist_ok=True)
         for prompt in missing:
-            write_bytes(paths[prompt], _draw(guidance, prompt, count))
-    return {prompt: tiles(path) for prompt, path in paths.items()}
+            drawn[prompt] = _draw(guidance, prompt, count)
+            write_cache(paths[prompt], drawn[prompt])
+    sources = paths | {prompt: io.BytesIO(data) for prompt, data in drawn.items()}
+    return {prompt: tiles(source) for prompt, source in sources.items()}
 
 
 def _draw(guidance: Guidance, prompt: str, count: int) -> bytes:

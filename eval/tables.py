@@ -8,13 +8,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import rich.table
 from rich.console import Console
 
 from eval.stats import Interval
-from harness.records.files import write_bytes
+from harness.config import UserError
+from harness.records.files import make_folder, write_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Stamp(Protocol):
@@ -146,6 +150,20 @@ def write(table: Table, stamp: Stamp, folder: Path) -> None:
     }
     for ending, text in spellings.items():
         write_bytes(folder / f"{table.name}.{ending}", text.encode())
+
+
+def write_frame(frame: pd.DataFrame, out: Path) -> None:
+    """A tidy table as a .csv or .parquet file, whole or not at all; UserError for another kind of file."""
+    if out.suffix == ".csv":
+        data = frame.to_csv(index=False).encode()
+    elif out.suffix == ".parquet":
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        data = buffer.getvalue()
+    else:
+        raise UserError(f"--out {out}: write to a .parquet or a .csv file")
+    make_folder(out.parent)
+    write_bytes(out, data)
 
 
 def as_csv(table: Table, stamp: Stamp) -> str:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from eval.logs import Problems, user_cache
 from eval.wandb_source import PAGE, history_row, listed
 from harness.config import UserError, first_line, first_problem
-from harness.records.files import disk_errors, read_json, write_bytes, write_json
+from harness.records.files import make_folder, read_json, write_bytes, write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.records.lease import locked
@@ -40,8 +40,7 @@ def run_folders_of(source: str, cache: Path | None = None) -> tuple[Path, Proble
     with listed(source) as (runs, server):
         name = hashlib.sha256(f"{server} {source}".encode()).hexdigest()[:16]
         root = (cache or user_cache()) / f"runs-{name}"
-        with disk_errors(root):
-            root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         with locked(root):
             known = {path.parent for path in root.glob(f"*/{ORIGIN}")}
             for gone in known - {root / run.id for run in runs}:

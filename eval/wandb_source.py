@@ -19,7 +19,7 @@ from typing import Any
 
 from eval.logs import LoggedRun, Problems, fingerprint
 from harness.config import UserError, first_line, nearest
-from harness.records.files import read_json, write_bytes, write_json
+from harness.records.files import make_folder, read_json, write_bytes, write_json
 from harness.records.lease import locked
 from harness.records.mirror import client
 
@@ -172,7 +172,7 @@ def _kept(folder: Path, key: Any) -> dict[str, Any] | None:
 
 def _keep(folder: Path, key: Any, items: Iterable[Mapping[str, Any]], more: Mapping[str, Any] = {}) -> None:
     rows = sorted(map(history_row, items), key=lambda row: row["step"])
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     with locked(folder):  # the two files belong together, whoever else is at it
         write_bytes(folder / LOG, text.encode(), durable=False)

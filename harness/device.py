@@ -1,22 +1,77 @@
-"""The device that runs are advanced on."""
+"""The device that runs are advanced on. Importing it does not load torch."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import resource
 import shutil
+import subprocess
 import sys
-
-import torch
-from torch import Tensor
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.config import UserError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+# In a process of its own: a driver that was asked once keeps what it then saw.
+_COUNT = """
+import ctypes
+cuda, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
+print(count.value)
+"""
+
+
+def gpus() -> list[str]:
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES takes them; [] where there are none.
+
+    The driver is asked, since the variable may name what is not here.
+    """
+    if not _torch_knows_cuda():
+        return []
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-I", "-c", _COUNT], capture_output=True, text=True, timeout=60
+        )
+        count = int(asked.stdout or 0) if asked.returncode == 0 else 0
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(count)) if visible is None else visible.split(",")
+    return list(names)[:count]
+
+
+def _torch_knows_cuda() -> bool:
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return False
+    version = Path(found.origin).with_name("version.py")
+    lines = version.read_text(encoding="utf-8").splitlines() if version.is_file() else []
+    return not any(line.startswith("cuda") and line.endswith("= None") for line in lines)
+
+
+@cache
+def say_that_gpus_are_hidden() -> None:
+    """Say once on stderr that the CPU is taken although CUDA_VISIBLE_DEVICES is set."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        print(f"CUDA_VISIBLE_DEVICES={visible} shows no GPU here: the CPU is taken", file=sys.stderr)
 
 
 def pick_device(requested: str) -> str:
     """The device for "auto": the GPU where there is one. UserError for a device that is not here."""
+    import torch
+
     if requested == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        say_that_gpus_are_hidden()
+        return "cpu"
     kind = requested.partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise UserError(f"no device '{requested}'{nearest(requested, ('auto', 'cpu', 'cuda'))}")
@@ -32,6 +87,8 @@ def fix_workspaces() -> None:
 
 def be_deterministic() -> None:
     """From now on this process gives the same bits for the same calls, on a GPU, too."""
+    import torch
+
     fix_workspaces()
     torch.use_deterministic_algorithms(True)
 
@@ -53,6 +110,8 @@ def upload(value: Tensor, device: torch.device) -> Tensor:
 
 def peak_memory_mb(device: torch.device | str) -> float:
     """Most memory held so far: the GPU's tensors, or this whole process on a CPU."""
+    import torch
+
     if torch.device(device).type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -22,6 +22,8 @@ MEASURED = 64  # finished runs that an estimate looks at
 def sweep(dry_run: bool, **asked: Any) -> None:
     """Submit what is missing, or with `dry_run` say what would be; `asked` as `launcher.Ask`."""
     ask = launcher.Ask(**asked)
+    if words := site.said_by_environment(ask.profile):
+        print(f"environment: {words}", flush=True)
     _weights_are_here(ask)
     check_priors(ask.root, ask.specs)
     pace = seconds_per_step(ask.root)

@@ -17,6 +17,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.config import Execution, UserError, first_line
 from harness.records.environment import own_code_in_shell
+from harness.records.files import make_folder
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, run_id
 from harness.records.lease import locked
@@ -61,7 +62,7 @@ def submit(ask: Ask, say: Callable[[str], None] = print) -> Launched:
     what was submitted before stays.
     """
     limits = site.limits(ask.profile)  # first: where Slurm does not answer, nothing is written
-    (ask.root / FOLDER).mkdir(parents=True, exist_ok=True)
+    make_folder(ask.root / FOLDER)
     with locked(ask.root / FOLDER):
         launched = plan(ask, _settle(ask.root), limits)
         say(launched.plan.summary())
@@ -142,7 +143,7 @@ def _launch(ask: Ask, arrays: list[list[list[str]]], say: Callable[[str], None])
             names = [f"{number}-{index}" for index in range(len(array.tasks))]
             root, many = str(ask.root.resolve()), len(names)
             # submitit repeats sbatch's words on stderr, and raises them as well
-            with site.submitting(), contextlib.redirect_stderr(io.StringIO()):
+            with site.submitting(ask.profile), contextlib.redirect_stderr(io.StringIO()):
                 jobs = executor.map_array(
                     job.run, [root] * many, [launch.folder.name] * many, names, array.tasks
                 )

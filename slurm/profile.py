@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from harness.config import Strict, UserError, first_problem, nearest
+from harness.records.files import NoSuchFile, make_folder, read_text, write_bytes
 
 SHIPPED = Path(__file__).parent / "profiles"
 OWN = Path("slurm-profiles")  # in the folder that commands are run from
@@ -111,17 +112,17 @@ def default() -> str:
 
 def load(name: str) -> Profile:
     """A profile by name or by path; raises UserError for an unknown one, an unknown key and a bad value."""
-    path = Path(name) if name.endswith(".toml") else names().get(name)
+    path = Path(name).expanduser() if name.endswith(".toml") else names().get(name)
     if path is None:
         raise UserError(
             f"no Slurm profile '{name}'{nearest(name, names())}; "
             f"`harness slurm profile new {name}` writes one"
         )
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        data = tomllib.loads(read_text(path))
+    except NoSuchFile:
         raise UserError(f"no Slurm profile {path}{nearest(name, names())}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: {error}") from None
     for key in data:
         if key not in Profile.model_fields:
@@ -174,6 +175,6 @@ def new(name: str) -> Path:
     if name in names():
         raise UserError(f"{names()[name]} exists already; name another, or edit it")
     path = OWN / f"{name}.toml"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(TEMPLATE.format(name=name), encoding="utf-8")
+    make_folder(path.parent)
+    write_bytes(path, TEMPLATE.format(name=name).encode())
     return path

@@ -27,11 +27,12 @@ def here() -> bool:
     return shutil.which("squeue") is not None
 
 
-def ask(*command: str, text: str | None = None) -> str:
-    """What a Slurm command prints; raises NoSlurm with its own words where it fails."""
+def ask(*command: str, text: str | None = None, profile: Profile | None = None) -> str:
+    """What a Slurm command prints, for a profile where it is sbatch; raises NoSlurm with its own words where
+    it fails."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=SECONDS, input=text, env=outside()
+            command, capture_output=True, text=True, timeout=SECONDS, input=text, env=outside(profile)
         )
     except FileNotFoundError:
         raise NoSlurm(f"no {command[0]} on this machine: is it a login node of a Slurm cluster?") from None
@@ -43,19 +44,61 @@ def ask(*command: str, text: str | None = None) -> str:
     return done.stdout or done.stderr
 
 
-def outside() -> dict[str, str]:
-    """The environment without what a Slurm job adds: a task that submits must not pass its own on."""
-    if "SLURM_JOB_ID" not in os.environ:
-        return dict(os.environ)
-    inherited = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
-    return {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(inherited)}
+# Variables that Slurm's commands read as options, and that a job hands on to what it submits. sbatch's go
+# before the script, where the profile is; squeue's would hide tasks; srun's would cut the step of a task.
+_OPTIONS = (
+    "SBATCH_",
+    "SLURM_",
+    "SLURMD_",
+    "SRUN_",
+    "SQUEUE_",
+    "SCANCEL_",
+    "SACCT_",
+    "SCONTROL_",
+    "SUBMITIT_",
+)
+_WHERE_SLURM_IS = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_TESTBED"}
+# What sites set for their users, by the key of a profile, which goes before it.
+_DEFAULTS = {
+    "account": "SBATCH_ACCOUNT",
+    "partition": "SBATCH_PARTITION",
+    "qos": "SBATCH_QOS",
+    "constraint": "SBATCH_CONSTRAINT",
+    "reservation": "SBATCH_RESERVATION",
+    "wckey": "SBATCH_WCKEY",
+}
+
+
+def defaults(profile: Profile) -> dict[str, str]:
+    """What the environment says where the profile says nothing, by variable: sbatch goes by it."""
+    stated = {key.lstrip("-").replace("_", "-") for key in profile.sbatch}
+    stated |= {key for key in _DEFAULTS if getattr(profile, key, None) is not None}
+    names = [name for key, name in _DEFAULTS.items() if key not in stated]
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def outside(profile: Profile | None = None) -> dict[str, str]:
+    """The environment without options of Slurm's commands, but for the `defaults` of a profile."""
+    kept = _WHERE_SLURM_IS | (defaults(profile).keys() if profile else set())
+    return {k: v for k, v in os.environ.items() if k in kept or not k.startswith(_OPTIONS)}
+
+
+def said_by_environment(profile: Profile) -> str:
+    """What of the environment counts beside the profile, and what does not; "" where there is nothing."""
+    used = [f"{name}={value}" for name, value in defaults(profile).items()]
+    # Inside a job Slurm has set the others itself.
+    prefix = _OPTIONS[:1] if "SLURM_JOB_ID" in os.environ else _OPTIONS
+    unused = sorted(k for k in os.environ.keys() - outside(profile).keys() if k.startswith(prefix))
+    parts = [f"{', '.join(used)} (the profile leaves it open)"] if used else []
+    parts += [f"the profile goes before {', '.join(unused)}"] if unused else []
+    return "; ".join(parts)
 
 
 @contextmanager
-def submitting() -> Iterator[None]:
-    """Inside, the process's own environment is `outside()`: submitit calls sbatch with it."""
+def submitting(profile: Profile) -> Iterator[None]:
+    """Inside, the process's own environment is `outside(profile)`: submitit calls sbatch with it."""
     before = dict(os.environ)
-    added = before.keys() - outside().keys()
+    added = before.keys() - outside(profile).keys()
     for key in added:
         del os.environ[key]
     try:
@@ -196,7 +239,7 @@ def check(profile: Profile, flags: Sequence[str]) -> list[Finding]:
     conf = config()
     found = [_partition(profile)]
     try:
-        words = ask("sbatch", "--test-only", *flags, text="#!/bin/sh\ntrue\n")
+        words = ask("sbatch", "--test-only", *flags, text="#!/bin/sh\ntrue\n", profile=profile)
         found.append(Finding("a task", True, re.sub(r"^sbatch: (Job \d+ )?", "", " ".join(words.split()))))
     except NoSlurm as error:
         found.append(Finding("a task", False, str(error)))
@@ -211,6 +254,8 @@ def check(profile: Profile, flags: Sequence[str]) -> list[Finding]:
     accounting = "none" not in conf.get("AccountingStorageType", "none").rpartition("/")[2]
     words = "sacct tells why a job ended" if accounting else "none: states come from run folders and squeue"
     found.append(Finding("accounting", None, words))
+    if words := said_by_environment(profile):
+        found.append(Finding("environment", None, words))
     return found
 
 
@@ -220,7 +265,7 @@ def _partition(profile: Profile) -> Finding:
         fields = dict(word.split("=", 1) for word in block.split() if "=" in word)
         partitions[fields["PartitionName"]] = fields
     default = next((name for name, p in partitions.items() if p.get("Default") == "YES"), None)
-    name = profile.partition or default
+    name = profile.partition or defaults(profile).get("SBATCH_PARTITION") or default
     if name is None:
         return Finding("partition", False, f"the site has no default; choose from {', '.join(partitions)}")
     if name not in partitions:

@@ -49,6 +49,7 @@ EVAL_MAY = {
 LIGHT = [
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "harness" / "cli").glob("*.py")),
     "harness/config.py",
+    "harness/device.py",
     "harness/doctor.py",
     "harness/prompt.py",
     "harness/threads.py",
@@ -66,6 +67,7 @@ LIGHT = [
     "harness/distill/schedules.py",
     "harness/guidance/architectures.py",
     "harness/guidance/hub.py",
+    "harness/guidance/reading.py",
     "harness/guidance/tokens.py",
     "harness/guidance/views.py",
     "harness/toyworld/grammar.py",

@@ -13,7 +13,7 @@ from eval.figures.manifest import image_bytes, manifest
 from eval.figures.style import Sheet, style
 from eval.study import Study
 from harness.config import UserError, nearest
-from harness.records.files import write_bytes
+from harness.records.files import make_folder, write_bytes
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def write_figures(
     for name in names:
         if name not in FIGURES:
             raise UserError(f"no figure '{name}'{nearest(name, FIGURES)}")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     written: list[Path] = []
     for name in dict.fromkeys(names or FIGURES):
         try:

@@ -41,6 +41,8 @@ def steps_grid(study: Study, prompt: str | None = None, seed: int | None = None)
         raise UserError(f"no run of '{prompt}' with seed {seed} has ended")
     longest = max(study.totals)
     columns = study.totals if own_n else sorted({step for run in runs.values() for step in run.view_steps})
+    if not columns:
+        raise UserError(f"no run of '{prompt}' with seed {seed} has stored views")
     columns = columns[:: -math.ceil(len(columns) / STEPS)][::-1]
     used: list[RunRecord] = []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,9 +18,9 @@ from eval.preference.duels import BOTH, Axis, Duels, wilson, win_rate
 from eval.preference.ranking import ranking
 from eval.preference.votes import Ballots
 from eval.stats import Interval, bootstrap_mean
-from eval.tables import Cell, Number, Table, markdown, number, percent, terminal, write
+from eval.tables import Cell, Number, Table, markdown, number, percent, terminal, write, write_frame
 from harness.config import UserError
-from harness.records.files import write_bytes, write_json
+from harness.records.files import make_folder, write_bytes, write_json
 from harness.records.stamp import TOY
 
 VERSION = 1  # raise it when any number below can change
@@ -279,7 +278,7 @@ def write_results(ballots: Ballots, out: Path | None = None, console: Console | 
     tables, notes = study_tables(ballots)
     stamp = stamp_of(ballots)
     folder = out or ballots.folder / (f"results-{ballots.path.stem}" if ballots.judge else "results")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for table in tables:
         write(table, stamp, folder)
         if console and table.name != "raters":  # hundreds of rows; those excluded are in the notes
@@ -323,13 +322,5 @@ def export_votes(ballots: Ballots, out: Path) -> pd.DataFrame:
     check_answered(ballots)
     why = [ballots.excluded.get(rater, "") for rater in ballots.answers["rater"]]
     frame = ballots.answers.assign(judge=ballots.judge, excluded=why)
-    if out.suffix == ".csv":
-        data = frame.to_csv(index=False).encode()
-    elif out.suffix == ".parquet":
-        buffer = io.BytesIO()
-        frame.to_parquet(buffer, index=False)
-        data = buffer.getvalue()
-    else:
-        raise UserError(f"--out {out}: write to a .parquet or a .csv file")
-    write_bytes(out, data)
+    write_frame(frame, out)
     return frame

@@ -15,7 +15,7 @@ from eval.report.index import Suites, index, key, record, script
 from eval.report.pages import ASSETS, PAGES, page
 from eval.report.pictures import Made, make
 from harness.config import UserError
-from harness.records.files import write_bytes
+from harness.records.files import make_folder, write_bytes
 
 THREADS = min(4, os.cpu_count() or 1)  # decoding and encoding pictures leave the interpreter alone
 
@@ -37,7 +37,7 @@ def write_report(
     numbers |= {"notes": [*dict.fromkeys([*problems, *numbers["notes"]])]}
     suites = Suites(runs, records)
     for folder in ("data/run", "media", "assets", "suites"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+        make_folder(out / folder)
     for asset in ASSETS.iterdir():
         _write(out / "assets" / asset.name, asset.read_bytes())
     made = _media(records, out / "media", say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -32,6 +33,9 @@ def _with_a_profile(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Entry of the `harness` command: every error of the user's is one line on stderr, and exit code 2."""
     wait_asleep()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale that lacks a letter ends nothing
     try:
         code = app(_with_a_profile(sys.argv[1:]), standalone_mode=False)
     except UserError as error:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from harness.config import UserError
+from harness.records.files import check_file, check_folder
 
 app = typer.Typer(
     name="harness",
@@ -70,11 +75,53 @@ def complete_run(incomplete: str) -> list[str]:
     return [path.parent.name for path in Path("runs").glob(f"{incomplete}*/spec.json")]
 
 
+def expanded(value: Any) -> Any:
+    """A path, or several, with ~ for the home folder: after `--out=` no shell writes it out.
+
+    Raises UserError for a name that no file can have and for a folder that may not be looked into.
+    """
+    if isinstance(value, list):
+        return [expanded(each) for each in value]
+    if value is None:
+        return None
+    path = os.path.expanduser(value)
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise UserError(f"{value}: {getattr(error, 'strerror', None) or error}") from None
+    return type(value)(path)
+
+
+def folder_out(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """An option's folder that is written to: told before anything starts where that cannot be."""
+    return _out(param, value, check_folder)
+
+
+def file_out(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """An option's file that is written: told before anything starts where that cannot be."""
+    return _out(param, value, check_file)
+
+
+def _out(param: typer.CallbackParam, value: Path | None, check: Callable[[Path], None]) -> Path | None:
+    path = expanded(value)
+    if path is not None:
+        try:
+            check(path)
+        except (UserError, OSError) as error:
+            raise UserError(f"{param.opts[0]} {value}: {error}") from None
+    return path
+
+
 MethodsDir = Annotated[
-    list[Path], typer.Option("--methods-dir", help="A folder with more methods; may be given several times.")
+    list[Path],
+    typer.Option(
+        "--methods-dir", help="A folder with more methods; may be given several times.", callback=expanded
+    ),
 ]
-Runs = Annotated[Path, typer.Argument(help="The folder that a sweep wrote.")]
-RunsOption = Annotated[Path, typer.Option("--runs", help="The folder that a sweep wrote.")]
+Runs = Annotated[Path, typer.Argument(help="The folder that a sweep wrote.", callback=expanded)]
+RunsOption = Annotated[Path, typer.Option("--runs", help="The folder that a sweep wrote.", callback=expanded)]
 Filter = Annotated[
     list[str],
     typer.Argument(
@@ -83,7 +130,10 @@ Filter = Annotated[
     ),
 ]
 Source = Annotated[
-    str, typer.Argument(metavar="[RUNS]", help="A folder of runs, or wandb:entity/project[/group].")
+    str,
+    typer.Argument(
+        metavar="[RUNS]", help="A folder of runs, or wandb:entity/project[/group].", callback=expanded
+    ),
 ]
 
 

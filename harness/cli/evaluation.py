@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from harness.cli import votes
-from harness.cli.app import INTERRUPTED, AllowMixed, ClipName, Device, RunsOption, Samples, Source, app
+from harness.cli.app import (
+    INTERRUPTED,
+    AllowMixed,
+    ClipName,
+    Device,
+    RunsOption,
+    Samples,
+    Source,
+    app,
+    expanded,
+    file_out,
+    folder_out,
+)
 from harness.cli.sweep import execution_of, run_sweep
 from harness.config import UserError, nearest
+from harness.records.files import check_file, check_folder
 
 
 def study_of(runs: Path, **options: Any) -> Any:
@@ -25,7 +39,10 @@ def study_of(runs: Path, **options: Any) -> Any:
 def runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, Path]:
     """The folder of runs, made from W&B where they are there, and where results go unless `out` says it."""
     if not source.startswith("wandb:"):
-        return Path(source), out or Path(source, "eval", below)
+        results = out or Path(source, "eval", below)
+        if Path(source).is_dir():
+            check_folder(results)
+        return Path(source), results
     from rich.console import Console
 
     from eval.wandb_runs import run_folders_of
@@ -42,7 +59,10 @@ def evaluate(
     runs: Source = "runs",
     clip: ClipName = "toy-clip",
     out: Annotated[
-        Path | None, typer.Option(help="Where tables and sheets go; RUNS/eval or wandb-GROUP by default.")
+        Path | None,
+        typer.Option(
+            help="Where tables and sheets go; RUNS/eval or wandb-GROUP by default.", callback=folder_out
+        ),
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
@@ -60,7 +80,10 @@ def tables(
     names: Annotated[list[str], typer.Argument(help="Which; all that the runs allow by default.")] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
     out: Annotated[
-        Path | None, typer.Option(help="Where they go; RUNS/eval/tables or wandb-GROUP/tables by default.")
+        Path | None,
+        typer.Option(
+            help="Where they go; RUNS/eval/tables or wandb-GROUP/tables by default.", callback=folder_out
+        ),
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
@@ -80,7 +103,10 @@ def figures(
     names: Annotated[list[str], typer.Argument(help="Which; all that the runs allow by default.")] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
     out: Annotated[
-        Path | None, typer.Option(help="Where they go; RUNS/eval/figures or wandb-GROUP/figures by default.")
+        Path | None,
+        typer.Option(
+            help="Where they go; RUNS/eval/figures or wandb-GROUP/figures by default.", callback=folder_out
+        ),
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
@@ -100,12 +126,12 @@ def figures(
 def reproduce(
     name: Annotated[str, typer.Argument(help="An experiment of experiments/, or all.")],
     size: Annotated[str, typer.Option(help="toy (two CPU cores, within 30 minutes) or paper.")] = "toy",
-    runs: Annotated[Path, typer.Option(help="Folders of runs, one per experiment, are in here.")] = Path(
-        "runs"
-    ),
-    out: Annotated[Path, typer.Option(help="Tables and figures go here, a folder per experiment.")] = Path(
-        "results"
-    ),
+    runs: Annotated[
+        Path, typer.Option(help="Folders of runs, one per experiment, are in here.", callback=folder_out)
+    ] = Path("runs"),
+    out: Annotated[
+        Path, typer.Option(help="Tables and figures go here, a folder per experiment.", callback=folder_out)
+    ] = Path("results"),
     device: Device = "auto",
     wandb: Annotated[str | None, typer.Option(help="online, offline or disabled.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plans and estimates only.")] = False,
@@ -173,9 +199,13 @@ def judged(folder: Path, root: Path, ask: Any, clips: Sequence[str], device: str
     name="import", epilog="Example: harness import renders --suite prompts/coco.txt --out theirs --toy"
 )
 def import_(
-    renders: Annotated[Path, typer.Argument(help="<method>/<prompt-id>/<seed>/rgb_*.png, as GPTEval3D's.")],
-    suite: Annotated[Path, typer.Option(help="The prompts they were made from.")],
-    out: Annotated[Path, typer.Option(help="The folder of runs to write.")] = Path("imported"),
+    renders: Annotated[
+        Path, typer.Argument(help="<method>/<prompt-id>/<seed>/rgb_*.png, as GPTEval3D's.", callback=expanded)
+    ],
+    suite: Annotated[Path, typer.Option(help="The prompts they were made from.", callback=expanded)],
+    out: Annotated[Path, typer.Option(help="The folder of runs to write.", callback=folder_out)] = Path(
+        "imported"
+    ),
     azimuths: Annotated[int, typer.Option(min=1, help="Views of the full turn to keep.")] = 8,
     elevation: Annotated[float, typer.Option(help="Degrees that their camera stood at.")] = 15.0,
     steps: Annotated[int, typer.Option(min=1, help="How many steps their runs took.")] = 1,
@@ -184,10 +214,15 @@ def import_(
 ) -> None:
     """Other people's renders become run folders that eval, tables and figures read like any other."""
     from eval.foreign import import_renders
+    from eval.r_precision import cut_captions
+    from harness.doctor import SCORERS
     from harness.sweep.grid import read_suite, write_suite
 
     read = read_suite(suite)
-    runs = import_renders(renders, read, out, azimuths, elevation, steps, prior, toy)
+    say = partial(print, file=sys.stderr)
+    runs = import_renders(renders, read, out, azimuths, elevation, steps, prior, toy, say)
+    for line in cut_captions(read.prompts, SCORERS["toy" if toy else "paper"]):
+        say(line)
     write_suite(out, read)
     print(f"{len(runs)} runs in {out}; next: harness eval {out}")
 
@@ -199,6 +234,7 @@ def export(
         typer.Argument(
             help="For logs a folder of runs, wandb:entity/project[/group], or offline .wandb files; for a "
             "mesh one run: its folder, its id, or a part of it.",
+            callback=expanded,
         ),
     ] = "runs",
     kind: Annotated[
@@ -208,7 +244,8 @@ def export(
         ),
     ] = "",
     out: Annotated[
-        Path | None, typer.Option(help="The file; logs.parquet, or RUN/mesh/object.glb by default.")
+        Path | None,
+        typer.Option(help="The file; logs.parquet, or RUN/mesh/object.glb by default.", callback=file_out),
     ] = None,
     metrics: Annotated[
         str | None, typer.Option(help="Logs: which values, comma-separated; all by default.")
@@ -238,7 +275,7 @@ def export(
 
         export_run(source, runs, kind, out, threshold, resolution, components, device)
     else:
-        _export_logs(source, kind, out or Path(f"logs.{kind}"), metrics or "")
+        _export_logs(source, out or Path(f"logs.{kind}"), metrics or "")
 
 
 def _format(kind: str, out: Path | None) -> str:
@@ -252,15 +289,14 @@ def _format(kind: str, out: Path | None) -> str:
     return kind or suffix or "parquet"
 
 
-def _export_logs(source: str, kind: str, out: Path, metrics: str) -> None:
+def _export_logs(source: str, out: Path, metrics: str) -> None:
     """Columns: run, method, prompt, seed, step, time, metric, value, state."""
+    check_file(out)
     from eval.logs import load_logs
+    from eval.tables import write_frame
 
     frame = load_logs(source, [name.strip() for name in metrics.split(",") if name.strip()] or None)
     for problem in frame.attrs["problems"]:
         print(f"left out: {problem}", file=sys.stderr)
-    if kind == "csv":
-        frame.to_csv(out, index=False)
-    else:
-        frame.to_parquet(out, index=False)
+    write_frame(frame, out)
     print(f"{len(frame)} rows of {frame['run'].nunique()} runs in {out}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import app, complete_settings
+from harness.cli.app import app, complete_settings, expanded, folder_out
 from harness.config import UserError, nearest
 
 
@@ -80,7 +80,9 @@ def doctor(
     clip: Annotated[
         str, typer.Option(help="Scorers, comma-separated; those of the preset's experiments by default.")
     ] = "",
-    out: Annotated[Path, typer.Option(help="Where the run folders will be.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Where the run folders will be.", callback=expanded)] = Path(
+        "runs"
+    ),
     fetch: Annotated[
         bool,
         typer.Option("--fetch", help="Download the weights that are not here, for jobs without internet."),
@@ -106,7 +108,7 @@ def doctor(
 )
 def make_prior(
     like: Annotated[str, typer.Option(help="Whose architecture: sd14, sd21, sdxl, if-i or sd3.")],
-    out: Annotated[Path, typer.Option(help="The pipeline folder to write.")],
+    out: Annotated[Path, typer.Option(help="The pipeline folder to write.", callback=folder_out)],
     random: Annotated[
         bool, typer.Option("--random", help="Random weights, which this command makes and no others.")
     ] = False,

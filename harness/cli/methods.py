@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import MethodsDir, app
+from harness.cli.app import MethodsDir, app, folder_out
 
 
 @app.command(epilog="Example: harness methods --methods-dir ~/my-methods")
@@ -25,7 +25,8 @@ def methods(methods_dir: MethodsDir = []) -> None:  # noqa: B006
 def new_method(
     name: Annotated[str, typer.Argument(help="The method's name: lower-case letters, digits and _.")],
     directory: Annotated[
-        Path | None, typer.Option("--dir", help="Where to; the built-in methods by default.")
+        Path | None,
+        typer.Option("--dir", help="Where to; the built-in methods by default.", callback=folder_out),
     ] = None,
 ) -> None:
     """Write the folder of a new method that runs as it stands."""

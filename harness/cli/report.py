@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import AllowMixed, ClipName, Device, Runs, Samples, Source, app
+from harness.cli.app import AllowMixed, ClipName, Device, Runs, Samples, Source, app, folder_out
 from harness.cli.evaluation import runs_and_results, study_of
 
 Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
@@ -17,7 +17,10 @@ Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
 def report(
     runs: Source = "runs",
     out: Annotated[
-        Path | None, typer.Option(help="Where it goes; RUNS/eval/report or wandb-GROUP/report by default.")
+        Path | None,
+        typer.Option(
+            help="Where it goes; RUNS/eval/report or wandb-GROUP/report by default.", callback=folder_out
+        ),
     ] = None,
     open_: Open = False,
     clip: ClipName = "toy-clip",

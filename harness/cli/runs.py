@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.app import Filter, Runs, RunsOption, app, complete_run
+from harness.cli.app import Filter, Runs, RunsOption, app, complete_run, expanded
 from harness.config import UserError
 
 
@@ -128,9 +128,12 @@ def gc(
 @app.command(epilog="Example: harness show tp_sds-a-red-bus-s0-f69ab924")
 def show(
     run: Annotated[
-        str, typer.Argument(help="A run: its folder, its id, or a part of it.", autocompletion=complete_run)
+        str,
+        typer.Argument(
+            help="A run: its folder, its id, or a part of it.", autocompletion=complete_run, callback=expanded
+        ),
     ],
-    runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="The folder of runs.", callback=expanded)] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """One run: what was asked, where it stands, its last metrics and where its views are."""
@@ -152,9 +155,14 @@ def show(
 def sync(
     runs: Runs = Path("runs"),
     words: Filter = [],  # noqa: B006
-    study: Annotated[str, typer.Option(help="W&B's project.")] = "dreamtime",
+    study: Annotated[
+        str | None, typer.Option(help="W&B's project; the one that the sweep was given by default.")
+    ] = None,
     sweep: Annotated[
-        str, typer.Option("--group", help="W&B's group; the name of RUNS by default, as in a sweep.")
+        str,
+        typer.Option(
+            "--group", help="W&B's group; as in the sweep, which took the name of RUNS, by default."
+        ),
     ] = "",
     entity: Annotated[
         str | None, typer.Option(help="W&B's entity; the API key's default one by default.")
@@ -163,19 +171,20 @@ def sync(
     """Upload to W&B what it lacks of these runs; the same command again uploads nothing."""
     from rich.console import Console
 
+    from harness.records.mirror import Place
     from harness.records.wandb_sync import sync as run
     from harness.sweep.select import select
 
     folders = select(runs, words)
+    place = Place.of(runs, study, sweep)
     with Console(stderr=True).status("") as progress:
         outcome = run(
             folders,
-            study,
-            sweep or runs.resolve().name,
+            place,
             entity,
             lambda so_far: progress.update(f"{so_far.line} of {len(folders)}"),
         )
     for name, problem in list(outcome.left.items())[:10]:
         print(f"left: {name}: {problem}", file=sys.stderr)
-    print(f"{len(folders)} runs in W&B project {study}: {outcome.line}")
+    print(f"{len(folders)} runs in W&B project {place.project}: {outcome.line}")
     raise typer.Exit(1 if outcome.left else 0)

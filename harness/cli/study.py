@@ -8,15 +8,18 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import study_app
+from harness.cli.app import expanded, folder_out, study_app
 from harness.config import UserError
 
-Folder = Annotated[Path, typer.Argument(metavar="STUDY", help="The folder that `harness study new` wrote.")]
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="STUDY", help="The folder that `harness study new` wrote.", callback=expanded),
+]
 
 
 @study_app.command(epilog="Example: harness study new runs --a tp_sds --b uniform_sds")
 def new(
-    runs: Annotated[Path, typer.Argument(help="The folder that a sweep wrote.")],
+    runs: Annotated[Path, typer.Argument(help="The folder that a sweep wrote.", callback=expanded)],
     a: Annotated[str, typer.Option("--a", help="A method, as tables name it.")],
     b: Annotated[str, typer.Option("--b", help="The one it is compared with.")],
     more: Annotated[list[str], typer.Option("--method", help="One more; every two are compared.")] = [],  # noqa: B006
@@ -36,23 +39,24 @@ def new(
         int | None, typer.Option(min=0, help="Runs shown against themselves; a tenth by default.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Which runs become hidden ties is drawn from it.")] = 0,
-    consent: Annotated[Path | None, typer.Option(help="A text file that raters agree to first.")] = None,
+    consent: Annotated[
+        Path | None, typer.Option(help="A text file that raters agree to first.", callback=expanded)
+    ] = None,
     title: Annotated[
         str, typer.Option(help="What raters read above it.")
     ] = "Comparing objects made from text",
     out: Annotated[
-        Path | None, typer.Option(help="The folder to write; RUNS/studies/TITLE by default.")
+        Path | None,
+        typer.Option(help="The folder to write; RUNS/studies/TITLE by default.", callback=folder_out),
     ] = None,
 ) -> None:
     """Pair done runs by prompt and seed, and make the folder of a study."""
     from eval.preference.design import STUDIES
     from eval.preference.making import CONSENT, new_study, parse_questions
+    from harness.records.files import read_text
     from harness.records.identity import slug
 
-    try:
-        text = consent.read_text(encoding="utf-8") if consent else CONSENT
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--consent {consent} cannot be read ({error})") from None
+    text = read_text(consent) if consent else CONSENT
     if not text.strip():
         raise UserError(f"--consent {consent} is empty")
     out = out or runs / STUDIES / (slug(title) or "study")

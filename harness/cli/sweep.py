@@ -18,8 +18,12 @@ from harness.cli.app import (
     complete_profiles,
     complete_prompts,
     complete_settings,
+    expanded,
+    folder_out,
 )
 from harness.config import UserError, nearest
+
+CLIP_TOKENS = 77  # that CLIP's text tower reads
 
 
 @app.command(
@@ -27,7 +31,10 @@ from harness.config import UserError, nearest
 )
 def sweep(
     prompts: Annotated[
-        Path, typer.Argument(help="A suite: one prompt a line.", autocompletion=complete_prompts)
+        Path,
+        typer.Argument(
+            help="A suite: one prompt a line.", autocompletion=complete_prompts, callback=expanded
+        ),
     ],
     methods: Annotated[
         str,
@@ -63,12 +70,15 @@ def sweep(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; one per GPU, or one, by default.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the run folders are.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Where the run folders are.", callback=folder_out)] = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     wandb: Annotated[
         str | None, typer.Option(help="online, offline or disabled; online where WANDB_API_KEY is set.")
     ] = None,
-    study: Annotated[str, typer.Option(help="W&B's project; the group is the name of --out.")] = "dreamtime",
+    study: Annotated[
+        str | None,
+        typer.Option(help="W&B's project, dreamtime or that of the runs there; the group is --out's name."),
+    ] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between rows of metrics.jsonl.")] = 10,
     keep_params: Annotated[
@@ -115,6 +125,7 @@ def sweep(
         methods_dirs=tuple(d.resolve() for d in methods_dir),
     )
     suite, specs = request.resolve()
+    _tell_of_scorers(suite, specs[0].config)
     execution = execution_of(
         out,
         wandb,
@@ -141,11 +152,26 @@ def sweep(
     submit(dry_run=dry_run, root=out, suite=suite, specs=specs, execution=execution, **ask)
 
 
-def execution_of(out: Path, wandb: str | None, **settings: Any) -> Any:
+def _tell_of_scorers(suite: Any, config: Any) -> None:
+    """Say which captions the preset's scorers cannot tell apart or read to their ends."""
+    longest = max(len(prompt.encode()) for prompt in suite.prompts)
+    if config.guidance.prior == "toy-sd" or longest + 4 <= CLIP_TOKENS:  # a token is a byte or more
+        return
+    from eval.r_precision import cut_captions
+    from harness.doctor import SCORERS
+
+    real = SCORERS["paper" if config.preset == "toy" else config.preset]
+    for line in cut_captions(suite.prompts, real[:1]):  # they read alike
+        print(line, file=sys.stderr, flush=True)
+
+
+def execution_of(out: Path, wandb: str | None, study: str | None = None, **settings: Any) -> Any:
     from harness.config import Execution
+    from harness.records.mirror import Place
     from harness.records.tracking import default_mode
 
-    return Execution(wandb=wandb or default_mode(), sweep=out.resolve().name, **settings)  # type: ignore[arg-type]
+    place = Place.to_sweep(out, study)
+    return Execution(wandb=wandb or default_mode(), study=place.project, sweep=place.group, **settings)  # type: ignore[arg-type]
 
 
 def run_sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool, retry_failed: bool) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.app import prompts_app, toyworld_app
+from harness.cli.app import expanded, file_out, folder_out, prompts_app, toyworld_app
 from harness.config import UserError
 
 
@@ -16,8 +16,13 @@ from harness.config import UserError
     epilog="Example: harness prompts import-dreamfields coco_queries_val.py --out dreamfields.txt",
 )
 def import_dreamfields(
-    file: Annotated[Path, typer.Argument(help="Your own copy of google-research's coco_queries_val.py.")],
-    out: Annotated[Path, typer.Option(help="The suite to write.")] = Path("dreamfields.txt"),
+    file: Annotated[
+        Path,
+        typer.Argument(help="Your own copy of google-research's coco_queries_val.py.", callback=expanded),
+    ],
+    out: Annotated[Path, typer.Option(help="The suite to write.", callback=file_out)] = Path(
+        "dreamfields.txt"
+    ),
 ) -> None:
     """Make a suite of Dream Fields' 153 captions, which this project does not ship."""
     from harness.records.files import write_bytes
@@ -35,7 +40,9 @@ def import_dreamfields(
 @toyworld_app.command(name="show", epilog='Example: harness toyworld show "a white cup with a red handle"')
 def toyworld_show(
     caption: Annotated[str, typer.Argument(help="A caption in the toy world's language.")],
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("toyworld.png"),
+    out: Annotated[Path, typer.Option(help="The picture to write.", callback=file_out)] = Path(
+        "toyworld.png"
+    ),
 ) -> None:
     """A sheet of the caption's ground truth at the evaluation cameras."""
     from harness.toyworld.command import show as run
@@ -56,14 +63,16 @@ def toyworld_language() -> None:
 )
 def toyworld_train(
     stage: Annotated[str, typer.Argument(help="clip, vae, denoiser or all.")] = "all",
-    work: Annotated[Path, typer.Option(help="Where the state of the training is kept.")] = Path(
-        "build/toyworld"
-    ),
+    work: Annotated[
+        Path, typer.Option(help="Where the state of the training is kept.", callback=folder_out)
+    ] = Path("build/toyworld"),
     out: Annotated[
-        Path | None, typer.Option(help="Where the weights go; by default the package's own.")
+        Path | None,
+        typer.Option(help="Where the weights go; by default the package's own.", callback=folder_out),
     ] = None,
     start: Annotated[
-        Path | None, typer.Option("--from", help="A folder of toy-sd and toy-clip to train on from.")
+        Path | None,
+        typer.Option("--from", help="A folder of toy-sd and toy-clip to train on from.", callback=expanded),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     minutes: Annotated[
@@ -81,7 +90,10 @@ def toyworld_train(
 @toyworld_app.command(name="check", epilog="Example: harness toyworld check")
 def toyworld_check(
     weights: Annotated[
-        Path | None, typer.Option(help="A folder of toy-sd and toy-clip; the package's own by default.")
+        Path | None,
+        typer.Option(
+            help="A folder of toy-sd and toy-clip; the package's own by default.", callback=expanded
+        ),
     ] = None,
 ) -> None:
     """What the weights must show, measured and noted in their cards; exit 1 where a bar is missed."""

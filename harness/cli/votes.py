@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import ClipName, Device, study_app
+from harness.cli.app import ClipName, Device, expanded, file_out, folder_out, study_app
 from harness.config import UserError
 
-Study = Annotated[Path, typer.Argument(metavar="STUDY", help="The folder that `harness study new` wrote.")]
+Study = Annotated[
+    Path,
+    typer.Argument(metavar="STUDY", help="The folder that `harness study new` wrote.", callback=expanded),
+]
 Judge = Annotated[
     str,
     typer.Option(
@@ -25,7 +28,9 @@ def results(
     judge: Judge = "",
     out: Annotated[
         Path | None,
-        typer.Option(help="Where tables go; STUDY/results or STUDY/results-judge-NAME by default."),
+        typer.Option(
+            help="Where tables go; STUDY/results or STUDY/results-judge-NAME by default.", callback=folder_out
+        ),
     ] = None,
 ) -> None:
     """Win rates with intervals, ranking, agreement and excluded raters, as md, csv, tex and json."""
@@ -40,7 +45,9 @@ def results(
 def export(
     study: Study,
     judge: Judge = "",
-    out: Annotated[Path, typer.Option(help="A .parquet or .csv file.")] = Path("votes.csv"),
+    out: Annotated[Path, typer.Option(help="A .parquet or .csv file.", callback=file_out)] = Path(
+        "votes.csv"
+    ),
 ) -> None:
     """Every answer as one tidy table, without links, names or times of day."""
     from eval.preference.results import export_votes
@@ -58,7 +65,8 @@ def judge_(
     judge: Annotated[str, typer.Option(help="What judges: clip.")] = "clip",
     clip: ClipName = "toy-clip",
     runs: Annotated[
-        Path | None, typer.Option(help="The folder of runs, where it is no longer where it was.")
+        Path | None,
+        typer.Option(help="The folder of runs, where it is no longer where it was.", callback=expanded),
     ] = None,
     device: Device = "auto",
 ) -> None:

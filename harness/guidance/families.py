@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from harness.config import UserError
 from harness.guidance.folder import LAYOUTS, Layout, PriorFolder
+from harness.guidance.reading import T5_TOKENS
 
 # A step where nothing of the signal is left has no W_d and no x0. The smallest number that float16 tells from
 # 0 stands for ᾱ = 0, as in diffusers' own schedulers for such models.
@@ -173,7 +174,7 @@ class DeepFloydIF(Family):
     """DeepFloyd-IF, stage I: pixels in [-1, 1] instead of latents, T5, and a variance that is dropped."""
 
     layout = LAYOUTS["IFPipeline"]
-    TOKENS = 77  # that it was trained with
+    TOKENS = T5_TOKENS["IFPipeline"]
 
     def embed(self, prompt: str) -> Tensor:
         """T5's last state, [77, D]; the padding is masked inside T5 and shown to the denoiser."""
@@ -206,7 +207,7 @@ class StableDiffusion3(Family):
     """
 
     layout = LAYOUTS["StableDiffusion3Pipeline"]
-    TOKENS = 256  # of T5, the pipeline's default
+    TOKENS = T5_TOKENS["StableDiffusion3Pipeline"]
 
     def __init__(self, parts: Parts, device: torch.device):
         # At σ = 1 no signal is left: a σ just below it stands for it, see LEAST_ALPHA.

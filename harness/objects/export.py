@@ -16,7 +16,7 @@ from harness.objects.mesh import (
     level_surface,
     silhouette_threshold,
 )
-from harness.records.files import write_bytes, write_json
+from harness.records.files import make_folder, write_bytes, write_json
 
 VERSION = 1
 
@@ -75,7 +75,7 @@ def export_mesh(
             "guess_error": colours.guess_error,
         },
     }
-    path.parent.mkdir(exist_ok=True)
+    make_folder(path.parent)
     write_bytes(path, as_bytes(mesh, colours.rgb_N3, kind, about))
     write_json(path.with_name("mesh.json") if out is None else path.with_name(f"{path.name}.json"), about)
     return path, about

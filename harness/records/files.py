@@ -1,14 +1,16 @@
-"""Writing files so that a reader, or a power cut, never sees half of one."""
+"""Writing files so that a reader, or a power cut, never sees half of one; reading what people wrote."""
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 _counter = itertools.count()
+MOST_TEXT = 64 << 20  # bytes; a device file has no end
+NAME_BYTES = 220  # of a file: systems take 255, and a name is longer while it is written
+# What a name or a mount refuses, whatever is written.
+_REFUSED = {getattr(errno, name) for name in (
+    "EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP",
+)}  # fmt: skip
+
+
+class NoSuchFile(UserError):
+    """There is nothing of that name."""
 
 
 class DiskFull(UserError):
@@ -26,7 +38,7 @@ class DiskFull(UserError):
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk and a read-only folder into one clear line."""
+    """Turn a full disk, and a place that cannot be written to, into one clear line."""
     try:
         yield
     except OSError as error:
@@ -34,9 +46,61 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DiskFull(
                 f"no space left on the disk of {path.parent}: free some, then run the same command again"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in _REFUSED:
             raise UserError(f"cannot write {path}: {os.strerror(error.errno)}") from error
         raise
+
+
+def make_folder(path: Path) -> Path:
+    """`path`, made with its parents where it is missing; every reason why it cannot be is a UserError."""
+    try:
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path}: {error.strerror or error}") from error
+    return path
+
+
+def check_folder(path: Path) -> None:
+    """Raises UserError unless `path` is a folder that can be written to, or can become one.
+
+    Tried, not looked up: modes do not tell what a mount or a file server allows. Nothing is left behind.
+    """
+    places = (path.absolute(), *path.absolute().parents)
+    place = next((place for place in places if os.path.lexists(place)), Path("/"))
+    if not os.path.isdir(place):
+        what = "a file" if os.path.exists(place) else "a link to nothing"
+        raise UserError(f"{place} is {what}, no folder")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {place}: {error.strerror or error}") from None
+
+
+def check_file(path: Path) -> None:
+    """Raises UserError unless a file can be written, or replaced, at `path`; nothing is left behind."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path} is {'a folder' if os.path.isdir(path) else 'no ordinary file'}")
+    check_folder(path.absolute().parent)
+    if len(os.fsencode(path.name)) > NAME_BYTES:
+        raise UserError(f"cannot write {path}: its name is too long")
+
+
+def cache_home() -> Path:
+    """The user's cache folder of this package; a temporary one where there is no home."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no HOME, and a user that nobody knows, as in containers
+        base = Path(tempfile.gettempdir())
+    return base / "dreamtime-harness"
+
+
+def write_cache(path: Path, data: bytes) -> None:
+    """`write_bytes` with its folder; a cache that cannot be written is done without."""
+    with suppress(OSError, UserError):
+        make_folder(path.parent)
+        write_bytes(path, data)
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -68,7 +132,7 @@ def strip(images_VHWC: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def tiles(path: Path) -> np.ndarray:
+def tiles(path: Path | io.BytesIO) -> np.ndarray:
     """The square tiles of a strip, uint8 [V, H, H, 3]."""
     import numpy as np
     from PIL import Image
@@ -92,6 +156,29 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """`write_bytes` of indented JSON."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode(), durable=durable)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that people write: UTF-8, without byte-order marks, wherever they stand in it.
+
+    Raises NoSuchFile, and UserError where it cannot be read or is in another encoding.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MOST_TEXT + 1)
+    except FileNotFoundError:
+        raise NoSuchFile(f"no file {path}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    if len(data) > MOST_TEXT:
+        raise UserError(f"{path} is no text that people write: more than {MOST_TEXT >> 20} MiB")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4096]:
+        raise UserError(f"{path} is no UTF-8 text (UTF-16 or binary): save it as UTF-8")
+    try:
+        return data.decode().replace("\ufeff", "")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} is no UTF-8 text (line {line}): save it as UTF-8") from None
 
 
 def read_json(path: Path) -> Any | None:

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from harness.config import UserError, first_problem
-from harness.records.files import disk_errors, read_json, strip, sync, tiles, write_bytes, write_json
+from harness.records.files import (
+    disk_errors,
+    make_folder,
+    read_json,
+    strip,
+    sync,
+    tiles,
+    write_bytes,
+    write_json,
+)
 from harness.records.identity import RunSpec, run_id
 from harness.records.lease import Lease, holder, locked
 from harness.records.stamp import changed, prior_hash, same_prior
@@ -56,8 +65,7 @@ class RunFolder:
     def create(cls, root: Path | str, spec: RunSpec) -> RunFolder:
         """The folder of `spec` under `root`, made where it does not exist yet; it says where the prior is."""
         folder = cls(Path(root) / run_id(spec))
-        with disk_errors(folder.path):
-            folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
         saved = read_json(folder.path / "spec.json")
         if saved is None:
             write_json(folder.path / "spec.json", spec.model_dump(mode="json"), durable=False)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.records.files import read_json
+from harness.config import UserError
+from harness.records.files import read_json, write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.records.stamp import mark
@@ -25,8 +28,71 @@ INIT_SECONDS = 30
 FINISH_SECONDS = 25  # that the end of a run, or of all runs of a process, waits for its last bytes
 
 
+PLACE = "tracking.json"  # beside run folders: the project and the group of their copies
+PROJECT = "dreamtime"
+# Of W&B's variables only these are read: who and where the server is, how it is reached, and where the client
+# keeps its own files. The others would move or change runs.
+_USERS = re.compile(
+    r"WANDB_(API_KEY|IDENTITY_TOKEN_FILE|CREDENTIALS_FILE|BASE_URL|APP_URL|ENTITY|MODE|DISABLED|SILENT|QUIET"
+    r"|ERROR_REPORTING|(CORE_)?DEBUG|INSECURE_DISABLE_SSL|HTTPS?_PROXY|(HTTP|FILE_PUSHER)_TIMEOUT"
+    r"|(CONFIG|DATA|CACHE|ARTIFACT)_DIR|_?SERVICE.*|X_(EXTRA_HTTP|PROXIES|FILE_|GRAPHQL_|SERVICE|EXECUTABLE).*)"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in W&B the copies of a folder of runs are."""
+
+    project: str
+    group: str
+
+    @classmethod
+    def of(cls, root: Path, project: str | None = None, group: str = "") -> Place:
+        """That asked for, else the one kept beside the runs, else the default.
+
+        Raises UserError for a project that W&B does not take.
+        """
+        kept = read_json(root / PLACE) or {}
+        place = cls(
+            kept.get("project", PROJECT) if project is None else project,
+            group or kept.get("group") or root.resolve().name,
+        )
+        _check_name("project", place.project)
+        return place
+
+    @classmethod
+    def to_sweep(cls, root: Path, project: str | None) -> Place:
+        """Where a sweep's runs go; UserError where those of the folder are in another project."""
+        place, kept = cls.of(root, project), cls.of(root)
+        if project is not None and (root / PLACE).exists() and kept.project != project:
+            raise UserError(
+                f"--study {project}: the runs of {root} are in W&B project {kept.project}; "
+                "leave --study out, or take another --out"
+            )
+        return place
+
+    def keep(self, root: Path) -> Place:
+        """The place kept beside the runs, which is this one where there was none."""
+        if not (root / PLACE).exists():
+            write_json(root / PLACE, asdict(self), durable=False)
+        return Place.of(root)
+
+
+def _check_name(what: str, name: str) -> None:
+    wrong = sorted({c for c in name if c in "/\\#?%:" or not c.isprintable()})
+    if wrong or not name.strip() or len(name) > 128:
+        raise UserError(
+            f"W&B takes no {what} '{name}': up to 128 characters, none of / \\ # ? % :, and not blank"
+        )
+
+
 def client() -> Any:
-    """The wandb package, imported late, and quiet: its telemetry, too, would wait for a silent server."""
+    """The wandb package, imported late, and quiet: its telemetry, too, would wait for a silent server.
+
+    What it would read of the user's environment beyond _USERS is taken out first.
+    """
+    for name in [name for name in os.environ if name.startswith("WANDB_") and not _USERS.fullmatch(name)]:
+        del os.environ[name]
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
@@ -72,8 +138,7 @@ class Mirror:
         folder: RunFolder,
         spec: RunSpec,
         mode: Mode,
-        study: str,
-        sweep: str,
+        place: Place,
         *,
         entity: str | None = None,
         scratch: Path | None = None,
@@ -95,8 +160,8 @@ class Mirror:
         )
         self._run = wandb.init(
             entity=entity,
-            project=study,
-            group=sweep,
+            project=place.project,
+            group=place.group,
             job_type=spec.label,
             id=folder.id,
             name=folder.id,

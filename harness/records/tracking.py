@@ -17,15 +17,18 @@ from contextlib import suppress
 from harness.config import UserError, first_line
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
-from harness.records.mirror import Mirror, Mode, steps_of
+from harness.records.mirror import PROJECT, Mirror, Mode, Place, steps_of
 
 LEAVE_SECONDS = 30.0  # for runs that end, and once more for what is being closed
 AWAY_SECONDS = 600.0  # no run is opened for so long after the server did not answer
 
 
 def default_mode() -> Mode:
-    """What W&B does unless told otherwise: WANDB_MODE, else online with WANDB_API_KEY and offline without."""
+    """What W&B does unless told otherwise: WANDB_MODE or WANDB_DISABLED, else online with WANDB_API_KEY and
+    offline without."""
     wanted = os.environ.get("WANDB_MODE", "")
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
+        wanted = "disabled"
     if wanted in ("disabled", "dryrun", "offline"):
         return "disabled" if wanted == "disabled" else "offline"
     return "online" if os.environ.get("WANDB_API_KEY") else "offline"
@@ -45,7 +48,7 @@ class Tracker:
         spec: RunSpec,
         mode: Mode = "offline",
         *,
-        study: str = "dreamtime",
+        study: str = PROJECT,
         sweep: str = "sweep",
     ):
         self.folder = folder
@@ -56,9 +59,12 @@ class Tracker:
         if mode == "online" and not os.environ.get("WANDB_API_KEY"):
             folder.log("W&B: no WANDB_API_KEY, so the mirror stays offline")
             mode = "offline"
+        place = Place(study, sweep)
+        if mode != "disabled" or study != PROJECT:
+            place = place.keep(folder.path.parent)
         if mode != "disabled":
             settled = rows[-1]["step"] if rows else -1
-            self._mirrored = _Mirrored(folder, lambda: Mirror(folder, spec, mode, study, sweep), settled)
+            self._mirrored = _Mirrored(folder, lambda: Mirror(folder, spec, mode, place), settled)
             _follower().add(self._mirrored)
 
     def seconds(self) -> float:

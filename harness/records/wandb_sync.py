@@ -15,7 +15,7 @@ from typing import Any
 from harness.config import UserError, first_line
 from harness.records.files import read_json, write_json
 from harness.records.folder import RunFolder
-from harness.records.mirror import RECORD, VIEWS, Mirror, client, picture_hash, record, steps_of
+from harness.records.mirror import RECORD, VIEWS, Mirror, Place, client, picture_hash, record, steps_of
 
 NOTE = "wandb.json"  # in a run folder: where in W&B all of it is
 WORKERS = 4  # runs in flight: a run mostly waits for the server
@@ -47,8 +47,7 @@ class Outcome:
 
 def sync(
     folders: Sequence[RunFolder],
-    study: str,
-    sweep: str,
+    place: Place,
     entity: str | None = None,
     tell: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Outcome:
@@ -58,7 +57,7 @@ def sync(
     its last checkpoint covers; a running one is its worker's. A run that fails is left for the next time.
     Raises UserError where there is no API key, or no W&B to be reached.
     """
-    account = _Account(study, sweep, entity)
+    account = _Account(place, entity)
     todo = [folder for folder in folders if not account.noted(folder)]
     outcome = Outcome(whole=sorted({folder.id for folder in folders} - {folder.id for folder in todo}))
     lock, failures = Lock(), 0
@@ -110,8 +109,8 @@ class _Account:
 
     api: Any
 
-    def __init__(self, study: str, sweep: str, entity: str | None):
-        self.study, self.sweep, self.entity = study, sweep, entity
+    def __init__(self, place: Place, entity: str | None):
+        self.place, self.entity = place, entity
         self.server = client().setup().settings.base_url
         self.opening = Lock()
 
@@ -137,7 +136,7 @@ class _Account:
 
     def _note(self, folder: RunFolder, entity: str | None, step: int) -> dict[str, Any]:
         digest = hashlib.sha256(record(folder, folder.spec())).hexdigest()
-        where = {"server": self.server, "entity": entity, "project": self.study}
+        where = {"server": self.server, "entity": entity, "project": self.place.project}
         return where | {"step": step, "record": digest}
 
     def sync(self, folder: RunFolder) -> str:
@@ -170,7 +169,7 @@ class _Account:
         from wandb.apis.public.runs import RunNotFoundError
         from wandb.errors import CommError
 
-        path = f"{self.entity}/{self.study}/{folder.id}"
+        path = f"{self.entity}/{self.place.project}/{folder.id}"
         try:
             remote = self.api.run(path)
             remote.load(force=True)  # the API would show a run as it was when first asked for
@@ -212,7 +211,7 @@ class _Account:
         with TemporaryDirectory(prefix="harness-sync-") as scratch:
             with self.opening:
                 mirror = Mirror(
-                    folder, folder.spec(), "online", self.study, self.sweep, entity=self.entity,
+                    folder, folder.spec(), "online", self.place, entity=self.entity,
                     scratch=Path(scratch), finish_seconds=UPLOAD_SECONDS,
                 )  # fmt: skip
             mirror.follow(last)

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 from harness.config import UserError
+from harness.records.files import read_text
 from harness.sweep.grid import Suite, make_suite
 
 CAPTIONS = 153
@@ -30,9 +31,7 @@ def import_dreamfields(path: Path, name: str) -> Suite:
     Raises UserError unless the file has exactly one list of strings at its top level, of 153 captions.
     """
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        tree = ast.parse(read_text(path))
     except (SyntaxError, ValueError) as error:
         raise UserError(f"{path} is no Python file: {error}") from None
     lists = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from harness.config import Strict, UserError, first_problem, nearest
+from harness.records.files import read_text
 from harness.sweep.request import Request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,7 +73,7 @@ def load(name: str) -> Experiment:
     if not path.is_file():
         raise UserError(f"no experiment '{name}'{nearest(name, [*names(), 'all'])}")
     try:
-        return Experiment.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Experiment.model_validate(tomllib.loads(read_text(path)))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: {error}") from None
     except ValidationError as error:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import time
 from functools import cache
 from pathlib import Path
 
-from harness.config import Config, UserError
-from harness.records.files import read_json, write_json
+from harness.config import Config
+from harness.records.files import cache_home, read_json, write_cache
 from harness.records.identity import canonical_json
 
 AUTO_PACK = {"cpu": 16, "cuda": 32}
@@ -18,8 +19,7 @@ FORGET_SECONDS = 7 * 86400.0  # what filled the memory may have been somebody el
 
 
 def _store() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "dreamtime-harness" / "packs.json"
+    return cache_home() / "packs.json"
 
 
 @cache
@@ -51,9 +51,6 @@ def remembered(config: Config, device: str) -> int:
 
 def remember(config: Config, device: str, runs: int) -> None:
     """So many runs are the most to be tried here; a cache that cannot be written is done without."""
-    try:
-        _store().parent.mkdir(parents=True, exist_ok=True)
-        known = read_json(_store()) or {}
-        write_json(_store(), known | {key(config, device): {"runs": runs, "time": time.time()}})
-    except (OSError, UserError):
-        pass
+    known = read_json(_store()) or {}
+    known[key(config, device)] = {"runs": runs, "time": time.time()}
+    write_cache(_store(), json.dumps(known, indent=2).encode())

@@ -12,7 +12,7 @@ from typing import Any
 from harness.config import Config, UserError, override_keys, parse_value, split_override
 from harness.distill.method import Method, discover, load_method
 from harness.prompt import normalised
-from harness.records.files import write_json
+from harness.records.files import NoSuchFile, make_folder, read_text, write_json
 from harness.records.identity import RunSpec, SuiteRef
 
 
@@ -51,15 +51,13 @@ def make_suite(name: str, prompts: Sequence[str], source: str) -> Suite:
 
 def read_suite(path: Path | str) -> Suite:
     """The suite in a text file, one prompt a line; blank lines and lines that start with # are left out."""
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+        text = read_text(path)
+    except NoSuchFile:
         near = sorted(p.name for p in path.parent.glob("*.txt")) if path.parent.is_dir() else []
         hint = f"; {path.parent} has {', '.join(near)}" if near else ""
         raise UserError(f"no prompt file {path}{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the prompt file {path}: {error}") from None
     lines = (unicodedata.normalize("NFC", line).strip() for line in text.splitlines())
     return make_suite(path.stem, [line for line in lines if line and not line.startswith("#")], str(path))
 
@@ -68,7 +66,7 @@ def write_suite(root: Path, suite: Suite) -> None:
     """Keep the suite beside the runs, `suites/<sha256[:12]>.json`: evaluation needs the whole pool."""
     path = root / "suites" / f"{suite.sha256[:12]}.json"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_json(path, {"name": suite.name, "sha256": suite.sha256, "prompts": list(suite.prompts)})
 
 

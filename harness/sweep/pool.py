@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config, Execution, UserError
+from harness.device import gpus, say_that_gpus_are_hidden
 from harness.records.environment import own_code
+from harness.records.files import make_folder
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, canonical_json
 from harness.records.lease import holder, slurm_job
@@ -34,23 +35,6 @@ from harness.sweep.plan import Plan, make_plan, split
 from harness.threads import environment
 
 STOP_SECONDS = 120.0
-
-
-def gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES takes them; [] where there are none."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    count = (
-        sum(line.startswith("GPU ") for line in listing.stdout.splitlines()) if listing.returncode == 0 else 0
-    )
-    return [str(index) for index in range(count)]
 
 
 def cores() -> int:
@@ -74,8 +58,11 @@ def slots(execution: Execution) -> list[Slot]:
     cards = [] if execution.device == "cpu" else gpus()
     if execution.device == "cuda" and not cards:
         raise UserError(
-            "--device cuda: this machine shows no GPU (nvidia-smi -L lists none); use --device cpu"
+            "--device cuda: CUDA shows no GPU here (nvidia-smi -L, CUDA_VISIBLE_DEVICES); "
+            "use --device cpu, or auto"
         )
+    if execution.device == "auto" and not cards:
+        say_that_gpus_are_hidden()
     count = execution.jobs or max(len(cards), 1)
     threads = execution.threads or max(cores() // count, 1)
     own = environment(threads)
@@ -90,7 +77,7 @@ class WorkerProcess:
     """The parent's end of one worker: sends commands, puts its events into the pool's queue."""
 
     def __init__(self, root: Path, slot: Slot, execution: Execution, log: Path, events: Events):
-        log.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log.parent)
         self.pack: list[str] = []
         self.ready = True
         self.has_begun = False  # whether it has told that it could be started at all

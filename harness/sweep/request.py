@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from harness.config import UserError, apply_overrides, preset
 from harness.distill.method import discover
 from harness.guidance.folder import pinned
+from harness.guidance.reading import check_prompts
 from harness.records.identity import RunSpec
 from harness.sweep import grid
+
+to_stderr = partial(print, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,11 @@ class Request:
     settings: tuple[str, ...] = ()
     methods_dirs: tuple[Path, ...] = ()
 
-    def resolve(self) -> tuple[grid.Suite, list[RunSpec]]:
-        """The suite and every run asked for; raises UserError for whatever does not fit, before anything
-        starts."""
+    def resolve(self, say: Callable[[str], None] = to_stderr) -> tuple[grid.Suite, list[RunSpec]]:
+        """The suite and every run asked for; `say` is told of words that the prior will not read.
+
+        Raises UserError for whatever does not fit, before anything starts.
+        """
         of_config, of_methods = grid.split_overrides(self.settings, list(discover(self.methods_dirs)))
         config = apply_overrides(preset(self.preset), of_config)
         config = config.model_copy(update={"guidance": pinned(config.guidance)})
@@ -39,13 +46,16 @@ class Request:
             from harness.toyworld.grammar import check
 
             for prompt in suite.prompts:
-                check(prompt)
+                check(prompt)  # whose language is short enough for its prior
         choices = grid.choose_methods(self.methods, of_methods, self.methods_dirs)
         unused = {item.partition(".")[0] for item in of_methods} - {choice.name for choice in choices}
         if unused:
             raise UserError(f"--set {sorted(unused)[0]}.…: that method is not in this sweep")
         configs = [config.model_copy(update={"steps": steps}) for steps in self.steps] or [config]
         chosen = choose(suite.prompts, self.limit, self.spread)
+        if config.guidance.prior != "toy-sd":
+            for line in check_prompts(config.guidance, chosen):
+                say(line)
         seeds = grid.parse_seeds(self.seeds)
         specs = [spec for each in configs for spec in grid.expand(suite, choices, seeds, each, chosen)]
         return suite, specs

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config import UserError, ViewsConfig, nearest
+from harness.records.files import make_folder, write_bytes
 from harness.toyworld.training import Outcome, Say
 
 if TYPE_CHECKING:
@@ -31,10 +33,14 @@ def show(text: str, out: Path) -> Path:
 
     views = ground_truth(text, ViewsConfig())
     strip = np.concatenate(list(views), axis=1)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(strip).resize((strip.shape[1] * 2, strip.shape[0] * 2), Image.Resampling.NEAREST).save(
-        out
-    )
+    sheet = Image.fromarray(strip).resize((strip.shape[1] * 2, strip.shape[0] * 2), Image.Resampling.NEAREST)
+    data = io.BytesIO()
+    try:
+        sheet.save(data, Image.registered_extensions()[out.suffix.lower()])
+    except (KeyError, OSError):  # OSError: a format that cannot hold it
+        raise UserError(f"--out {out}: no picture can be written under that ending; take .png") from None
+    make_folder(out.parent)
+    write_bytes(out, data.getvalue())
     return out
 
 

@@ -59,6 +59,68 @@ def test_typos_and_collisions(tmp_path: Path) -> None:
     assert list(discover([tmp_path / "a", tmp_path / "a"])).count("mine") == 1
 
 
+def test_a_methods_directory_that_is_not_one_names_the_one_that_was_meant(tmp_path: Path) -> None:
+    mine = write(tmp_path / "outer" / "mine", '"""Mine."""\n')
+    (tmp_path / "empty").mkdir()
+    for given, says in (
+        (mine, f"is a method itself; name the folder it lies in: {mine.parent}"),
+        (BUILT_IN / "tp_sds", f"is a method itself; name the folder it lies in: {BUILT_IN}"),
+        (mine / "method.py", f"is a file; name {mine.parent}"),
+        (tmp_path, f"holds no method, which is a folder with a method.py; name {mine.parent}"),
+        (tmp_path / "empty", "holds no method, which is a folder with a method.py"),
+    ):
+        with pytest.raises(UserError) as told:
+            discover([given])
+        assert str(told.value) == f"methods directory {given} {says}"
+    assert "mine" in discover([mine.parent])
+
+
+HELPED = """
+{imports}
+from harness.distill.method import Method
+class M(Method):
+    scale = staticmethod(lambda: {value})
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "value"),
+    [
+        ("from helper import scale", "scale"),
+        ("from .helper import scale", "scale"),
+        ("import helper", "helper.scale"),
+        ("import os, helper as h", "h.scale"),
+        ("from parts.deep import scale", "scale"),
+        ("import parts.deep", "parts.deep.scale"),
+        ("import parts.deep as d", "d.scale"),
+        ("from parts import deep", "deep.scale"),
+        ("", "__import__('os') and lazily()"),
+    ],
+)
+def test_modules_beside_a_method_are_its_own(tmp_path: Path, imports: str, value: str) -> None:
+    for name, scale in (("one", 1.0), ("two", 2.0)):
+        folder = write(tmp_path / name, HELPED.format(imports=imports, value=value))
+        with open(folder / "method.py", "a") as file:
+            file.write("def lazily():\n    from helper import scale\n    return scale\n")
+        (folder / "helper.py").write_text(f"scale = {scale}\n")
+        (folder / "parts").mkdir()
+        (folder / "parts" / "__init__.py").write_text("import helper\n")
+        (folder / "parts" / "deep.py").write_text("from helper import scale\nfrom parts import helper\n")
+    before = list(sys.path)
+    methods = [load_method(name, [tmp_path]) for name in ("one", "two")]
+    assert [method.scale() for method in methods] == [1.0, 2.0]  # type: ignore[attr-defined]
+    assert sys.path == before and "helper" not in sys.modules and "parts" not in sys.modules
+    (tmp_path / "one" / "helper.py").write_text("scale = 3.5\n")
+    assert load_method("one", [tmp_path]).scale() == 3.5  # type: ignore[attr-defined]
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_a_file_with_a_byte_order_mark_is_a_method(tmp_path: Path) -> None:
+    write(tmp_path / "bom", "\ufeff" + '"""With a mark."""\n' + HELPED.format(imports="", value=1))
+    assert discover([tmp_path])["bom"].summary == "With a mark."
+    assert load_method("bom", [tmp_path])
+
+
 def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     write(tmp_path / "boom", 'raise RuntimeError("imported")\n')
     write(tmp_path / "empty", "x = 1\n")

@@ -75,6 +75,12 @@ def test_views_come_back_through_load_runs(tmp_path: Path) -> None:
         ("a-red-cup", "a red cup"),
         ("a_red_cup", "a red cup"),
         ("a-very-long-caption-of-a-wooden-table", LONG),
+        ("a_red_cup@20230512-123456", "a red cup"),
+        ("2@20230512-123456", PROMPTS[2]),
+        ("A_Red_Cup._", "a red cup"),
+        (LONG.replace(" ", "_"), LONG),
+        ("a_very_long_caption_of_a_wooden_table_with_fo@20230512-123456", LONG),
+        ("a very long caption of a wo", LONG),
         ("a-very-long-caption-of-a-wooden-table-with-four-thick-legs-a-drawer-and-a-lamp", LONG),
     ],
 )
@@ -108,6 +114,10 @@ def _rename(part: str, to: str) -> Callable[[Path], object]:
     return lambda root: (root / "m" / part).rename(root / "m" / to)
 
 
+def _prompts(text: str) -> Callable[[Path], object]:
+    return lambda root: (root / "prompts.json").write_text(text)
+
+
 def _spoil(root: Path) -> None:
     (root / "m" / "3" / "1" / "rgb_8.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
 
@@ -118,6 +128,12 @@ def _spoil(root: Path) -> None:
         (_rename("3", "a yellow buss"), "'a yellow buss' is no prompt of the suite 'seven'; the nearest"),
         (_rename("3", "7"), "no prompt 7; they go from 0 to 6"),
         (_rename("3/1", "3/one"), "'one' is no seed; the layout is <method>/<prompt-id>/<seed>/rgb_"),
+        (_rename("3", "a yellow"), "'a yellow' is no prompt of the suite"),  # too short for a cut name
+        (_rename("3/1/rgb_5.png", "3/1/rgb_4.jpg"), r"rgb_4.png and rgb_4.jpg are the same frame"),
+        (_prompts('["a blue cup", "a red apple",]'), r"prompts\.json is no JSON"),
+        (_prompts('{"0": "a red cup"}'), r"prompts\.json must be a list of prompts"),
+        (_prompts("[1, 2]"), r"prompts\.json must be a list of prompts"),
+        (_prompts(""), r"prompts\.json is no JSON"),
         (_rename("3/1/rgb_5.png", "3/1/extra.png"), r"rgb_5\.png is missing"),
         (_rename("3/1/rgb_15.png", "3/1/rgb_last.png"), r"frames are rgb_0\.png, rgb_1\.png"),
         (_rename("3", "a red cup"), "are the same method, prompt and seed"),
@@ -141,8 +157,43 @@ def test_nothing_is_written_where_anything_is_wrong(
 def test_captions_that_differ_beyond_their_slug_are_told_apart(tmp_path: Path) -> None:
     twins = Suite(prompts=("a red bus!", "a red bus?"))
     _turn(tmp_path / "in" / "m" / "a-red-bus" / "0", frames=2)
-    with pytest.raises(UserError, match="may be 'a red bus!' or 'a red bus\\?'; name the folder by index"):
+    with pytest.raises(UserError, match="may be 'a red bus!', 'a red bus\\?'; name the folder by index"):
         import_renders(tmp_path / "in", twins, tmp_path / "out", azimuths=2)
+
+
+def test_a_cut_name_of_several_prompts_lists_them(tmp_path: Path) -> None:
+    one, two = f"{LONG} at dawn", f"{LONG} at dusk"
+    _turn(tmp_path / "in" / "m" / LONG.replace(" ", "_") / "0", frames=2)
+    with pytest.raises(UserError, match=f"may be '{one}', '{two}'; name the folder by index"):
+        import_renders(tmp_path / "in", Suite(prompts=(one, two, "a cup")), tmp_path / "out", azimuths=2)
+    told: list[str] = []
+    import_renders(
+        tmp_path / "in", Suite(prompts=(one, "a cup")), tmp_path / "out", azimuths=2, say=told.append
+    )
+    assert told == [f"{LONG.replace(' ', '_')} is taken for the beginning of '{one}'"]
+
+
+def test_what_is_left_out_is_named_and_counted(tmp_path: Path) -> None:
+    theirs = tmp_path / "in"
+    for prompt in range(2):
+        _turn(theirs / "m" / str(prompt) / "0", frames=2)
+    for k in range(3):
+        _frame(theirs / "n" / "0" / "0" / f"rgb_{k}.{('jpg', 'JPEG', 'webp')[k]}", 10 * k)
+        _frame(theirs / "n" / "1" / "0" / f"color_{k}.png", 10 * k)
+    (theirs / "n" / "2").mkdir()
+    (theirs / "n" / "3" / "0").mkdir(parents=True)
+    (theirs / "empty").mkdir()
+    (theirs / ".DS_Store").write_bytes(b"")
+    for name in ("notes.txt", "m/0/0/normal_0.png", "m/0/log.txt", "prompts.json"):
+        (theirs / name).write_text('["a red cup", "a blue car"]')
+    told: list[str] = []
+    ids = import_renders(theirs, Suite(), tmp_path / "out", azimuths=2, say=told.append)
+    assert len(ids) == 3 and {run.method for run in load_runs(tmp_path / "out")[0]} == {"m", "n"}
+    assert told == [
+        "left out, since they hold no frames: 4 folders: empty (empty), n/1/0 (no rgb_* among 3, such as "
+        "color_0.png), n/2 (empty), n/3/0 (empty)",
+        "left out, since they are no frames: 3 files: notes.txt, m/0/log.txt, m/0/0/normal_0.png",
+    ]
 
 
 def test_settings_that_make_no_sense(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import collections
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from eval.clip import Clip
 from eval.features import cache_key
 from eval.load import load_runs
-from eval.r_precision import Pool, Scorer, load_pool, retrieve, score_run
+from eval.r_precision import Pool, Scorer, cut_captions, load_pool, retrieve, score_run
 from harness.config import UserError
 from tests.eval.conftest import PROMPTS, Runs
 
@@ -172,3 +173,16 @@ def test_a_missing_pool_is_one_line(runs: Runs) -> None:
     shutil.rmtree(runs.root / "suites")
     with pytest.raises(UserError, match="pool of these runs"):
         load_pool(runs.root, runs.suite.sha256)
+
+
+def test_captions_that_are_the_same_to_the_scorer_are_refused(clip: Clip, clip_folder: Path) -> None:
+    long = " ".join(["a red cup"] * 12)
+    prompts = (f"{long} at dawn", f"{long} at dusk", "a blue car")
+    with pytest.raises(UserError, match="reads 24 tokens, and two texts are the same to it") as told:
+        Scorer.over(clip, Pool("three", "", prompts))
+    assert "at dawn'" in str(told.value) and "at dusk'" in str(told.value)
+    refused, cut = (cut_captions(each, [str(clip_folder)]) for each in (prompts, prompts[1:]))
+    assert len(refused) == 1 and "R-Precision will be refused: scorer" in refused[0]
+    assert len(cut) == 1 and "loses the ends of 1 captions" in cut[0] and "at dusk'" in cut[0]
+    assert cut_captions(PROMPTS, [str(clip_folder)]) == []
+    Scorer.over(clip, Pool("two", "", prompts[1:]))

@@ -20,6 +20,7 @@ from harness.config import Config, UserError
 from harness.records import wandb_sync
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import RunSpec
+from harness.records.mirror import Place
 from harness.records.tracking import Tracker, leave
 from tests import tinyruns
 from tests.wandb_server import Server, assert_whole, environment, history, server, serving
@@ -122,7 +123,9 @@ def test_sync_uploads_each_run_once(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = [ended(tmp_path / "runs", 0), ended(tmp_path / "runs", 1, "failed")]
-    tracker = Tracker(folders[0], folders[0].spec(), "offline")  # leaves a file, and the server without a run
+    tracker = Tracker(
+        folders[0], folders[0].spec(), "offline", sweep="runs"
+    )  # leaves a file, and the server without a run
     tracker.finish()
     leave()
     assert sync(tmp_path / "runs", "bus-s1") == 0 and set(server.runs) == {folders[1].id}
@@ -271,3 +274,46 @@ def test_a_server_that_fails_keeps_nobody(fault: int | str, tmp_path: Path) -> N
         assert subprocess.run(again, env=variables).returncode == 0
         for folder in folders:
             assert_whole(server, folder)
+
+
+def test_runs_stay_in_the_project_that_the_sweep_was_given(
+    server: Server, tiny_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving = {
+        **dict.fromkeys(("PROJECT", "RUN_ID", "NAME", "RUN_GROUP", "JOB_TYPE", "TAGS", "NOTES"), "elsewhere"),
+        "DIR": str(tmp_path / "elsewhere"),
+        "RESUME": "must",
+        "SWEEP_ID": "abcdefgh",
+    }
+    for name, value in moving.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    root = tmp_path / "runs"
+    ids = tinyruns.create(root, tiny_prior, runs=2)
+    tinyruns.run(root, ids[:1], wandb="online", study="foo", sweep="the sweep")
+    leave()
+    tinyruns.run(root, ids[1:], wandb="disabled", study="foo", sweep="the sweep")
+    moved = tmp_path / "moved"
+    root.rename(moved)
+    assert sync(moved) == 0
+    assert sorted(server.stored) == [("foo", run) for run in sorted(ids)]
+    for folder in run_folders(moved):
+        assert_whole(server, folder)
+        stored = server.runs[folder.id]
+        assert (stored.group, stored.job_type, "elsewhere" in stored.tags) == ("the sweep", "tp_sds", False)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_place_in_wandb_is_one_for_all_runs_of_a_folder(tmp_path: Path) -> None:
+    assert Place.of(tmp_path) == Place("dreamtime", tmp_path.name)
+    assert Place("foo", "bar").keep(tmp_path) == Place("other", "x").keep(tmp_path) == Place("foo", "bar")
+    assert Place.to_sweep(tmp_path, None) == Place.to_sweep(tmp_path, "foo") == Place("foo", "bar")
+    assert Place.of(tmp_path, "copy", "group") == Place("copy", "group")
+    with pytest.raises(UserError, match="in W&B project foo; leave --study out"):
+        Place.to_sweep(tmp_path, "other")
+    for name in ("a/b", "a:b", "50%", "", "  ", "x" * 129, "a\nb"):
+        with pytest.raises(UserError, match="W&B takes no project"):
+            Place.to_sweep(tmp_path / "new", name)
+        with pytest.raises(UserError, match="W&B takes no project"):
+            app(["sweep", "prompts/smoke.txt", "--study", name, "--out", str(tmp_path / "new")],
+                standalone_mode=False)  # fmt: skip
+    assert not (tmp_path / "new").exists()

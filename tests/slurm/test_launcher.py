@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from harness.config import Execution, UserError
 from slurm import launch as launches_of
+from slurm import site
 from slurm.launch import Attempt, Launch, hours, launches
 from slurm.launcher import arrays
 from slurm.profile import Profile
@@ -101,3 +102,34 @@ def test_hours_count_to_the_end_or_to_the_last_sign_of_life(tmp_path: Path, monk
     os.utime(killed.path, (1000.0 + 1800, 1000.0 + 1800))
     used = hours(launches(tmp_path))
     assert used.tasks == pytest.approx(1.5) and used.gpus == pytest.approx(3.0)
+
+
+def test_the_profile_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in os.environ if name.startswith(("SBATCH_", "SLURM_", "SQUEUE_"))]:
+        monkeypatch.delenv(name)
+    given = {
+        "SBATCH_TIMELIMIT": "2",
+        "SBATCH_PARTITION": "low",
+        "SBATCH_ACCOUNT": "mine",
+        "SBATCH_RESERVATION": "maintenance",
+        "SBATCH_MEM_PER_CPU": "100",
+        "SQUEUE_STATES": "RUNNING",
+        "SLURM_CONF": "/etc/slurm.conf",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    profile = Profile(partition="gpu", sbatch={"--reservation": "ours"})
+    kept = {name: value for name, value in site.outside(profile).items() if name in given}
+    assert kept == {"SBATCH_ACCOUNT": "mine", "SLURM_CONF": "/etc/slurm.conf"}
+    assert not [name for name in site.outside() if name in given and name != "SLURM_CONF"]
+    with site.submitting(profile):
+        assert os.environ == site.outside(profile)
+    assert all(os.environ[name] == value for name, value in given.items())
+    assert site.said_by_environment(profile) == (
+        "SBATCH_ACCOUNT=mine (the profile leaves it open); the profile goes before SBATCH_MEM_PER_CPU, "
+        "SBATCH_PARTITION, SBATCH_RESERVATION, SBATCH_TIMELIMIT, SQUEUE_STATES"
+    )
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # a job's own variables are nobody's wish
+    monkeypatch.setenv("SLURM_TIMELIMIT", "7")
+    assert "SLURM_TIMELIMIT" not in site.said_by_environment(profile)
+    assert "SLURM_TIMELIMIT" not in site.outside(profile)

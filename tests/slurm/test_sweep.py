@@ -356,3 +356,24 @@ def test_a_full_disk_stops_the_task_and_the_same_command_goes_on(
             if subprocess.run(["umount", str(disk)], capture_output=True).returncode == 0:
                 break
             time.sleep(0.2)
+
+
+def test_a_login_shells_own_options_do_not_count(sweep: Sweep):
+    told = {"SBATCH_TIMELIMIT": "2", "SBATCH_PARTITION": "low", "SLURM_TIMELIMIT": "1", "SQUEUE_STATES": "CG"}
+    sweep.cluster.scontrol("update", "partition=normal", "state=down")  # tasks wait
+    plain = sweep.cluster.env
+    try:
+        sweep.cluster.env = plain | told
+        says = sweep.submit("--methods", "uniform_sds", profile='partition = "normal"')
+        assert "the profile goes before SBATCH_PARTITION, SBATCH_TIMELIMIT, SLURM_TIMELIMIT" in says
+        assert "4 queued" in sweep.submit("--methods", "uniform_sds", profile='partition = "normal"')
+        sweep.cluster.env = plain
+        names = ",".join(array.name for launch in launches(sweep.root) for array in launch.arrays)
+        assert sweep.cluster.run("squeue", "-h", "--name", names, "-o", "%P %l").split() == [
+            "normal",
+            "30:00",
+        ]
+    finally:
+        sweep.cluster.env = plain
+        sweep.cluster.scontrol("update", "partition=normal", "state=up")
+    sweep.wait(sweep.done)
