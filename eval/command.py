@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 
 from eval.claims import claims, published
@@ -26,6 +25,7 @@ from eval.results import (
 from eval.study import Study
 from eval.tables import Table, as_csv, console_for_tables, markdown, terminal, write
 from harness.config import UserError, first_line, nearest
+from harness.console import Console
 from harness.records.environment import packages
 from harness.records.files import write_bytes, write_json
 from harness.records.stamp import TOY

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.config import Config, Execution, UserError, apply_overrides, named_line, preset
+from harness.console import say
 from harness.guidance import hub
 
 # What each preset's experiments are scored with.
@@ -65,7 +66,7 @@ def tell(config: Config, clips: Sequence[str], out: Path, as_json: bool, estimat
     for check in chain(examine(config, clips, out), [cost(config)] if estimate else []):
         checks.append(check)
         if not as_json:
-            print(check, flush=True)
+            say(str(check))
     lacking = [check.name for check in checks if check.needed and check.status != "ok"]
     if as_json:
         about = {"preset": config.preset, "ok": not lacking, "checks": [asdict(check) for check in checks]}

@@ -10,7 +10,14 @@ ROOT = Path(__file__).parent.parent
 
 # From the ground up. A package may import its own floor's packages only where they are one and the same.
 FLOORS = [
-    {"harness.config", "harness.device", "harness.guidance", "harness.rng"},
+    {
+        "harness.config",
+        "harness.console",
+        "harness.device",
+        "harness.guidance",
+        "harness.rng",
+        "harness.text",
+    },
     {"harness.records"},
     {"harness.scene"},
     {"harness.objects"},
@@ -22,7 +29,7 @@ FLOORS = [
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
 
 # Inside a floor, and above it: what else an arrow may point to.
-GROUND = {"harness.config", "harness.device", "harness.rng"}
+GROUND = {"harness.config", "harness.console", "harness.device", "harness.rng", "harness.text"}
 METHODS_MAY = {"harness.distill.method", "harness.distill.schedules"}
 EVAL_MAY_NAME = {"harness.distill.schedules"}  # formulas alone: the schedules are drawn, too
 EVAL_MAY = {
@@ -31,8 +38,10 @@ EVAL_MAY = {
     "harness.scene",
     "harness.objects",  # textureless renders are of the field that turntables show
     "harness.config",
+    "harness.console",
     "harness.device",
     "harness.rng",
+    "harness.text",
     "eval",
 }
 # harness.cli, harness.bench and harness.doctor sit on top; inside functions they may reach everything.
@@ -40,6 +49,8 @@ EVAL_MAY = {
 LIGHT = [
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "harness" / "cli").glob("*.py")),
     "harness/config.py",
+    "harness/console.py",
+    "harness/text.py",
     "harness/doctor.py",
     "harness/sweep/grid.py",
     "harness/sweep/request.py",

@@ -12,15 +12,25 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
 from eval.preference.agreement import alpha, same_vote
 from eval.preference.duels import BOTH, Axis, Duels, wilson, win_rate
 from eval.preference.ranking import ranking
 from eval.preference.votes import Ballots
 from eval.stats import Interval, bootstrap_mean
-from eval.tables import Cell, Number, Table, markdown, number, percent, terminal, write
+from eval.tables import (
+    Cell,
+    Number,
+    Table,
+    frame_as_csv,
+    markdown,
+    number,
+    percent,
+    terminal,
+    write,
+)
 from harness.config import UserError
+from harness.console import Console
 from harness.records.files import write_bytes, write_json
 from harness.records.stamp import TOY
 
@@ -324,7 +334,7 @@ def export_votes(ballots: Ballots, out: Path) -> pd.DataFrame:
     why = [ballots.excluded.get(rater, "") for rater in ballots.answers["rater"]]
     frame = ballots.answers.assign(judge=ballots.judge, excluded=why)
     if out.suffix == ".csv":
-        data = frame.to_csv(index=False).encode()
+        data = frame_as_csv(frame).encode()
     elif out.suffix == ".parquet":
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)

@@ -26,14 +26,16 @@ def runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, P
     """The folder of runs, made from W&B where they are there, and where results go unless `out` says it."""
     if not source.startswith("wandb:"):
         return Path(source), out or Path(source, "eval", below)
-    from rich.console import Console
+    from rich.text import Text
 
     from eval.wandb_runs import run_folders_of
+    from harness.console import Console, say
+    from harness.text import plain
 
-    with Console(stderr=True).status(f"reading {source}"):
+    with Console(stderr=True).status(Text(plain(f"reading {source}"))):
         runs, problems = run_folders_of(source)
     for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        say(f"left out: {problem}", sys.stderr)
     return runs, out or Path("wandb-" + source.rpartition("/")[2], below)
 
 
@@ -255,12 +257,16 @@ def _format(kind: str, out: Path | None) -> str:
 def _export_logs(source: str, kind: str, out: Path, metrics: str) -> None:
     """Columns: run, method, prompt, seed, step, time, metric, value, state."""
     from eval.logs import load_logs
+    from harness.console import say
 
     frame = load_logs(source, [name.strip() for name in metrics.split(",") if name.strip()] or None)
     for problem in frame.attrs["problems"]:
-        print(f"left out: {problem}", file=sys.stderr)
+        say(f"left out: {problem}", sys.stderr)
     if kind == "csv":
-        frame.to_csv(out, index=False)
+        from eval.tables import frame_as_csv
+        from harness.records.files import write_bytes
+
+        write_bytes(out, frame_as_csv(frame).encode())
     else:
         frame.to_parquet(out, index=False)
     print(f"{len(frame)} rows of {frame['run'].nunique()} runs in {out}")

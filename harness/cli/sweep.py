@@ -201,6 +201,7 @@ def run_sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool
 
 
 def _report(done: list[str], failed: list[str], left: list[str], root: Path) -> int:
+    from harness.console import say
     from harness.records.folder import RunFolder
 
     text = f"{len(done)} done"
@@ -211,5 +212,5 @@ def _report(done: list[str], failed: list[str], left: list[str], root: Path) -> 
         )
     if left:
         text += f", {len(left)} left unfinished, such as {left[0]}"
-    print(f"{text}; next: harness eval {root}", flush=True)
+    say(f"{text}; next: harness eval {root}")
     return 1 if failed or left else 0
