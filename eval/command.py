@@ -11,7 +11,8 @@ import numpy as np
 from rich.progress import track
 
 from eval.claims import claims, published
-from eval.contact_sheet import Cell, contact_sheets, shown_views
+from eval.contact_sheet import Cell, contact_sheets, shown_views, texts
+from eval.fonts import boxes, fallbacks
 from eval.load import RunRecord
 from eval.results import (
     convergence_table,
@@ -65,11 +66,11 @@ def evaluate(study: Study, out: Path | None = None, console: Console | None = No
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "table.md", markdown(tables, study.stamp, "CLIP R-Precision", notes).encode())
     write_bytes(folder / "table.csv", as_csv(tables[0], study.stamp).encode())
-    _write_sheets(folder, study)
+    missing = _write_sheets(folder, study)
     write_json(folder / "manifest.json", manifest(study))
     for table in tables:
         console.print(terminal(table, study.stamp))
-    for note in notes:
+    for note in [*notes, *([boxes(missing)] if missing else [])]:
         console.print(note, soft_wrap=True)
     console.print(
         f"written to {folder}/: table.md, table.csv, contact_sheet.png, manifest.json", soft_wrap=True
@@ -156,7 +157,8 @@ def manifest(study: Study) -> dict[str, Any]:
     }
 
 
-def _write_sheets(folder: Path, study: Study) -> None:
+def _write_sheets(folder: Path, study: Study) -> str:
+    """Write the sheets; the characters that no font has."""
     total = max(study.totals)
     cells: dict[str, dict[str, Cell]] = {}
     for prompt in study.prompts:
@@ -182,6 +184,7 @@ def _write_sheets(folder: Path, study: Study) -> None:
         page.save(data, "PNG", optimize=True)
         name = "contact_sheet.png" if number == 1 else f"contact_sheet-{number:02d}.png"
         write_bytes(folder / name, data.getvalue())
+    return fallbacks(texts(title, cells))[1]
 
 
 def _last_views(run: RunRecord) -> np.ndarray | str:
