@@ -88,7 +88,7 @@ def import_renders(
     renders: dict[tuple[str, str, int], _Render] = {}
     for path in sorted({frame.parent for frame in root.glob("*/*/*/rgb_*.png")}):
         method, prompt_id, seed = path.parts[-3:]
-        if not seed.isdecimal():
+        if not seed.isdecimal() or len(seed) > 18:
             raise UserError(f"{path}: '{seed}' is no seed; the layout is {LAYOUT}")
         prompt = _match(prompt_id, path, suite, listed or suite.prompts)
         spec = RunSpec(method=method, prompt=prompt, seed=int(seed), config=config, suite=ref)
@@ -105,7 +105,7 @@ def import_renders(
 def _match(prompt_id: str, path: Path, suite: SuiteLike, listed: Sequence[str]) -> str:
     """The suite's prompt that a folder's name means."""
     text = prompt_id
-    if prompt_id.isdecimal():
+    if prompt_id.isdecimal() and len(prompt_id) < 10:
         if int(prompt_id) >= len(listed):
             raise UserError(f"{path}: no prompt {prompt_id}; they go from 0 to {len(listed) - 1}")
         text = listed[int(prompt_id)]
@@ -131,7 +131,7 @@ def _check(spec: RunSpec, path: Path, azimuths: int) -> _Render:
     by_number = {}
     for frame in path.glob("rgb_*.png"):
         number = frame.stem.removeprefix("rgb_")
-        if not number.isdecimal():
+        if not number.isdecimal() or len(number) > 9:
             raise UserError(f"{frame}: frames are rgb_0.png, rgb_1.png, …")
         by_number[int(number)] = frame
     numbers = sorted(by_number)

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.text import short
+
+LONGEST_NAME = 255  # bytes of a file's name, and letters of what is compared with names
+LARGEST = 2**31 - 1  # of whole numbers in settings; nothing here counts further
 
 SPEC_VERSION = 2  # raise it when a default below changes: ids hash only what differs from the defaults
 
@@ -24,7 +30,7 @@ class UserError(Exception):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The choice closest to `name` as "; did you mean 'x'?", or the list of choices when none is close."""
     known = sorted(choices)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:LONGEST_NAME], known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; choose from {', '.join(known)}" if known else ""
@@ -43,6 +49,14 @@ class Strict(BaseModel):
     """Base of every configuration: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, int) and abs(value) > LARGEST:
+                raise ValueError(f"{name} is at most {LARGEST} in size")
+        return self
 
 
 class GuidanceConfig(Strict):
@@ -346,10 +360,13 @@ def _takes_a_sequence(annotation: Any) -> bool:
 
 
 def parse_value(text: str, annotation: Any) -> Any:
-    """A command line's value for a field of that annotation: JSON, `a,b` for a pair, else text."""
+    """A command line's value for a field of that annotation: JSON, `a,b` for a pair, else text.
+
+    What JSON gives up on (thousands of brackets or digits) is text, too.
+    """
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         pass
     if text in ("None", "none"):
         return None
@@ -364,13 +381,13 @@ def split_override(item: str) -> tuple[str, str]:
     """`key=value` as (key, value); anything else is a UserError."""
     key, equals, value = item.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set takes key=value, not '{item}'")
+        raise UserError(f"--set takes key=value, not '{short(item)}'")
     return key.strip(), value.strip()
 
 
 def first_line(error: BaseException) -> str:
     """An error as one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return short((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def named_line(error: BaseException) -> str:
@@ -384,8 +401,26 @@ def first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(problem["input"], (dict, BaseModel)) else f" (got {problem['input']!r})"
+    got = "" if isinstance(problem["input"], (dict, BaseModel)) else f" (got {_shown(problem['input'])})"
     return f"{where}: {message}{got}" if where else f"{message}{got}"
+
+
+def _shown(value: Any) -> str:
+    """A value as people would write it, cut where it is long; Python refuses to write numbers of thousands of
+    digits."""
+    try:
+        return short(repr(value), 200)
+    except (ValueError, RecursionError):
+        return "a value too long to be shown"
+
+
+def read_toml(text: str, source: object) -> dict[str, Any]:
+    """The keys of a TOML text; UserError, naming its source, where it is none."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "brackets too deep" if isinstance(error, RecursionError) else first_line(error)
+        raise UserError(f"{source}: {reason}") from None
 
 
 def apply_overrides(config: Config, items: Sequence[str]) -> Config:
@@ -412,7 +447,7 @@ def apply_overrides(config: Config, items: Sequence[str]) -> Config:
             if sections:
                 model.model_validate(target)
         except ValidationError as error:
-            raise UserError(f"--set {item}: {first_problem(error)}") from None
+            raise UserError(f"--set {short(item, 200)}: {first_problem(error)}") from None
     try:
         return Config.model_validate(data)
     except ValidationError as error:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from harness.config import Strict, UserError, first_problem, nearest
+from harness.config import Strict, UserError, first_problem, nearest, read_toml
 
 SHIPPED = Path(__file__).parent / "profiles"
 OWN = Path("slurm-profiles")  # in the folder that commands are run from
@@ -118,10 +117,10 @@ def load(name: str) -> Profile:
             f"`harness slurm profile new {name}` writes one"
         )
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = read_toml(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError:
         raise UserError(f"no Slurm profile {path}{nearest(name, names())}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: {error}") from None
     for key in data:
         if key not in Profile.model_fields:

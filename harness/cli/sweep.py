@@ -20,6 +20,7 @@ from harness.cli.app import (
     complete_settings,
 )
 from harness.config import UserError, nearest
+from harness.text import short
 
 
 @app.command(
@@ -102,8 +103,8 @@ def sweep(
         raise UserError(
             f"--wandb is online, offline or disabled, not '{wandb}'{nearest(wandb, ['online', 'offline'])}"
         )
-    if pack != "auto" and not (pack.isdecimal() and int(pack) > 0):
-        raise UserError(f"--pack takes a number of runs or auto, not '{pack}'")
+    if pack != "auto" and not (pack.isdecimal() and len(pack) < 10 and int(pack) > 0):
+        raise UserError(f"--pack takes a number of runs or auto, not '{short(pack, 60)}'")
     request = Request(
         prompts=prompts,
         methods=methods,

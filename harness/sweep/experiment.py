@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from harness.config import Strict, UserError, first_problem, nearest
+from harness.config import Strict, UserError, first_problem, nearest, read_toml
 from harness.sweep.request import Request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,8 +71,6 @@ def load(name: str) -> Experiment:
     if not path.is_file():
         raise UserError(f"no experiment '{name}'{nearest(name, [*names(), 'all'])}")
     try:
-        return Experiment.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: {error}") from None
+        return Experiment.model_validate(read_toml(path.read_text(encoding="utf-8"), path))
     except ValidationError as error:
         raise UserError(f"{path}: {first_problem(error)}") from None

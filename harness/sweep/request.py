@@ -10,6 +10,7 @@ from harness.config import UserError, apply_overrides, preset
 from harness.distill.method import discover
 from harness.records.identity import RunSpec
 from harness.sweep import grid
+from harness.text import short
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def choose(prompts: Sequence[str], limit: int | None = None, spread: int | None 
 def parse_steps(text: str) -> tuple[int, ...]:
     """`100,200` as (100, 200); raises UserError."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"--steps takes a number of steps, or several such as 100,200,400, not '{text}'")
+    if not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
+        taken = "--steps takes a number of steps below 10⁹, or several such as 100,200,400"
+        raise UserError(f"{taken}, not '{short(text, 200)}'")
     return tuple(dict.fromkeys(int(part) for part in parts))
