@@ -110,7 +110,7 @@ def wrapped(text: str, letters: float) -> list[str]:
     """Lines of at most so many letters, broken at spaces and after `: , @`, else after `_` and between the
     wide letters of East Asia, which count twice, else too long, up to twice as long."""
     lines = [""]
-    text = re.sub(rf"\S{{{max(1, int(2 * letters))}}}(?=\S)", r"\g<0>\u200b", text)
+    text = re.sub(rf"\S{{{max(1, int(2 * letters))}}}(?=\S)", "\\g<0>\u200b", text)
     words = re.split(r"(?<=[\s:,@])", text)
     for part in (
         part for word in words for part in ([word] if _letters(word) <= letters else re.split(_BREAKS, word))
@@ -122,7 +122,7 @@ def wrapped(text: str, letters: float) -> list[str]:
 
 
 _WIDE = "\u2e80-\ud7ff\uf900-\ufaff\uff01-\uff60\U0001f300-\U0001faff\U00020000-\U0003ffff"
-_BREAKS = rf"(?<=_)|(?<=\u200b)|(?<=[{_WIDE}])"
+_BREAKS = f"(?<=_)|(?<=\u200b)|(?<=[{_WIDE}])"
 
 
 def _letters(text: str) -> int:
