@@ -59,11 +59,19 @@ def scorers(config: Config, names: str) -> list[str]:
     return chosen
 
 
-def tell(config: Config, clips: Sequence[str], out: Path, as_json: bool, estimate: bool = False) -> bool:
-    """Print every check, with what a sweep costs where an estimate is asked for; whether nothing that the
-    preset needs is missing."""
+def tell(
+    config: Config,
+    clips: Sequence[str],
+    out: Path,
+    as_json: bool,
+    estimate: bool = False,
+    files: bool = False,
+) -> bool:
+    """Print every check, with what the file system of `out` does (`files`) and what a sweep costs (`estimate`)
+    where that is asked for; whether nothing that the preset needs is missing."""
     checks = []
-    for check in chain(examine(config, clips, out), [cost(config)] if estimate else []):
+    more = chain(file_system(out) if files else (), (cost(config) for _ in range(estimate)))
+    for check in chain(examine(config, clips, out), more):
         checks.append(check)
         if not as_json:
             say(str(check))
@@ -301,6 +309,17 @@ def _disk(out: Path) -> Check:
     if _free(out) < GIB:
         return Check("disk", "problem", f"{text}; free some or choose another --out", facts=facts)
     return Check("disk", "ok", text, facts=facts)
+
+
+def file_system(out: Path) -> Iterator[Check]:
+    """What run folders rest on, tried where they will be: locks, renaming, fsync, O_EXCL, the clock."""
+    from harness.records.probe import probe
+
+    place = _existing(out)
+    for found in probe(place):
+        status = "problem" if found.broken else "ok"
+        facts = {"folder": str(place)}
+        yield Check(f"files {found.name}", status, found.broken or found.text, facts=facts)
 
 
 def _existing(path: Path) -> Path:
