@@ -67,8 +67,8 @@ def tell(
     estimate: bool = False,
     files: bool = False,
 ) -> bool:
-    """Print every check, with what the file system of `out` does (`files`) and what a sweep costs (`estimate`)
-    where that is asked for; whether nothing that the preset needs is missing."""
+    """Print every check, and where it is asked for what the file system of `out` does (`files`) and what a
+    sweep costs (`estimate`); whether nothing that the preset needs is missing."""
     checks = []
     more = chain(file_system(out) if files else (), (cost(config) for _ in range(estimate)))
     for check in chain(examine(config, clips, out), more):

@@ -1,4 +1,4 @@
-"""What `harness doctor RUNS` tries of a file system: the local one keeps its promises, a broken one is told."""
+"""What `harness doctor RUNS` tries of a file system: what holds is said, what is broken is told."""
 
 from __future__ import annotations
 
