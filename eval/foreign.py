@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from harness.config import Config, GuidanceConfig, UserError, ViewsConfig, first_line, first_problem
-from harness.records.files import read_json, write_json
+from harness.records.files import open_image, read_json, write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef, slug
 
@@ -149,7 +149,7 @@ def _check(spec: RunSpec, path: Path, azimuths: int) -> _Render:
 def _square(frame: Path, side: int | None = None) -> Image.Image:
     """A frame on white, its central square, at `side` pixels."""
     try:
-        with Image.open(frame) as image:
+        with open_image(frame) as image:
             picture = image.convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{frame}: not a readable picture ({first_line(error)})") from error
