@@ -7,7 +7,7 @@ VIEWER := tests/browser/viewer
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test browser-test slurm-test lint types ci-sweep clean
+.PHONY: demo test fuzz browser-test slurm-test lint types ci-sweep clean
 
 demo: $(STAMP)
 	$(BIN)/harness sweep prompts/coco.txt --limit 6 --seeds 0 --out demo
@@ -15,6 +15,11 @@ demo: $(STAMP)
 
 test: lint types
 	$(BIN)/pytest -m "not long and not slurm and not browser"
+
+# Inputs drawn at random: each test for FUZZ_SECONDS. A usual run of the tests has a few seconds of each.
+fuzz: export FUZZ_SECONDS ?= 300
+fuzz: $(STAMP)
+	$(BIN)/pytest -m fuzz -s tests/fuzz
 
 # What runs on a real Slurm: brings up clusters of slurm/testbed on this machine (root, Debian), and takes them down.
 slurm-test: $(STAMP)

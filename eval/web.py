@@ -10,6 +10,7 @@ from typing import Any, cast
 from urllib.parse import unquote_plus
 
 import uvicorn
+from h11 import LocalProtocolError
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
@@ -67,7 +68,10 @@ class Guard:
         async def send_noting(message: Message) -> None:
             nonlocal started
             started |= message["type"] == "http.response.start"
-            await send(message)
+            try:
+                await send(message)
+            except (LocalProtocolError, RuntimeError):  # the client broke the protocol: nothing can be sent
+                raise ClientDisconnect from None
 
         try:
             if _is_too_long(scope):
@@ -89,9 +93,9 @@ def _is_too_long(scope: Scope) -> bool:
 
 def _less_what_was_sent(line: str, scope: Scope) -> str:
     """The line with "…" for every part of the address and every cookie that may be a token."""
-    sent = unquote_plus(scope["query_string"].decode("latin-1")) + scope["path"]
-    sent += "".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
-    for word in sorted(set(re.findall(r"[^/=&;\s]{8,}", sent)), key=len, reverse=True):
+    sent = [scope["path"], unquote_plus(scope["query_string"].decode("latin-1"))]
+    sent += [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
+    for word in sorted(set(re.findall(r"[^/=&;\s]{8,}", "/".join(sent))), key=len, reverse=True):
         line = line.replace(word, "…")
     return line
 
@@ -119,10 +123,10 @@ class _Patient(H11Protocol):
 
     def _look(self) -> None:
         now = self.loop.time()
-        answering = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
         unsent = self.transport.get_write_buffer_size()
-        moved = answering and (unsent == 0 or unsent != self._unsent)
-        if moved or self.cycle is not self._known or self.timeout_keep_alive_task is not None:
+        answering = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        idle = self.timeout_keep_alive_task is not None or self.cycle is not self._known
+        if unsent != self._unsent if unsent else answering or idle:
             self._since = now
         self._known, self._unsent = self.cycle, unsent
         if now - self._since >= WAIT_SECONDS:
@@ -151,7 +155,7 @@ def serve(app: ASGIApp, host: str, port: int, ready: Callable[[str], Any]) -> No
         http=_Patient,
         ws="none",
         lifespan="on",
-        log_level="error",  # a warning for each broken request would fill a screen
+        log_level="critical",  # a line for each broken request fills a screen; Guard tells our errors
         timeout_keep_alive=30,
         timeout_graceful_shutdown=5,
     )
