@@ -35,5 +35,5 @@ def exchange(address: tuple[str, int], data: bytes, timeout: float = 30.0, finis
 
 def get(address: tuple[str, int], path: str, headers: str = "") -> bytes:
     """The answer to a GET, with its head."""
-    head = f"GET {path} HTTP/1.1\r\nHost: {address[0]}\r\nConnection: close\r\n{headers}\r\n"
+    head = f"GET {path} HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\nConnection: close\r\n{headers}\r\n"
     return exchange(address, head.encode("latin-1"), finish=False)

@@ -54,13 +54,19 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush does not fail too
-        code = 128 + signal.SIGPIPE
+        code = _nobody_reads()
+    except SystemExit as end:  # Typer's, for a reader that left
+        code = _nobody_reads() if type(sys.stdout).__name__ == "PacifyFlushWrapper" else end.code
     except Exception as error:
         if is_shown():
             raise
         code = _complain(f"{error.filename}: {error.strerror}") if _is_of_a_place(error) else _failed(error)
     sys.exit(code)
+
+
+def _nobody_reads() -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush does not fail too
+    return 128 + signal.SIGPIPE
 
 
 def _is_of_a_place(error: Exception) -> TypeGuard[OSError]:

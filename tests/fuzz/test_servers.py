@@ -78,7 +78,7 @@ def a_request(dice: random.Random, host: bytes, names: list[bytes], cookie: byte
 
 def fuzz(address: tuple[str, int], names: list[bytes], cookie: bytes, what: str) -> None:
     dice, seen, until = random.Random(1), Counter[bytes](), time.monotonic() + SECONDS
-    host = address[0].encode()
+    host = f"{address[0]}:{address[1]}".encode()
     while time.monotonic() < until:
         data = a_request(dice, host, names, cookie)
         answer = exchange(address, data, finish=dice.random() < 0.3)
