@@ -23,6 +23,7 @@ from tests.smallstudy import make_study, tokens
 
 pytestmark = pytest.mark.fuzz
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "4"))
+LEAST = 80  # requests, also where a machine is busy
 TOKEN = "token-of-an-onlooker-0123456789"
 
 WORDS = (
@@ -79,7 +80,7 @@ def a_request(dice: random.Random, host: bytes, names: list[bytes], cookie: byte
 def fuzz(address: tuple[str, int], names: list[bytes], cookie: bytes, what: str) -> None:
     dice, seen, until = random.Random(1), Counter[bytes](), time.monotonic() + SECONDS
     host = f"{address[0]}:{address[1]}".encode()
-    while time.monotonic() < until:
+    while time.monotonic() < until or sum(seen.values()) < LEAST:
         data = a_request(dice, host, names, cookie)
         answer = exchange(address, data, finish=dice.random() < 0.3)
         status = answer[9:12] if answer.startswith(b"HTTP/1.1 ") else b"none"
@@ -93,7 +94,7 @@ def fuzz(address: tuple[str, int], names: list[bytes], cookie: bytes, what: str)
 def test_the_live_report(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(web, "WAIT_SECONDS", 0.2)
     runs = Runs(tmp_path / "runs")
     names = [runs.add("tp_sds", PROMPTS[0], seed).id.encode() for seed in range(2)]
     address = listen(application(runs.root, TOKEN))
@@ -106,7 +107,7 @@ def test_the_live_report(
 def test_the_study(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(web, "WAIT_SECONDS", 0.2)
     study = make_study(tmp_path, ("a red cup", "a blue car"))
     links = tokens(study, 2)
     app = Application(study)
