@@ -15,11 +15,13 @@ class Console(rich.console.Console):
     """Rich's console for texts of others, in tables too: brackets, colons and escapes mean nothing to it."""
 
     def __init__(self, **options: Any):
-        super().__init__(**({"highlight": False} | options | {"markup": False, "emoji": False}))
+        never: dict[str, Any] = {"markup": False, "emoji": False}
+        super().__init__(**({"highlight": False} | options | never))
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Every string that is printed comes by here."""
-        return super().render_str(plain(text, lines=True), **(options | {"markup": False, "emoji": False}))
+        never: dict[str, Any] = {"markup": False, "emoji": False}
+        return super().render_str(plain(text, lines=True), **(options | never))
 
 
 def say(text: str, file: TextIO | None = None) -> None:

@@ -71,8 +71,7 @@ def _nobody_reads() -> int:
 
 def _is_of_a_place(error: Exception) -> TypeGuard[OSError]:
     """Whether a name, a mode or a disk is at fault, and no program."""
-    named = isinstance(error, OSError) and error.filename is not None
-    return named and error.errno in OF_PLACES
+    return isinstance(error, OSError) and error.filename is not None and error.errno in OF_PLACES
 
 
 OF_PLACES = {
