@@ -15,8 +15,9 @@ class Console(rich.console.Console):
     """Rich's console for texts of others, in tables too: brackets, colons and escapes mean nothing to it."""
 
     def __init__(self, **options: Any):
-        never: dict[str, Any] = {"markup": False, "emoji": False}
-        super().__init__(**({"highlight": False} | options | never))
+        never = {"markup": False, "emoji": False}
+        chosen: dict[str, Any] = {"highlight": False, **options, **never}
+        super().__init__(**chosen)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Every string that is printed comes by here."""
