@@ -7,7 +7,7 @@ VIEWER := tests/browser/viewer
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test browser-test slurm-test lint types ci-sweep clean
+.PHONY: demo test fuzz browser-test slurm-test lint types ci-sweep clean
 
 demo: $(STAMP)
 	$(BIN)/harness sweep prompts/coco.txt --limit 6 --seeds 0 --out demo
@@ -16,6 +16,11 @@ demo: $(STAMP)
 # Two processes of one thread each: tests are many and small, and most of one is not parallel.
 test: lint types
 	$(BIN)/pytest -n 2 --dist worksteal -m "not long and not slurm and not browser"
+
+# Inputs drawn at random: each test for FUZZ_SECONDS. A usual run of the tests has a few seconds of each.
+fuzz: export FUZZ_SECONDS ?= 300
+fuzz: $(STAMP)
+	$(BIN)/pytest -m fuzz -s tests/fuzz
 
 # What runs on a real Slurm: brings up clusters of slurm/testbed on this machine (root, Debian), and takes them down.
 slurm-test: $(STAMP)

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from harness.config import Config
+from harness.console import Console
 from harness.records.environment import own_code
 from harness.records.files import write_json
 from harness.records.folder import RunFolder

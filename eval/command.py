@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 
 from eval.claims import claims, published
-from eval.contact_sheet import Cell, contact_sheets, shown_views
+from eval.contact_sheet import Cell, contact_sheets, shown_views, texts
+from eval.fonts import boxes, fallbacks
 from eval.load import RunRecord
 from eval.results import (
     convergence_table,
@@ -26,6 +26,7 @@ from eval.results import (
 from eval.study import Study
 from eval.tables import Table, as_csv, console_for_tables, markdown, terminal, write
 from harness.config import UserError, first_line, nearest
+from harness.console import Console
 from harness.records.environment import packages
 from harness.records.files import make_folder, write_bytes, write_json
 from harness.records.stamp import TOY
@@ -65,11 +66,11 @@ def evaluate(study: Study, out: Path | None = None, console: Console | None = No
     make_folder(folder)
     write_bytes(folder / "table.md", markdown(tables, study.stamp, "CLIP R-Precision", notes).encode())
     write_bytes(folder / "table.csv", as_csv(tables[0], study.stamp).encode())
-    _write_sheets(folder, study)
+    missing = _write_sheets(folder, study)
     write_json(folder / "manifest.json", manifest(study))
     for table in tables:
         console.print(terminal(table, study.stamp))
-    for note in notes:
+    for note in [*notes, *([boxes(missing)] if missing else [])]:
         console.print(note, soft_wrap=True)
     console.print(
         f"written to {folder}/: table.md, table.csv, contact_sheet.png, manifest.json", soft_wrap=True
@@ -157,7 +158,8 @@ def manifest(study: Study) -> dict[str, Any]:
     }
 
 
-def _write_sheets(folder: Path, study: Study) -> None:
+def _write_sheets(folder: Path, study: Study) -> str:
+    """Write the sheets; the characters that no font has."""
     total = max(study.totals)
     cells: dict[str, dict[str, Cell]] = {}
     for prompt in study.prompts:
@@ -183,6 +185,7 @@ def _write_sheets(folder: Path, study: Study) -> None:
         page.save(data, "PNG", optimize=True)
         name = "contact_sheet.png" if number == 1 else f"contact_sheet-{number:02d}.png"
         write_bytes(folder / name, data.getvalue())
+    return fallbacks(texts(title, cells))[1]
 
 
 def _last_views(run: RunRecord) -> np.ndarray | str:

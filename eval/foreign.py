@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from harness.config import Config, GuidanceConfig, UserError, ViewsConfig, first_line, first_problem
 from harness.prompt import normalised
-from harness.records.files import NoSuchFile, read_text, write_json
+from harness.records.files import NoSuchFile, open_image, read_text, write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef, slug
 
@@ -99,7 +99,7 @@ def import_renders(
     renders: dict[tuple[str, str, int], _Render] = {}
     for path in _folders(root, say):
         method, prompt_id, seed = path.parts[-3:]
-        if not seed.isdecimal():
+        if not seed.isdecimal() or len(seed) > 18:
             raise UserError(f"{path}: '{seed}' is no seed; the layout is {LAYOUT}")
         prompt = _match(prompt_id, path, suite, listed, say)
         spec = RunSpec(method=method, prompt=prompt, seed=int(seed), config=config, suite=ref)
@@ -168,7 +168,7 @@ def _match(
 ) -> str:
     """The suite's prompt that a folder's name means."""
     text = STAMP.sub("", prompt_id)
-    if text.isdecimal():
+    if text.isdecimal() and len(text) < 10:
         if int(text) >= len(listed):
             raise UserError(f"{path}: no prompt {text}; they go from 0 to {len(listed) - 1}")
         text = listed[int(text)]
@@ -203,7 +203,7 @@ def _check(spec: RunSpec, path: Path, azimuths: int) -> _Render:
     by_number: dict[int, Path] = {}
     for frame in sorted(filter(_is_frame, path.iterdir())):
         number = frame.stem.removeprefix("rgb_")
-        if not number.isdecimal():
+        if not number.isdecimal() or len(number) > 9:
             raise UserError(f"{frame}: frames are rgb_0.png, rgb_1.png, …")
         twin = by_number.setdefault(int(number), frame)
         if twin is not frame:
@@ -224,7 +224,7 @@ def _check(spec: RunSpec, path: Path, azimuths: int) -> _Render:
 def _square(frame: Path, side: int | None = None) -> Image.Image:
     """A frame on white, its central square, at `side` pixels."""
     try:
-        with Image.open(frame) as image:
+        with open_image(frame) as image:
             picture = image.convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{frame}: not a readable picture ({first_line(error)})") from error

@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import rich.table
-from rich.console import Console
 
 from eval.stats import Interval
 from harness.config import UserError
+from harness.console import Console
 from harness.records.files import make_folder, write_bytes
+from harness.text import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,18 +128,31 @@ def console_for_tables() -> Console:
     return console
 
 
+# What CommonMark and GitHub act on, less `_` inside a word, which they leave alone, and the begin of a link.
+_MARKDOWN = re.compile(r"[\\`*\[\]<>#|~&$]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])|:(?=//)|(?<=www)\.")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", ":": "&#58;", ".": "&#46;"}
+_LISTED = re.compile(r"^(\d*)([-+.)=])(?=[\s=-]|$)")  # what no line may begin with: a list, a rule
+
+
+def _in_markdown(cell: object) -> str:
+    """Text that Markdown shows as it is, on one line; our own numbers need no care."""
+    if isinstance(cell, Number):
+        return str(cell)
+    text = _MARKDOWN.sub(lambda found: _ENTITIES.get(found[0], "\\" + found[0]), plain(cell).strip())
+    return _LISTED.sub(r"\1\\\2", text)
+
+
 def markdown(tables: Sequence[Table], stamp: Stamp, title: str, notes: Sequence[str] = ()) -> str:
     """A page of tables under their stamp, then the notes."""
-    lines = [f"# {title}" + (f" ({stamp.mark})" if stamp.mark else ""), ""]
+    lines = [f"# {_in_markdown(title)}" + (f" ({_in_markdown(stamp.mark)})" if stamp.mark else ""), ""]
     for table in tables:
-        lines += [f"## {table.title}", "", *([_stamp(table, stamp), ""] if table.metric else [])]
-        lines += ["| " + " | ".join(table.columns) + " |"]
+        lines += [f"## {_in_markdown(table.title)}", ""]
+        lines += [_in_markdown(_stamp(table, stamp)), ""] if table.metric else []
+        lines += ["| " + " | ".join(map(_in_markdown, table.columns)) + " |"]
         lines += ["|" + "|".join(["---", *["---:"] * (len(table.columns) - 1)]) + "|"]
-        lines += [
-            "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in table.rows
-        ]
-        lines += ["", *(f"{note}\n" for note in table.notes)]
-    lines += [f"- {note}" for note in notes]
+        lines += ["| " + " | ".join(map(_in_markdown, row)) + " |" for row in table.rows]
+        lines += ["", *(f"{_in_markdown(note)}\n" for note in table.notes)]
+    lines += [f"- {_in_markdown(note)}" for note in notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -155,7 +170,7 @@ def write(table: Table, stamp: Stamp, folder: Path) -> None:
 def write_frame(frame: pd.DataFrame, out: Path) -> None:
     """A tidy table as a .csv or .parquet file, whole or not at all; UserError for another kind of file."""
     if out.suffix == ".csv":
-        data = frame.to_csv(index=False).encode()
+        data = frame_as_csv(frame).encode()
     elif out.suffix == ".parquet":
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
@@ -164,6 +179,20 @@ def write_frame(frame: pd.DataFrame, out: Path) -> None:
         raise UserError(f"--out {out}: write to a .parquet or a .csv file")
     make_folder(out.parent)
     write_bytes(out, data)
+
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
+_FORMULA = tuple("=+-@＝＋－＠'")  # how spreadsheets tell a formula, some in full width too; and our own mark
+
+
+def in_csv(text: str) -> str:
+    """A cell that every spreadsheet takes for text: one that begins as a formula does gets a `'` before it.
+
+    What begins with `'` gets another: a reader who takes one away has the text back. Numbers stay numbers.
+    """
+    text = plain(text, lines=True)
+    looks_live = text.lstrip().startswith(_FORMULA) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if looks_live else text
 
 
 def as_csv(table: Table, stamp: Stamp) -> str:
@@ -175,7 +204,7 @@ def as_csv(table: Table, stamp: Stamp) -> str:
     for name, ends in zip(table.columns, wide, strict=True):
         head += [name, f"{name} low", f"{name} high"] if ends else [name]
     rests_on = stamp.fields() if table.metric else {}
-    writer.writerow([*head, *rests_on])
+    writer.writerow(map(in_csv, [*head, *rests_on]))
     for row in table.rows:
         cells: list[str | int] = []
         for cell, ends in zip(row, wide, strict=True):
@@ -183,31 +212,49 @@ def as_csv(table: Table, stamp: Stamp) -> str:
                 cells += ["" if math.isnan(x) else f"{x:.6g}" for x in (cell.value, cell.low, cell.high)]
             else:
                 cells += [cell, "", ""] if ends else [cell]
-        writer.writerow([*cells, *rests_on.values()])
+        cells += rests_on.values()
+        writer.writerow(in_csv(cell) if isinstance(cell, str) else cell for cell in cells)
     return text.getvalue()
 
 
+def frame_as_csv(frame: pd.DataFrame) -> str:
+    """A tidy table of texts and numbers, without its index; texts as `in_csv` writes them."""
+    made = frame.copy(deep=False)
+    for name, column in frame.items():
+        if column.dtype.kind not in "biufM":  # strings, and categories of them
+            known = {value: in_csv(value) for value in column.unique() if isinstance(value, str)}
+            made[name] = column.astype(object).map(lambda value, known=known: known.get(value, value))
+    return made.rename(columns=lambda name: in_csv(str(name))).to_csv(index=False)
+
+
 _TEX = {char: "\\" + char for char in "&%_#$"} | {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\textasciigrave{}",
     "–": "--", "−": "$-$", "∞": r"$\infty$", "×": r"$\times$", "±": r"$\pm$", "≤": r"$\leq$",
     "≥": r"$\geq$", "·": r"$\cdot$", "°": r"$^\circ$", "ε": r"$\epsilon$", "‖": r"$\|$",
 }  # fmt: skip
 
 
+def _in_tex(cell: object) -> str:
+    """Text that LaTeX sets as it is. It begins with `{}` where LaTeX would look for an option: `\\\\ [x]`."""
+    text = plain(cell)
+    # Two hyphens would be a dash.
+    made = re.sub("(-(?=-))|.", lambda found: "-{}" if found[1] else _TEX.get(found[0], found[0]), text)
+    return "{}" + made if text.lstrip().startswith(("[", "*")) else made
+
+
 def latex(table: Table, stamp: Stamp) -> str:
     """A booktabs table with its stamp in the caption."""
 
-    def escape(text: object) -> str:
-        return "".join(_TEX.get(char, char) for char in str(text))
-
     def lines() -> Iterator[str]:
         yield "\\begin{table}"
-        yield f"\\caption{{{escape(table.title)}. {escape(_stamp(table, stamp))}}}"
+        yield f"\\caption{{{_in_tex(table.title)}. {_in_tex(_stamp(table, stamp))}}}"
         yield f"\\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}"
         yield "\\toprule"
-        yield " & ".join(map(escape, table.columns)) + r" \\"
+        yield " & ".join(map(_in_tex, table.columns)) + r" \\"
         yield "\\midrule"
         for row in table.rows:
-            yield " & ".join(map(escape, row)) + r" \\"
+            yield " & ".join(map(_in_tex, row)) + r" \\"
         yield "\\bottomrule"
         yield "\\end{tabular}"
         yield "\\end{table}"

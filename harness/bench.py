@@ -20,12 +20,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import rng
 from harness.config import Config, Execution, UserError
+from harness.console import Console
 from harness.device import fix_workspaces, peak_memory_mb, pick_device
 from harness.distill import runner, step
 from harness.distill.method import NoiseSchedule, load_method

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +17,11 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.text import short
+
+LONGEST_NAME = 255  # bytes of a file's name, and letters of what is compared with names
+LARGEST = 2**31 - 1  # of whole numbers in settings; nothing here counts further
 
 # Raise it when a default below changes (ids hash only what differs from the defaults), or what is drawn.
 # 1: random streams by seed alone, shared by all prompts. 2: by prompt and seed; float32 by default.
@@ -29,7 +35,7 @@ class UserError(Exception):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The choice closest to `name` as "; did you mean 'x'?", or the list of choices when none is close."""
     known = sorted(choices)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:LONGEST_NAME], known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; choose from {', '.join(known)}" if known else ""
@@ -48,6 +54,14 @@ class Strict(BaseModel):
     """Base of every configuration: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, int) and abs(value) > LARGEST:
+                raise ValueError(f"{name} is at most {LARGEST} in size")
+        return self
 
 
 class GuidanceConfig(Strict):
@@ -373,7 +387,8 @@ def parse_value(text: str, annotation: Any) -> Any:
     """A command line's value for a field of that annotation.
 
     `none` where it takes None; text where it takes text, whatever it looks like (a revision 39593e5 is no
-    number), less the quotes of a JSON string; `a,b` for a sequence, part by part; JSON for the rest.
+    number), less the quotes of a JSON string; `a,b` for a sequence, part by part; JSON for the rest. What
+    JSON gives up on (thousands of brackets or digits) is text, too.
     """
     kinds = _kinds(annotation)
     if text in ("None", "none", "null") and type(None) in kinds:
@@ -382,7 +397,7 @@ def parse_value(text: str, annotation: Any) -> Any:
         return text == "True"
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         value = text
     if any(map(_is_text, kinds)):
         fits = isinstance(value, str) or any(type(value) is (get_origin(kind) or kind) for kind in kinds)
@@ -402,13 +417,13 @@ def split_override(item: str) -> tuple[str, str]:
     """`key=value` as (key, value); anything else is a UserError."""
     key, equals, value = item.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set takes key=value, not '{item}'")
+        raise UserError(f"--set takes key=value, not '{short(item)}'")
     return key.strip(), value.strip()
 
 
 def first_line(error: BaseException) -> str:
     """An error as one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return short((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def named_line(error: BaseException) -> str:
@@ -422,8 +437,26 @@ def first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(problem["input"], (dict, BaseModel)) else f" (got {problem['input']!r})"
+    got = "" if isinstance(problem["input"], (dict, BaseModel)) else f" (got {_shown(problem['input'])})"
     return f"{where}: {message}{got}" if where else f"{message}{got}"
+
+
+def _shown(value: Any) -> str:
+    """A value as people would write it, cut where it is long; Python refuses to write numbers of thousands of
+    digits."""
+    try:
+        return short(repr(value), 200)
+    except (ValueError, RecursionError):
+        return "a value too long to be shown"
+
+
+def read_toml(text: str, source: object) -> dict[str, Any]:
+    """The keys of a TOML text; UserError, naming its source, where it is none."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "brackets too deep" if isinstance(error, RecursionError) else first_line(error)
+        raise UserError(f"{source}: {reason}") from None
 
 
 def apply_overrides(config: Config, items: Sequence[str]) -> Config:
@@ -450,7 +483,7 @@ def apply_overrides(config: Config, items: Sequence[str]) -> Config:
             if sections:
                 model.model_validate(target)
         except ValidationError as error:
-            raise UserError(f"--set {item}: {first_problem(error)}") from None
+            raise UserError(f"--set {short(item, 200)}: {first_problem(error)}") from None
     try:
         return Config.model_validate(data)
     except ValidationError as error:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.config import Config, Execution, UserError, apply_overrides, named_line, preset
+from harness.console import say
 from harness.guidance import hub
 from harness.guidance.folder import pinned
 
@@ -64,14 +65,22 @@ def scorers(config: Config, names: str) -> list[str]:
     return chosen
 
 
-def tell(config: Config, clips: Sequence[str], out: Path, as_json: bool, estimate: bool = False) -> bool:
-    """Print every check, with what a sweep costs where an estimate is asked for; whether nothing that the
-    preset needs is missing."""
+def tell(
+    config: Config,
+    clips: Sequence[str],
+    out: Path,
+    as_json: bool,
+    estimate: bool = False,
+    files: bool = False,
+) -> bool:
+    """Print every check, and where it is asked for what the file system of `out` does (`files`) and what a
+    sweep costs (`estimate`); whether nothing that the preset needs is missing."""
     checks = []
-    for check in chain(examine(config, clips, out), [cost(config)] if estimate else []):
+    more = chain(file_system(out) if files else (), (cost(config) for _ in range(estimate)))
+    for check in chain(examine(config, clips, out), more):
         checks.append(check)
         if not as_json:
-            print(check, flush=True)
+            say(str(check))
     lacking = [check.name for check in checks if check.needed and check.status != "ok"]
     if as_json:
         about = {"preset": config.preset, "ok": not lacking, "checks": [asdict(check) for check in checks]}
@@ -306,6 +315,17 @@ def _disk(out: Path) -> Check:
     if _free(out) < GIB:
         return Check("disk", "problem", f"{text}; free some or choose another --out", facts=facts)
     return Check("disk", "ok", text, facts=facts)
+
+
+def file_system(out: Path) -> Iterator[Check]:
+    """What run folders rest on, tried where they will be: locks, renaming, fsync, O_EXCL, the clock."""
+    from harness.records.probe import probe
+
+    place = _existing(out)
+    for found in probe(place):
+        status = "problem" if found.broken else "ok"
+        facts = {"folder": str(place)}
+        yield Check(f"files {found.name}", status, found.broken or found.text, facts=facts)
 
 
 def _existing(path: Path) -> Path:

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from harness.config import Execution
+from harness.console import Console
 from harness.records.environment import own_code
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import run_id

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from harness.config import Strict, UserError, first_problem, nearest
+from harness.config import Strict, UserError, first_problem, nearest, read_toml
 from harness.records.files import NoSuchFile, make_folder, read_text, write_bytes
 
 SHIPPED = Path(__file__).parent / "profiles"
@@ -119,11 +118,9 @@ def load(name: str) -> Profile:
             f"`harness slurm profile new {name}` writes one"
         )
     try:
-        data = tomllib.loads(read_text(path))
+        data = read_toml(read_text(path), path)
     except NoSuchFile:
         raise UserError(f"no Slurm profile {path}{nearest(name, names())}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: {error}") from None
     for key in data:
         if key not in Profile.model_fields:
             raise UserError(

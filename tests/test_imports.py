@@ -12,10 +12,12 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {
         "harness.config",
+        "harness.console",
         "harness.device",
         "harness.guidance",
         "harness.prompt",
         "harness.rng",
+        "harness.text",
         "harness.threads",
     },
     {"harness.records"},
@@ -29,7 +31,15 @@ FLOORS = [
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
 
 # Inside a floor, and above it: what else an arrow may point to.
-GROUND = {"harness.config", "harness.device", "harness.prompt", "harness.rng", "harness.threads"}
+GROUND = {
+    "harness.config",
+    "harness.console",
+    "harness.device",
+    "harness.prompt",
+    "harness.rng",
+    "harness.text",
+    "harness.threads",
+}
 METHODS_MAY = {"harness.distill.method", "harness.distill.schedules"}
 EVAL_MAY_NAME = {"harness.distill.schedules"}  # formulas alone: the schedules are drawn, too
 EVAL_MAY = {
@@ -38,9 +48,11 @@ EVAL_MAY = {
     "harness.scene",
     "harness.objects",  # textureless renders are of the field that turntables show
     "harness.config",
+    "harness.console",
     "harness.device",
     "harness.prompt",
     "harness.rng",
+    "harness.text",
     "harness.threads",
     "eval",
 }
@@ -49,7 +61,9 @@ EVAL_MAY = {
 LIGHT = [
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "harness" / "cli").glob("*.py")),
     "harness/config.py",
+    "harness/console.py",
     "harness/device.py",
+    "harness/text.py",
     "harness/doctor.py",
     "harness/prompt.py",
     "harness/threads.py",

@@ -11,6 +11,7 @@ from typing import Any
 from eval.figures import bars, curves, gradients, grids, schedules, spectra
 from eval.figures.manifest import image_bytes, manifest
 from eval.figures.style import Sheet, style
+from eval.fonts import boxes, fallbacks
 from eval.study import Study
 from harness.config import UserError, nearest
 from harness.records.files import make_folder, write_bytes
@@ -30,7 +31,7 @@ class Figure:
         """A matplotlib figure in the project's style; UserError where the study lacks what it needs."""
         if study is None and self.needs:
             raise UserError(f"needs {self.needs}")
-        with style():
+        with style(_texts(study)):
             return self.function(study, **options).arranged()
 
 
@@ -82,11 +83,22 @@ def write_figures(
             say(line)
         else:
             written += _write(FIGURES[name], sheet, study, out, command)
+    missing = fallbacks(_texts(study))[1]
+    if missing and written:
+        say(boxes(missing))
     return written
 
 
+def _texts(study: Study | None) -> list[str]:
+    """What of others a figure may show."""
+    if study is None:
+        return []
+    reasons = [run.failure or "" for run in study.runs]
+    return [*study.prompts, *study.methods, *study.stamp.priors, *reasons]
+
+
 def _write(figure: Figure, sheet: Sheet, study: Study | None, out: Path, command: str) -> list[Path]:
-    with style():
+    with style(_texts(study)):
         images = image_bytes(sheet)
     about = manifest(figure.name, figure.summary, sheet, images, study, figure.metrics, command)
     text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

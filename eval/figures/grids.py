@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -108,16 +109,26 @@ def methods_grid(study: Study, seed: int | None = None) -> Sheet:
 
 
 def wrapped(text: str, letters: float) -> list[str]:
-    """Lines of at most so many letters, broken at spaces and after `: , @`, else after `_`, else too long."""
+    """Lines of at most so many letters, broken at spaces and after `: , @`, else after `_` and between the
+    wide letters of East Asia, which count twice, else too long, up to twice as long."""
     lines = [""]
+    text = re.sub(rf"\S{{{max(1, int(2 * letters))}}}(?=\S)", "\\g<0>\u200b", text)
     words = re.split(r"(?<=[\s:,@])", text)
     for part in (
-        part for word in words for part in ([word] if len(word) <= letters else re.split("(?<=_)", word))
+        part for word in words for part in ([word] if _letters(word) <= letters else re.split(_BREAKS, word))
     ):
-        if lines[-1] and len(lines[-1] + part.rstrip()) > letters:
+        if lines[-1] and _letters(lines[-1] + part.rstrip()) > letters:
             lines.append("")
         lines[-1] += part
-    return [line.rstrip() for line in lines]
+    return [line.replace("\u200b", "").rstrip() for line in lines]
+
+
+_WIDE = "\u2e80-\ud7ff\uf900-\ufaff\uff01-\uff60\U0001f300-\U0001faff\U00020000-\U0003ffff"
+_BREAKS = f"(?<=_)|(?<=\u200b)|(?<=[{_WIDE}])"
+
+
+def _letters(text: str) -> int:
+    return sum(1 + (unicodedata.east_asian_width(char) in "WF") for char in text)
 
 
 def _prompt(study: Study, prompt: str | None) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from eval.figures.curves import counted
-from eval.figures.style import INK, PAGE, Sheet, chart, handle, legend, looks
+from eval.figures.style import INK, PAGE, Sheet, chart, handle, legend, looks, power_of_ten
 from eval.spectrum import FLOOR, frequencies
 from eval.study import Study
 from harness.config import UserError
@@ -63,6 +63,7 @@ def spectra(study: Study) -> Sheet:
         for axes, decades in ((top, 5), (bottom, 4)):
             axes.xaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_major_locator(LogLocator(numticks=decades))
+            axes.yaxis.set_major_formatter(power_of_ten)
             axes.yaxis.set_minor_locator(NullLocator())
     panels[0, 0].set_ylabel("power")
     panels[1, 0].set_ylabel("÷ real")

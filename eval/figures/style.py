@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+
+from eval.fonts import fallbacks
+from harness.text import plain
 
 COLUMN, PAGE = 3.3, 6.8  # inches: a column and the full width of a paper's page
 TEXT, SMALL, FINE = 8.0, 7.0, 6.0  # points
 INK, GREY, FAINT = "0.1", "0.45", "0.9"
 
 RC: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same glyphs on every machine
     "font.size": TEXT,
     "axes.titlesize": TEXT,
     "axes.labelsize": TEXT,
@@ -39,6 +48,7 @@ RC: Any = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "text.color": INK,
+    "text.parse_math": False,  # a dollar of a prompt is a dollar
     "lines.linewidth": 1.5,
     "lines.markersize": 4.0,
     "errorbar.capsize": 2.5,
@@ -58,12 +68,22 @@ RC: Any = {
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Drawing and saving inside it depends on this module alone, not on a user's matplotlibrc."""
-    with matplotlib.rc_context():
+def style(texts: Iterable[str] = ()) -> Iterator[None]:
+    """Drawing and saving inside it depends on this module alone, not on a user's matplotlibrc; and, where
+    `texts` have characters that DejaVu Sans lacks, on the installed fonts that have them."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing")  # it is told once (eval.fonts.boxes)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(RC)
+        matplotlib.rcParams["font.family"] = [*RC["font.family"], *map(_family, fallbacks(texts)[0])]
         yield
+
+
+@cache
+def _family(path: Path) -> str:
+    """The name that matplotlib knows a font by."""
+    font_manager.fontManager.addfont(path)
+    return font_manager.FontProperties(fname=path).get_name()
 
 
 @dataclass(frozen=True)
@@ -153,7 +173,11 @@ class Sheet(Figure):
         return self
 
     def arranged(self) -> Sheet:
-        """The axes in their final places, the same in every format that the figure is saved in."""
+        """The axes in their final places, the same in every format that the figure is saved in; its texts
+        without what no font can draw."""
+        for text in self.findobj(Text):
+            assert isinstance(text, Text)
+            text.set_text(plain(text.get_text(), lines=True))
         engine = self.get_layout_engine()
         if engine is not None:
             engine.execute(self)
@@ -192,6 +216,12 @@ def few_ticks(axes: Axes, x: int = 5, y: int = 5) -> None:
     """At most that many ticks, so that they are readable at thumbnail size."""
     axes.xaxis.set_major_locator(MaxNLocator(x, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(y, steps=[1, 2, 2.5, 5, 10]))
+
+
+def power_of_ten(value: float, _: int = 0) -> str:
+    """A tick of a logarithmic axis: `10⁻³`."""
+    power = str(round(math.log10(value)))
+    return "10" + power.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def edges(centres: np.ndarray) -> np.ndarray:

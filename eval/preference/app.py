@@ -68,21 +68,21 @@ class Application:
         kept = {"cache-control": "max-age=31536000, immutable"}
         self.files = {path: Response(text, 200, kept, files[path]) for path, text in texts.items()}
         self.templates.globals["version"] = hashlib.sha256("".join(texts.values()).encode()).hexdigest()[:8]
-        self.asgi = web.Headers(
+        app = web.Guard(
             Starlette(
                 routes=[
                     Route("/", self.page),
                     Route("/r/{token}", self.enter),
                     Route("/consent", self.consent, methods=["POST"]),
                     Route("/answer", self.answer, methods=["POST"]),
-                    Route("/media/{position:int}/{name}", self.media),
+                    Route("/media/{position}/{name}", self.media),
                     *(Route(path, self.file) for path in files),
                 ],
                 exception_handlers={HTTPException: self.told, Refused: self.told, sqlite3.Error: self.told},
                 lifespan=self._lifespan,
-            ),
-            HEADERS,
+            )
         )
+        self.asgi = web.Headers(app, HEADERS)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -207,7 +207,7 @@ class Application:
         Its address tells position and nothing else; a repeat has another than its first showing.
         """
         rater = self._rater(request)
-        position, name = request.path_params["position"], request.path_params["name"]
+        position, name = _whole(request.path_params["position"]), request.path_params["name"]
         trial = self.store.trial(rater.rater, position)
         sides = (
             [f"/media/{position}/{name}" == url for url in self._pictures(request, trial)] if trial else []
@@ -231,7 +231,7 @@ class Application:
         if isinstance(error, HTTPException):
             again = error.status_code not in (404, 405)
             return self._note("Sorry", str(error.detail), error.status_code, again, error.headers)
-        print(f"{request.url.path}: nothing was stored, {error}", flush=True)
+        print(f"nothing was stored, {error}", flush=True)  # the address may hold a rater's token
         return self._note(
             "Sorry", "Your answer could not be stored. Please go on and answer again.", 503, True
         )

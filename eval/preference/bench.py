@@ -20,7 +20,6 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from eval.preference.design import load_design
@@ -28,6 +27,7 @@ from eval.preference.making import new_study, parse_questions
 from eval.preference.store import CHOICES, DATABASE, Store, token_hash
 from eval.preference.trials import add_raters
 from harness.config import preset
+from harness.console import Console
 from harness.records.environment import own_code
 from harness.records.files import write_json
 from harness.records.folder import RunFolder

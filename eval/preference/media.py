@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from harness.config import UserError
-from harness.records.files import write_bytes
+from harness.records.files import open_image, write_bytes
 
 SIDE = 384  # pixels of a frame
 FRAMES = 40  # of a turn; 40 · 384 is within the 16 383 pixels that WebP allows
@@ -64,7 +64,7 @@ def write_media(folder: Path, uses: Sequence[Two]) -> list[tuple[str, str]]:
 def n_frames(path: Path) -> int:
     """How many frames a picture of `write_media` has. Raises UserError where it cannot be read."""
     try:
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             return picture.width // picture.height
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}): the study's folder is not whole") from None
@@ -80,7 +80,7 @@ def _turn(run: RunRecord) -> np.ndarray:
     Moments, not frames: an encoder makes one long frame of equal ones, so that files differ in their number.
     """
     try:
-        with Image.open(_turntable(run)) as movie:
+        with open_image(_turntable(run)) as movie:
             frames, ends = [], [0]
             for frame in ImageSequence.Iterator(movie):
                 frames.append(np.asarray(frame.convert("RGB")))

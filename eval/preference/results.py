@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
 from eval.preference.agreement import alpha, same_vote
 from eval.preference.duels import BOTH, Axis, Duels, wilson, win_rate
@@ -20,6 +19,7 @@ from eval.preference.votes import Ballots
 from eval.stats import Interval, bootstrap_mean
 from eval.tables import Cell, Number, Table, markdown, number, percent, terminal, write, write_frame
 from harness.config import UserError
+from harness.console import Console
 from harness.records.files import make_folder, write_bytes, write_json
 from harness.records.stamp import TOY
 

@@ -103,7 +103,7 @@ class Board:
         return self.root / "eval" / "report" / "data" / "results.js"
 
 
-def application(root: Path, token: str) -> Starlette:
+def application(root: Path, token: str) -> ASGIApp:
     """The pages of `root` for whoever has `token`."""
     board = Board(root)
 
@@ -138,7 +138,7 @@ def application(root: Path, token: str) -> Starlette:
     def news(request: Request) -> Response:
         board.refresh()
         since = request.query_params.get("since", "0")
-        since = int(since) if since.isdecimal() else 0
+        since = int(since) if since.isdecimal() and len(since) < 16 else 0
         changes = board.changes(since)
         told = {"look": board.look, "grown": board.grown > since, "results": _changed(board.results())}
         return JSONResponse(told | {"runs": changes})
@@ -166,14 +166,14 @@ def application(root: Path, token: str) -> Starlette:
         Route("/media/{run}/{name}", media),
         Route("/{name}", shell),
     ]
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(web.Headers, headers=HEADERS),
             Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
             Middleware(_Door, token=token),
         ],
     )
+    return web.Headers(web.Guard(app), HEADERS)
 
 
 MEDIA = ("thumb.webp", "turn.webp", "film.webp", "object.glb")

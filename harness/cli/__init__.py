@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import signal
 import sys
+import threading
+from contextlib import suppress
+from typing import TypeGuard
 
 import typer
 from typer.exceptions import TyperException
@@ -14,6 +19,8 @@ from harness.cli import sweep, runs, study, votes, evaluation, report, objects  
 from harness.cli import methods, machine, slurm, toyworld  # noqa: F401 # isort: skip
 from harness.cli.app import INTERRUPTED, app
 from harness.config import UserError
+from harness.faults import is_shown, told
+from harness.text import plain, short
 from harness.threads import wait_asleep
 
 
@@ -31,13 +38,16 @@ def _with_a_profile(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry of the `harness` command: every error of the user's is one line on stderr, and exit code 2."""
+    """Entry of the `harness` command: an error of the user's is one line on stderr and exit code 2, any other
+    one line with the file of its traceback and exit code 1."""
     wait_asleep()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a locale that lacks a letter ends nothing
+        if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8, locales without ×
+            stream.reconfigure(errors="backslashreplace")
+    threading.excepthook = _thread_failed
     try:
         code = app(_with_a_profile(sys.argv[1:]), standalone_mode=False)
+        sys.stdout.flush()
     except UserError as error:
         code = _complain(str(error))
     except TyperException as error:
@@ -46,11 +56,45 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush does not fail too
-        code = 0
+        code = _nobody_reads()
+    except SystemExit as end:  # Typer's, for a reader that left
+        code = _nobody_reads() if type(sys.stdout).__name__ == "PacifyFlushWrapper" else end.code
+    except Exception as error:
+        if is_shown():
+            raise
+        code = _complain(f"{error.filename}: {error.strerror}") if _is_of_a_place(error) else _failed(error)
     sys.exit(code)
 
 
+def _nobody_reads() -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's last flush does not fail too
+    return 128 + signal.SIGPIPE
+
+
+def _is_of_a_place(error: Exception) -> TypeGuard[OSError]:
+    """Whether a name, a mode or a disk is at fault, and no program."""
+    return isinstance(error, OSError) and error.filename is not None and error.errno in OF_PLACES
+
+
+OF_PLACES = {
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+}
+
+
+def _failed(error: BaseException) -> int:
+    _complain(told(error))
+    return 1
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    if is_shown() or failed.exc_value is None:
+        threading.__excepthook__(failed)
+    else:
+        _failed(failed.exc_value)
+
+
 def _complain(message: str) -> int:
-    print("harness: " + " ".join(message.split()), file=sys.stderr)
+    with suppress(OSError):  # nobody listens any more
+        print("harness: " + short(" ".join(plain(message).split())), file=sys.stderr)
     return 2

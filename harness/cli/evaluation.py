@@ -43,14 +43,16 @@ def runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, P
         if Path(source).is_dir():
             check_folder(results)
         return Path(source), results
-    from rich.console import Console
+    from rich.text import Text
 
     from eval.wandb_runs import run_folders_of
+    from harness.console import Console, say
+    from harness.text import plain
 
-    with Console(stderr=True).status(f"reading {source}"):
+    with Console(stderr=True).status(Text(plain(f"reading {source}"))):
         runs, problems = run_folders_of(source)
     for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
+        say(f"left out: {problem}", sys.stderr)
     return runs, out or Path("wandb-" + source.rpartition("/")[2], below)
 
 
@@ -294,9 +296,10 @@ def _export_logs(source: str, out: Path, metrics: str) -> None:
     check_file(out)
     from eval.logs import load_logs
     from eval.tables import write_frame
+    from harness.console import say
 
     frame = load_logs(source, [name.strip() for name in metrics.split(",") if name.strip()] or None)
     for problem in frame.attrs["problems"]:
-        print(f"left out: {problem}", file=sys.stderr)
+        say(f"left out: {problem}", sys.stderr)
     write_frame(frame, out)
     print(f"{len(frame)} rows of {frame['run'].nunique()} runs in {out}")

@@ -64,6 +64,10 @@ def bench(
 
 @app.command(epilog="Example: harness doctor --preset paper --fetch")
 def doctor(
+    runs: Annotated[
+        Path | None,
+        typer.Argument(help="Try the file system of this folder, too: locks, renaming, fsync, its clock."),
+    ] = None,
     preset: Annotated[str, typer.Option(help="Whose needs are looked at: toy, paper or iclr.")] = "toy",
     prior: Annotated[
         str | None, typer.Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
@@ -99,7 +103,7 @@ def doctor(
     clips = doctor.scorers(config, clip)
     if fetch:
         doctor.fetch_and_tell(config, clips, as_json)
-    elif not doctor.tell(config, clips, out, as_json, estimate):
+    elif not doctor.tell(config, clips, runs or out, as_json, estimate, files=runs is not None):
         raise typer.Exit(1)
 
 

@@ -34,6 +34,7 @@ def turntable(
 
     Runs are chosen by words, by id, or by folder.
     """
+    from harness.console import say
     from harness.objects.turntable import is_there
 
     folders = _chosen(words, runs)
@@ -50,7 +51,7 @@ def turntable(
         except UserError as error:
             if len(folders) == 1:
                 raise
-            print(f"left out: {error}", file=sys.stderr)
+            say(f"left out: {error}", sys.stderr)
             failed += 1
     if not done:
         raise UserError("no run of these is done: " + ", ".join(folder.id for folder in folders[:3]))

@@ -28,8 +28,7 @@ def status(
     ] = "",
 ) -> None:
     """Per method: how many runs are done, running, queued and failed, the rate, time left and cost."""
-    from rich.console import Console
-
+    from harness.console import Console, say
     from harness.sweep.status import find_run, sweep_status
     from slurm import watch as slurm
 
@@ -38,13 +37,13 @@ def status(
         if as_json:
             print(json.dumps(dict(found), indent=2, ensure_ascii=False))
         for name, text in [] if as_json else found:
-            print(f"{name:<12} {text}")
+            say(f"{name:<12} {text}")
         return
     look = slurm.status if slurm.used_here(runs) else sweep_status
     if as_json:
         print(look(runs).as_json())
         return
-    console = Console(highlight=False)
+    console = Console()
     state = _watched(runs, look, console) if watch else look(runs)
     if not watch:
         console.print(state.view())
@@ -137,6 +136,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """One run: what was asked, where it stands, its last metrics and where its views are."""
+    from harness.console import say
     from harness.sweep.status import describe, find_run
 
     about = describe(find_run(run, runs))
@@ -148,7 +148,7 @@ def show(
     for key, value in about.items():
         if value not in (None, {}, ""):
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            print(f"{key:<16} {text}")
+            say(f"{key:<16} {text}")
 
 
 @app.command(epilog="Example: harness sync runs --study dreamtime")
@@ -169,8 +169,7 @@ def sync(
     ] = None,
 ) -> None:
     """Upload to W&B what it lacks of these runs; the same command again uploads nothing."""
-    from rich.console import Console
-
+    from harness.console import Console, say
     from harness.records.mirror import Place
     from harness.records.wandb_sync import sync as run
     from harness.sweep.select import select
@@ -185,6 +184,6 @@ def sync(
             lambda so_far: progress.update(f"{so_far.line} of {len(folders)}"),
         )
     for name, problem in list(outcome.left.items())[:10]:
-        print(f"left: {name}: {problem}", file=sys.stderr)
+        say(f"left: {name}: {problem}", sys.stderr)
     print(f"{len(folders)} runs in W&B project {place.project}: {outcome.line}")
     raise typer.Exit(1 if outcome.left else 0)

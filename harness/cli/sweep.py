@@ -22,6 +22,7 @@ from harness.cli.app import (
     folder_out,
 )
 from harness.config import UserError, nearest
+from harness.text import short
 
 CLIP_TOKENS = 77  # that CLIP's text tower reads
 
@@ -112,8 +113,8 @@ def sweep(
         raise UserError(
             f"--wandb is online, offline or disabled, not '{wandb}'{nearest(wandb, ['online', 'offline'])}"
         )
-    if pack != "auto" and not (pack.isdecimal() and int(pack) > 0):
-        raise UserError(f"--pack takes a number of runs or auto, not '{pack}'")
+    if pack != "auto" and not (pack.isdecimal() and len(pack) < 10 and int(pack) > 0):
+        raise UserError(f"--pack takes a number of runs or auto, not '{short(pack, 60)}'")
     request = Request(
         prompts=prompts,
         methods=methods,
@@ -232,6 +233,7 @@ def run_sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool
 
 
 def _report(done: list[str], failed: list[str], left: list[str], root: Path) -> int:
+    from harness.console import say
     from harness.records.folder import RunFolder
 
     text = f"{len(done)} done"
@@ -242,5 +244,5 @@ def _report(done: list[str], failed: list[str], left: list[str], root: Path) -> 
         )
     if left:
         text += f", {len(left)} left unfinished, such as {left[0]}"
-    print(f"{text}; next: harness eval {root}", flush=True)
+    say(f"{text}; next: harness eval {root}")
     return 1 if failed or left else 0

@@ -137,8 +137,8 @@ class Method:
         """
         given = dict(params)
         preset = given.pop("preset", None)
-        if preset is not None and preset not in cls.presets:
-            raise UserError(f"method {name}: no preset '{preset}'{nearest(preset, cls.presets)}")
+        if preset is not None and not (isinstance(preset, str) and preset in cls.presets):
+            raise UserError(f"method {name}: no preset '{preset}'{nearest(str(preset), cls.presets)}")
         base = dict(cls.presets[preset]) if preset is not None else {}
         for key in given:
             if key not in cls.Params.model_fields:

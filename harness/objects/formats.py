@@ -11,6 +11,8 @@ from trimesh.exchange.gltf import export_glb
 from trimesh.exchange.obj import export_obj
 from trimesh.exchange.ply import export_ply
 
+from harness.text import plain
+
 FORMATS = ("glb", "obj", "ply")
 AXES = {
     "glb": "y up, front +z: (x, y, z) = world (y, z, x), as glTF 2.0 asks",
@@ -35,12 +37,14 @@ def as_bytes(mesh: trimesh.Trimesh, rgb_N3: np.ndarray, kind: str, about: Mappin
         vertex_colors=np.round(rgb_N3 * 255).astype(np.uint8),
         process=False,
     )
-    told = [f"{about['mark']} {about['prompt']}".strip(), str(about["run"])]
+    told = [plain(f"{about['mark']} {about['prompt']}").strip(), plain(about["run"])]
     if kind == "obj":
         return export_obj(turned, include_normals=True, include_color=True, header="\n# ".join(told)).encode()
     if kind == "ply":
         head, end, body = export_ply(turned, vertex_normal=True).partition(b"1.0\n")
-        return head + end + "".join(f"comment {line}\n" for line in told).encode() + body
+        # ASCII by the format, and readers look for the head's end in comments, too.
+        lines = "".join(f"comment {line}\n" for line in told).replace("end_header", "end-header")
+        return head + end + lines.encode("ascii", "backslashreplace") + body
     return export_glb(
         trimesh.Scene({"object": turned}),
         include_normals=True,

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from harness.config import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
 
 _counter = itertools.count()
 MOST_TEXT = 64 << 20  # bytes; a device file has no end
@@ -47,7 +49,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"no space left on the disk of {path.parent}: free some, then run the same command again"
             ) from error
         if error.errno in _REFUSED:
-            raise UserError(f"cannot write {path}: {os.strerror(error.errno)}") from error
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
         raise
 
 
@@ -122,6 +124,30 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
             raise
 
 
+LARGEST_IMAGE = 50_000_000  # pixels; a strip of 16 views of 1024² has a third of that
+
+
+class ImageTooLarge(OSError):
+    """A picture whose decoding would take long and much memory."""
+
+
+@contextmanager
+def open_image(path: Path | io.BytesIO) -> Iterator[Image]:
+    """A picture of any origin, not decoded yet. ImageTooLarge above LARGEST_IMAGE; OSError for no picture."""
+    from PIL import Image as pillow
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pillow.DecompressionBombWarning)
+            image = pillow.open(path)
+    except (ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        raise OSError(f"not a readable picture: {error}") from error
+    with image:
+        if image.width * image.height > LARGEST_IMAGE:
+            raise ImageTooLarge(f"{image.width} × {image.height} pixels are more than {LARGEST_IMAGE:.0e}")
+        yield image
+
+
 def strip(images_VHWC: np.ndarray) -> bytes:
     """Square tiles, uint8 [V, H, H, 3], side by side as a PNG; `tiles` reads them back."""
     from PIL import Image
@@ -135,9 +161,8 @@ def strip(images_VHWC: np.ndarray) -> bytes:
 def tiles(path: Path | io.BytesIO) -> np.ndarray:
     """The square tiles of a strip, uint8 [V, H, H, 3]."""
     import numpy as np
-    from PIL import Image
 
-    with Image.open(path) as image:
+    with open_image(path) as image:
         strip = np.asarray(image.convert("RGB"))
     height = strip.shape[0]
     return strip.reshape(height, -1, height, 3).swapaxes(0, 1)

@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.config import SPEC_VERSION, Config
 
+LARGEST_SEED = 2**63 - 1  # what every file format that holds one can say
+LONGEST_METHOD = 80  # letters of a method's name in a folder's; with the rest it stays below 255
+
 # Labels, not causes: two runs that differ only here are one run.
 NOT_HASHED = ("preset",)
 
@@ -44,7 +47,7 @@ class RunSpec(BaseModel):
     params_set: tuple[str, ...] = ()
     variant: str = ""
     prompt: str
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, le=LARGEST_SEED)
     config: Config = Config()
     suite: SuiteRef | None = None
 
@@ -105,7 +108,13 @@ def _hashed_config(config: Config) -> dict[str, Any]:
     return {key: value for key, value in data.items() if value != {}}
 
 
+def _in_a_name(method: str) -> str:
+    """A method's name as a folder's begins with it: itself, unless a file system or a shell would mind."""
+    text = unicodedata.normalize("NFKD", method).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_.+=@-]+", "_", text)[:LONGEST_METHOD].lstrip(".-") or "method"
+
+
 def run_id(spec: RunSpec) -> str:
     """`<method>-<slug>-s<seed>-<8 hex>`; the prompt itself is never part of a file name."""
     digest = hashlib.sha256(canonical_json(hashed(spec)).encode()).hexdigest()[:8]
-    return f"{spec.method}-{slug(spec.prompt)}-s{spec.seed}-{digest}"
+    return f"{_in_a_name(spec.method)}-{slug(spec.prompt)}-s{spec.seed}-{digest}"

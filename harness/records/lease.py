@@ -24,6 +24,7 @@ from harness.records.files import read_json, write_json
 
 BEAT_SECONDS = 20.0
 STALE_SECONDS = 120.0
+SKEW_SECONDS = 60.0  # how long a look at the file server's clock is good for
 
 
 class LeaseLost(Exception):
@@ -91,6 +92,27 @@ def locked(folder: Path) -> Iterator[float]:
         os.close(descriptor)
 
 
+_skews: dict[int, tuple[float, float]] = {}  # of file systems: when it was looked at, seconds
+
+
+def server_time(folder: Path) -> float:
+    """The file server's time, by which heartbeats are stamped: clocks of nodes may be minutes apart.
+
+    Asked once a minute through the folder's lock file; the local clock where that may not be touched.
+    """
+    path = folder / ".lock"
+    try:
+        device = os.stat(folder).st_dev
+        looked, skew = _skews.get(device, (-SKEW_SECONDS, 0.0))
+        if time.monotonic() - looked >= SKEW_SECONDS:
+            os.utime(path, follow_symlinks=False)
+            skew = os.stat(path, follow_symlinks=False).st_mtime - time.time()
+            _skews[device] = (time.monotonic(), skew)
+    except OSError:
+        return time.time()
+    return time.time() + skew
+
+
 def holder(folder: Path, now: float | None = None) -> dict[str, Any] | None:
     """The live lease on a run folder as {token, owner, host, pid, …, age}, or None where it is free.
 
@@ -99,11 +121,14 @@ def holder(folder: Path, now: float | None = None) -> dict[str, Any] | None:
     """
     path = folder / "lease.json"
     try:
+        # NFS looks again when a folder is opened: a name that was not there before is else not seen for up to
+        # a minute, nor is a beat.
+        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+        lease = read_json(path) or {}
         beat = path.stat().st_mtime
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    age = (time.time() if now is None else now) - beat
-    lease = read_json(path) or {}
+    age = (server_time(folder) if now is None else now) - beat
     if age > STALE_SECONDS:
         return None
     if lease.get("machine") == machine() and process_start(lease["pid"]) != lease["start"]:

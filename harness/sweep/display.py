@@ -6,8 +6,9 @@ import sys
 import time
 from collections import deque
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from harness.console import Console
 
 PLAIN_SECONDS = 10.0
 WINDOW_SECONDS = 60.0
@@ -32,7 +33,7 @@ class Display:
     """Shows steps and runs done, the rate in steps/s over the last minute, and the time left."""
 
     def __init__(self, runs: int, steps: int, console: Console | None = None):
-        self.console = console or Console(file=sys.stdout, highlight=False)
+        self.console = console or Console(file=sys.stdout)
         self.runs, self.steps = runs, steps
         self.runs_done = self.steps_done = 0
         self.note = ""
@@ -43,7 +44,7 @@ class Display:
             columns = [
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f} %"),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
             ]
             self._progress = Progress(*columns, console=self.console, transient=True)
             self._task = self._progress.add_task("sweep", total=max(steps, 1), text="starting")
@@ -86,7 +87,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
-        self.console.print(line, markup=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

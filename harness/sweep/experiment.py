@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from harness.config import Strict, UserError, first_problem, nearest
+from harness.config import Strict, UserError, first_problem, nearest, read_toml
 from harness.records.files import read_text
 from harness.sweep.request import Request
 
@@ -73,8 +72,6 @@ def load(name: str) -> Experiment:
     if not path.is_file():
         raise UserError(f"no experiment '{name}'{nearest(name, [*names(), 'all'])}")
     try:
-        return Experiment.model_validate(tomllib.loads(read_text(path)))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: {error}") from None
+        return Experiment.model_validate(read_toml(read_text(path), path))
     except ValidationError as error:
         raise UserError(f"{path}: {first_problem(error)}") from None

@@ -13,7 +13,8 @@ from harness.config import Config, UserError, override_keys, parse_value, split_
 from harness.distill.method import Method, discover, load_method
 from harness.prompt import normalised
 from harness.records.files import NoSuchFile, make_folder, read_text, write_json
-from harness.records.identity import RunSpec, SuiteRef
+from harness.records.identity import LARGEST_SEED, RunSpec, SuiteRef
+from harness.text import short
 
 
 @dataclass(frozen=True)
@@ -70,17 +71,33 @@ def write_suite(root: Path, suite: Suite) -> None:
         write_json(path, {"name": suite.name, "sha256": suite.sha256, "prompts": list(suite.prompts)})
 
 
-def parse_seeds(text: str) -> list[int]:
-    """`0-2,5` as [0, 1, 2, 5]; raises UserError."""
-    seeds: set[int] = set()
+MOST_SEEDS = 100_000  # of one sweep
+
+
+def seed_ranges(text: str) -> list[range]:
+    """`0-2,5` as ranges, however long; raises UserError."""
+    ranges = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
+        first, dash, last = (word.strip() for word in part.partition("-"))
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UserError(f"--seeds takes numbers and ranges such as 0-2,5, not '{text}'")
-        if dash and int(last) < int(first):
+            raise UserError(f"--seeds takes numbers and ranges such as 0-2,5, not '{short(text, 200)}'")
+        if max(len(first), len(last)) > len(str(LARGEST_SEED)):
+            raise UserError(f"--seeds: {short(part.strip(), 60)} is beyond the largest seed, {LARGEST_SEED}")
+        ends = range(int(first), int(last or first) + 1)
+        if not ends:
             raise UserError(f"--seeds: the range {part.strip()} runs backwards")
-        seeds.update(range(int(first), int(last or first) + 1))
-    return sorted(seeds)
+        if ends[-1] > LARGEST_SEED:
+            raise UserError(f"--seeds: {ends[-1]} is beyond the largest seed, {LARGEST_SEED}")
+        ranges.append(ends)
+    return ranges
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0-2,5` as [0, 1, 2, 5]; raises UserError, also where there are more than MOST_SEEDS."""
+    ranges = seed_ranges(text)
+    if sum(map(len, ranges)) > MOST_SEEDS:
+        raise UserError(f"--seeds: {short(text, 60)} are more than {MOST_SEEDS} seeds, the most of one sweep")
+    return sorted({seed for ends in ranges for seed in ends})
 
 
 @dataclass(frozen=True)
@@ -129,6 +146,8 @@ def _changes(method: type[Method], name: str, overrides: Sequence[str]) -> dict[
     for item in overrides:
         key, value = split_override(item)
         section, _, param = key.partition(".")
+        if section == name and param == "preset":
+            raise UserError(f"--methods: a preset is named after a colon, such as {name}:{short(value, 60)}")
         if section == name and param:
             known = method.Params.model_fields.get(param)
             changes[param] = parse_value(value, known.annotation if known else None)

@@ -14,6 +14,7 @@ from harness.guidance.folder import pinned
 from harness.guidance.reading import check_prompts
 from harness.records.identity import RunSpec
 from harness.sweep import grid
+from harness.text import short
 
 to_stderr = partial(print, file=sys.stderr, flush=True)
 
@@ -71,6 +72,7 @@ def choose(prompts: Sequence[str], limit: int | None = None, spread: int | None 
 def parse_steps(text: str) -> tuple[int, ...]:
     """`100,200` as (100, 200); raises UserError."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"--steps takes a number of steps, or several such as 100,200,400, not '{text}'")
+    if not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
+        taken = "--steps takes a number of steps below 10⁹, or several such as 100,200,400"
+        raise UserError(f"{taken}, not '{short(text, 200)}'")
     return tuple(dict.fromkeys(int(part) for part in parts))

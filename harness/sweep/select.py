@@ -10,7 +10,10 @@ from typing import Any
 from harness.config import UserError, nearest
 from harness.records.files import read_json
 from harness.records.folder import RunFolder, run_folders
-from harness.sweep.grid import parse_seeds
+from harness.sweep.grid import seed_ranges
+from harness.text import short
+
+LONGEST_WORD = 1000  # letters; patterns of many * take long to try
 
 Test = Callable[[RunFolder, dict[str, Any]], bool]
 
@@ -34,6 +37,8 @@ def select(root: Path, words: Sequence[str]) -> list[RunFolder]:
 
 
 def _test(word: str) -> Test:
+    if len(word) > LONGEST_WORD:
+        raise UserError(f"a filter has at most {LONGEST_WORD} letters, '{short(word, 60)}' has {len(word)}")
     key, equals, value = word.partition("=")
     if not equals:
         return lambda folder, _: word in folder.id or fnmatch.fnmatchcase(folder.id, word)
@@ -51,8 +56,8 @@ def _method(value: str) -> Test:
 
 
 def _seed(value: str) -> Test:
-    seeds = set(parse_seeds(value))
-    return lambda _, spec: spec["seed"] in seeds
+    ranges = seed_ranges(value)
+    return lambda _, spec: any(spec["seed"] in ends for ends in ranges)
 
 
 def _prompt(value: str) -> Test:

@@ -1,5 +1,6 @@
 """A mesh is the object that the run's renders show: its place, its size, its colours, in every format."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,16 @@ def test_the_same_mesh_has_the_same_bytes() -> None:
     rgb_N3 = np.full((len(ball.vertices), 3), 0.5)
     for kind in FORMATS:
         assert as_bytes(ball, rgb_N3, kind, about) == as_bytes(ball, rgb_N3, kind, about)
+
+
+@pytest.mark.parametrize("kind", ["ply", "obj", "glb"])
+def test_a_prompt_is_text_in_the_head_of_a_file(kind: str) -> None:
+    mesh = trimesh.creation.box()
+    prompt = "a cup\nelement vertex 9\r\nend_header\nv 0 0 0 \x00 € $x$"
+    about = {"mark": "toy", "prompt": prompt, "run": "m-a-cup-s0\nend_header"}
+    data = as_bytes(mesh, np.full((len(mesh.vertices), 3), 0.5), kind, about)
+    back = trimesh.load(io.BytesIO(data), file_type=kind, process=False, force="mesh")
+    assert len(back.vertices) == len(mesh.vertices) and np.allclose(back.bounds, mesh.bounds)
+    if kind != "glb":
+        shown = data.replace(b"end-header", b"end_header")
+        assert b"a cup element vertex 9  end_header v 0 0 0 \\x00" in shown

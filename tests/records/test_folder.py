@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from harness.config import UserError
 from harness.records import files, lease
+from harness.records.files import ImageTooLarge, tiles
 from harness.records.folder import RecordError, RunFolder, run_folders
 from harness.records.identity import RunSpec
 from harness.records.lease import LeaseLost
@@ -295,3 +297,29 @@ def test_a_full_disk_is_one_clear_line(folder: RunFolder, tmp_path: Path):
     with pytest.raises(files.DiskFull, match="no space left") as caught:
         folder.append_metrics([{"step": 1}])
     assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("skew", [-600.0, 600.0])
+def test_a_clock_that_is_minutes_off_sees_the_same_holder(
+    skew: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder.create(tmp_path, RunSpec(method="tp_sds", prompt="a red bus", seed=0))
+    held = folder.acquire("test")
+    assert held
+    real = time.time
+    monkeypatch.setattr(lease.time, "time", lambda: real() + skew)
+    monkeypatch.setattr(lease, "_skews", {})
+    assert folder.status() == "running" and abs((lease.holder(folder.path) or {})["age"]) < 60
+    stale = real() - 2 * lease.STALE_SECONDS
+    os.utime(folder.path / "lease.json", (stale, stale))
+    assert lease.holder(folder.path) is None
+    held._over.set()
+
+
+def test_a_picture_is_measured_before_it_is_decoded(tmp_path: Path) -> None:
+    Image.new("1", (12_000, 12_000)).save(tmp_path / "large.png")
+    with pytest.raises(ImageTooLarge, match="12000 × 12000"):
+        tiles(tmp_path / "large.png")
+    (tmp_path / "none.png").write_bytes(b"x" * 100)
+    with pytest.raises(OSError):
+        tiles(tmp_path / "none.png")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import Config, SceneConfig, preset
-from harness.records.identity import RunSpec, SuiteRef, run_id, slug
+from harness.records.identity import LARGEST_SEED, RunSpec, SuiteRef, run_id, slug
 
 BUS = RunSpec(method="tp_sds", prompt="a red bus", seed=0)
 
@@ -54,3 +54,15 @@ def test_a_prompt_never_becomes_a_dangerous_name(prompt: str):
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", slug(prompt)) and len(slug(prompt)) <= 40
     name = run_id(RunSpec(method="tp_sds", prompt=prompt, seed=3))
     assert re.fullmatch(r"tp_sds-[a-z0-9-]+-s3-[0-9a-f]{8}", name)
+
+
+NAMES = st.sampled_from([".hidden", "..x", "a\nb", "x" * 400, "中文", "a/b", "-rf", "..", "a b", "\x00"])
+
+
+@given(NAMES | st.text(min_size=1))
+def test_a_method_of_any_name_has_a_folder_of_its_own(method: str) -> None:
+    spec = RunSpec(method=method, prompt="a red cup", seed=LARGEST_SEED)
+    name = run_id(spec)
+    assert re.fullmatch(r"[A-Za-z0-9_+=@][A-Za-z0-9_.+=@-]*", name) and len(name) < 200
+    assert name != run_id(RunSpec(method=method + "x", prompt="a red cup", seed=LARGEST_SEED))
+    assert spec.label == method
