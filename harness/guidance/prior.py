@@ -30,7 +30,7 @@ class Guidance:
     def __init__(self, cfg: GuidanceConfig, found: PriorFolder, device: torch.device):
         self.cfg, self.folder, self.tag, self.device = cfg, found.path, found.tag, device
         self.dtype = _DTYPES[cfg.dtype]
-        self.record = found.record  # what a run keeps of it
+        self.record, self.stamp = found.record, found.stamp  # what a run keeps of it
         self.weights_hash, self.content_hash = found.weights_hash, found.content_hash
 
         def read(part: str, cls: str) -> Any:

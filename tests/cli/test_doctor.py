@@ -100,7 +100,7 @@ def test_a_fetched_prior_loads_without_a_network(repository: Path, tmp_path: Pat
         "prior = Guidance.load(GuidanceConfig(prior='tiny/prior', dtype='float32'))\n"
         "x, t = torch.zeros(1, *prior.latent_shape), torch.tensor([500])\n"
         "assert prior.predict_noise(x, t, prior.embed(['a cup']))[1].isfinite().all()\n"
-        "print(prior.tag, prior.weights_hash)\n" + MAIN
+        "print(prior.tag, prior.content_hash)\n" + MAIN
     )
     look = ["doctor", "--prior", "tiny/prior", "--json"]
     loaded = harness(tmp_path, gone, *look, code=code, **OFFLINE)
