@@ -7,17 +7,22 @@ import io
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from harness.config import UserError
+from harness.config import UserError, first_line
+from harness.records.reader import RecordError, parse_json, read_descriptor
 
 if TYPE_CHECKING:
     import numpy as np
 
+JSON_BYTES = 2**26
+PIXELS = 2**27  # of the largest picture that is decoded
 _counter = itertools.count()
+_ASIDE = re.compile(r"\.[^/]+\.\d+\.\d+\.tmp")
 
 
 class DiskFull(UserError):
@@ -26,7 +31,7 @@ class DiskFull(UserError):
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk and a read-only folder into one clear line."""
+    """Turn a full disk, a read-only folder, and a folder in a file's place into one clear line."""
     try:
         yield
     except OSError as error:
@@ -36,7 +41,28 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"cannot write {path}: {os.strerror(error.errno)}") from error
+        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENOTEMPTY):
+            raise RecordError(f"cannot write {path}: something else is there") from error
         raise
+
+
+def aside(path: Path) -> Path:
+    """A name of this process alone beside `path`, for what is then renamed to it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{next(_counter)}.tmp")
+
+
+def is_aside(name: str) -> bool:
+    """Whether a name is one of `aside`."""
+    return _ASIDE.fullmatch(name) is not None
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """A regular file to append to, made where it is missing; raises OSError where a link or a FIFO is."""
+
+    def plain(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+    return open(path, "ab", opener=plain)
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -44,7 +70,7 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
 
     A power cut then leaves the old file or the new one. Raises DiskFull; the old file is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_counter)}.tmp")
+    temporary = aside(path)
     with disk_errors(path):
         try:
             with open(temporary, "wb") as file:
@@ -68,14 +94,21 @@ def strip(images_VHWC: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def tiles(path: Path) -> np.ndarray:
-    """The square tiles of a strip, uint8 [V, H, H, 3]."""
+def tiles(data: bytes) -> np.ndarray:
+    """The square tiles of a strip, uint8 [V, H, H, 3]; raises ValueError for what is no such picture."""
     import numpy as np
     from PIL import Image
 
-    with Image.open(path) as image:
-        strip = np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > PIXELS:
+                raise ValueError(f"{image.width} × {image.height} pixels are too many")
+            strip = np.asarray(image.convert("RGB"))
+    except Exception as error:  # whatever a damaged picture makes the decoder raise
+        raise ValueError(f"no readable picture ({first_line(error)})") from error
     height = strip.shape[0]
+    if strip.shape[1] % height:
+        raise ValueError(f"{strip.shape[1]} × {height} pixels are no row of squares")
     return strip.reshape(height, -1, height, 3).swapaxes(0, 1)
 
 
@@ -95,8 +128,12 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """The JSON in `path`; None where there is no file or it is not whole."""
+    """The JSON in a file, or in what a link to one leads to; None where there is none that can be read."""
     try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return parse_json(read_descriptor(descriptor, path.name, JSON_BYTES))
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError, RecordError):
         return None

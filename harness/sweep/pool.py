@@ -23,7 +23,7 @@ from typing import Any
 
 from harness.config import Config, Execution, UserError
 from harness.records.folder import RunFolder
-from harness.records.identity import RunSpec
+from harness.records.identity import RunSpec, run_id
 from harness.records.lease import holder, slurm_job
 from harness.sweep.display import Display
 from harness.sweep.fits import remember, remembered
@@ -175,6 +175,7 @@ class Pool:
     ):
         self.root = root
         self.specs = list(specs)
+        self._by_id = {run_id(spec): spec for spec in self.specs}
         self.execution = execution
         self.interrupted = interrupted
         self.log = Path(os.devnull) if scratch else root / "logs" / "workers.log"
@@ -240,6 +241,8 @@ class Pool:
         waiting_since = 0.0
         while not self.interrupted():
             plan = self.plan()
+            for run in plan.specless:  # lost since the sweep began; a worker goes by it
+                RunFolder.create(self.root, self._by_id[run])
             if plan.packs:
                 waiting_since = 0.0
                 self._round(plan, display)

@@ -15,9 +15,11 @@ import torch
 
 from harness.config import UserError
 from harness.records import files, lease
-from harness.records.folder import RecordError, RunFolder, run_folders
+from harness.records import folder as folder_module
+from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import RunSpec
 from harness.records.lease import LeaseLost
+from harness.records.reader import RecordError
 
 SPEC = RunSpec(method="tp_sds", prompt="a red bus", seed=0)
 
@@ -288,10 +290,11 @@ def test_a_kill_at_any_moment_leaves_whole_files(folder: RunFolder):
     held.release()
 
 
-def test_a_full_disk_is_one_clear_line(folder: RunFolder, tmp_path: Path):
+def test_a_full_disk_is_one_clear_line(folder: RunFolder, monkeypatch: pytest.MonkeyPatch):
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
-    (folder.path / "metrics.jsonl").symlink_to("/dev/full")
+    full = open("/dev/full", "ab")  # noqa: SIM115 - it is what is being written to that closes it
+    monkeypatch.setattr(folder_module, "open_to_append", lambda path: full)
     with pytest.raises(files.DiskFull, match="no space left") as caught:
         folder.append_metrics([{"step": 1}])
     assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)
