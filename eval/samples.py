@@ -40,7 +40,7 @@ def prior_samples(
         folder.mkdir(parents=True, exist_ok=True)
         for prompt in missing:
             write_bytes(paths[prompt], _draw(guidance, prompt, count))
-    return {prompt: tiles(path) for prompt, path in paths.items()}
+    return {prompt: tiles(path.read_bytes()) for prompt, path in paths.items()}
 
 
 def _draw(guidance: Guidance, prompt: str, count: int) -> bytes:

@@ -179,7 +179,7 @@ def show(
     if as_json:
         print(json.dumps(about, indent=2, ensure_ascii=False))
         return
-    config = about.pop("config")
+    config = about.pop("config", {})
     about |= {f"config.{key}": value for key, value in config.items()}
     for key, value in about.items():
         if value not in (None, {}, ""):
@@ -216,5 +216,7 @@ def sync(
         )
     for name, problem in list(outcome.left.items())[:10]:
         print(f"left: {name}: {problem}", file=sys.stderr)
+    for name, damage in list(outcome.damaged.items())[:10]:
+        print(f"damaged: {name}: {damage}", file=sys.stderr)
     print(f"{len(folders)} runs in W&B project {study}: {outcome.line}")
     raise typer.Exit(1 if outcome.left else 0)

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,15 @@ def aside(path: Path) -> Path:
 def is_aside(name: str) -> bool:
     """Whether a name is one of `aside`."""
     return _ASIDE.fullmatch(name) is not None
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, or what a link to one leads to, for reading; raises OSError, for a FIFO at once."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def open_to_append(path: Path) -> BinaryIO:

@@ -669,8 +669,8 @@ def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
 def run_folders(root: Path | str) -> list[RunFolder]:
     """Every run folder right under `root`, by name; raises UserError where `root` is no folder.
 
-    A folder, or a link, that is named as a run and holds anything of one is here too, with a spec or without:
-    it is damaged.
+    A folder that is named as a run and holds anything of one is here too without a spec, and so is a file or
+    a link of such a name: they are damaged.
     """
     root = Path(root)
     try:
@@ -687,7 +687,7 @@ def _is_run(entry: os.DirEntry[str]) -> bool:
     if is_aside(entry.name):
         return False
     if not entry.is_dir(follow_symlinks=False):
-        return entry.is_symlink() and ID.fullmatch(entry.name) is not None
+        return ID.fullmatch(entry.name) is not None
     if os.path.lexists(os.path.join(entry.path, SPEC)):
         return True
     return ID.fullmatch(entry.name) is not None and any(
