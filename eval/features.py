@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,8 @@ from safetensors.numpy import save
 from eval.clip import Clip
 from eval.load import RunRecord
 from harness.config import first_line
-from harness.guidance.hub import sha256_file
 from harness.records.files import write_cache
+from harness.records.reader import is_file
 
 VERSION = 1  # raise it when the features of a view can change: caches are keyed by it
 
@@ -33,24 +33,29 @@ def view_features(run: RunRecord, clip: Clip) -> ViewFeatures:
 
     Cached in `<run>/eval/features-<key>.safetensors`; an entry counts only for the view file it came from.
     """
-    files = {step: run.view_path(step) for step in run.view_steps}
-    return file_features(
-        run.path / "eval" / f"features-{cache_key(clip)}.safetensors", files, run.views, clip
-    )
+    cache = run.folder.eval / f"features-{cache_key(clip)}.safetensors"
+    return file_features(cache, run.view_steps, run.folder.view_bytes, run.views, clip)
 
 
 def file_features(
-    cache: Path, files: Mapping[int, Path], read: Callable[[int], np.ndarray], clip: Clip
+    cache: Path,
+    steps: Iterable[int],
+    content: Callable[[int], bytes],
+    read: Callable[[int], np.ndarray],
+    clip: Clip,
 ) -> ViewFeatures:
-    """Unit features [V, D] of the uint8 images that `read` gives for each file, through a cache file."""
+    """Unit features [V, D] of the uint8 images that `read` gives for each step, through a cache file.
+
+    An entry of the cache counts only for the very `content` that it came from.
+    """
     cached = _read(cache)
     found: dict[int, np.ndarray] = {}
     digests: dict[int, str] = {}
     problems: dict[int, str] = {}
     fresh = False
-    for step, path in files.items():
+    for step in steps:
         try:
-            digests[step] = sha256_file(path)
+            digests[step] = hashlib.sha256(content(step)).hexdigest()
             if step in cached and cached[step][0] == digests[step]:
                 found[step] = cached[step][1]
             else:
@@ -67,6 +72,8 @@ def file_features(
 
 
 def _read(path: Path) -> dict[int, tuple[str, np.ndarray]]:
+    if not is_file(path.parent, path.name):
+        return {}
     try:
         with safe_open(path, framework="numpy") as file:
             digests = file.metadata() or {}

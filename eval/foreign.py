@@ -17,9 +17,10 @@ from pydantic import ValidationError
 
 from harness.config import Config, GuidanceConfig, UserError, ViewsConfig, first_line, first_problem
 from harness.prompt import normalised
-from harness.records.files import NoSuchFile, open_image, read_text, write_json
+from harness.records.files import NoSuchFile, open_image, open_regular, read_text, write_json
 from harness.records.folder import RunFolder
-from harness.records.identity import RunSpec, SuiteRef, slug
+from harness.records.identity import RunSpec, SuiteRef, run_id, slug
+from harness.records.schema import SPEC
 
 LAYOUT = "<method>/<prompt-id>/<seed>/rgb_*.png"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -80,10 +81,11 @@ def import_renders(
     view are unknown, and the spec's mean nothing.
 
     The caller writes the suite beside the runs (`suites/<sha256[:12]>.json`), which evaluation needs as pool.
-    Importing again overwrites. `say` is told of every folder that is left out since it has no frames, of how
-    many files are no frames, and of names that were taken for cut ones. Raises UserError, before anything is
-    written, for a prompts.json that is none, a prompt-id of no prompt or of several, a seed that is no
-    number, missing or unreadable frames, two folders that are the same run, and settings that make no sense.
+    Importing again overwrites, but for runs that are damaged. `say` is told of those, of every folder that is
+    left out since it has no frames, of how many files are no frames, and of names that were taken for cut
+    ones. Raises UserError, before anything is written, for a prompts.json that is none, a prompt-id of no
+    prompt or of several, a seed that is no number, missing or unreadable frames, two folders that are the
+    same run, and settings that make no sense.
     """
     try:
         config = Config(
@@ -110,7 +112,18 @@ def import_renders(
     if not renders:
         raise UserError(f"no renders in {folder}; the layout is {LAYOUT}")
     env = {"prior": {"tag": prior, "weights_hash": "", "is_toy": is_toy}}
-    return [_write(out, render, env) for render in renders.values()]
+    written = []
+    for render in renders.values():
+        name = run_id(render.spec)
+        if damage := RunFolder(out / name).look(spec_known=True).damage:
+            say(f"damaged, and left as it is: {name}: {damage}")
+        else:
+            written.append(_write(out, render, env))
+    return written
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _listed(path: Path) -> list[str] | None:
@@ -224,7 +237,7 @@ def _check(spec: RunSpec, path: Path, azimuths: int) -> _Render:
 def _square(frame: Path, side: int | None = None) -> Image.Image:
     """A frame on white, its central square, at `side` pixels."""
     try:
-        with open_image(frame) as image:
+        with open_regular(frame) as file, open_image(file) as image:
             picture = image.convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{frame}: not a readable picture ({first_line(error)})") from error
@@ -238,7 +251,7 @@ def _square(frame: Path, side: int | None = None) -> Image.Image:
 
 def _write(out: Path, render: _Render, env: dict) -> str:
     folder = RunFolder.create(out, render.spec)
-    write_json(folder.path / "spec.json", render.spec.model_dump(mode="json"))  # the suite may be another now
+    write_json(folder.path / SPEC, render.spec.model_dump(mode="json"))  # the suite may be another now
     folder.save_env(env)
     steps = render.spec.config.steps
     folder.save_views(steps, render.views())

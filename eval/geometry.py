@@ -26,16 +26,21 @@ def textureless_features(run: RunRecord, clip: Clip) -> np.ndarray | None:
 
     The renders are kept as `<run>/eval/textureless-v<version>.png`, a strip of tiles of the views' size.
     """
-    path = run.path / "eval" / f"textureless-v{VERSION}.png"
-    if not path.is_file() or path.stat().st_mtime < (run.path / "result.json").stat().st_mtime:
+    path = run.folder.eval / f"textureless-v{VERSION}.png"
+    name = str(path.relative_to(run.path))
+    if not run.folder.made_after_result(name):
         images_VHWC = textureless(run, run.views(run.total).shape[1])
         if images_VHWC is None:
             return None
         write_cache(path, strip(images_VHWC))
         if not path.is_file():
             return clip.embed_images(images_VHWC).numpy()
-    cache = run.path / "eval" / f"textureless-{cache_key(clip)}.safetensors"
-    found, _ = file_features(cache, {run.total: path}, lambda step: tiles(path), clip)
+    cache = run.folder.eval / f"textureless-{cache_key(clip)}.safetensors"
+
+    def content(step: int) -> bytes:
+        return run.folder.picture(name)
+
+    found, _ = file_features(cache, [run.total], content, lambda step: tiles(content(step)), clip)
     return found.get(run.total)
 
 

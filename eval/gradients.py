@@ -8,15 +8,17 @@ the size of the SDS gradient at x. Only runs swept with --keep-params have more 
 from __future__ import annotations
 
 import json
-from typing import TypedDict
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from eval.load import RunRecord
 from harness import rng
 from harness.guidance.prior import Guidance
 from harness.guidance.views import view_name, view_prompt
-from harness.records.files import read_json, write_cache
+from harness.records.files import write_cache
 from harness.scene.cameras import evaluation
 from harness.scene.generator import make_generator
 
@@ -34,6 +36,16 @@ class Row(TypedDict):
     variance: float
 
 
+class Kept(TypedDict):
+    """What the cache of a map holds."""
+
+    weights: str
+    rows: list[Row]
+
+
+_KEPT = TypeAdapter(Kept)
+
+
 def kept_steps(run: RunRecord) -> list[int]:
     """The steps whose parameters can be had, rising."""
     last = [run.total] if run.status == "done" else []
@@ -42,9 +54,9 @@ def kept_steps(run: RunRecord) -> list[int]:
 
 def gradient_map(run: RunRecord, guidance: Guidance) -> list[Row]:
     """Every cell of one run's map; cached in `<run>/eval/gradients-v<version>.json`."""
-    path = run.path / "eval" / f"gradients-v{VERSION}.json"
+    path = run.folder.eval / f"gradients-v{VERSION}.json"
     steps = kept_steps(run)
-    cached = _cached(path, guidance.content_hash)
+    cached = _cached(run.folder.json(str(path.relative_to(run.path))), guidance.content_hash)
     if {row["step"] for row in cached} == set(steps):
         return cached
     rows = [row for step in steps for row in _at(run, step, guidance)]
@@ -52,9 +64,12 @@ def gradient_map(run: RunRecord, guidance: Guidance) -> list[Row]:
     return rows
 
 
-def _cached(path, weights: str) -> list[Row]:
-    data = read_json(path) or {}
-    return data["rows"] if data.get("weights") == weights else []
+def _cached(data: Any, weights: str) -> list[Row]:
+    try:
+        kept = _KEPT.validate_python(data)
+    except ValidationError:
+        return []  # a cache that cannot be read is a cache that is not there
+    return kept["rows"] if kept["weights"] == weights else []
 
 
 @torch.no_grad()

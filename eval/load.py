@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.config import Config, UserError, first_line
+from harness.config import Config, UserError
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import NOT_HASHED, canonical_json, without_place
+from harness.records.reader import RecordError
 from harness.records.stamp import mark, prior_hash
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "harness" / "weights"
 ENDED = ("done", "failed")
+DAMAGED = "damaged"
 BASELINE = "uniform_sds"
 
 
@@ -33,7 +35,7 @@ class RunRecord:
     config: Config
     suite: str | None  # sha256 of the whole suite, which is the retrieval pool
     status: str
-    failure: str | None  # why a failed run failed
+    failure: str | None  # why a failed run failed, or what of a damaged one is damaged
     prior: str  # tag of the diffusion prior
     prior_hash: str  # of its files, or of its weights in older records; "" where the run never loaded it
     mark: str  # TOY, RANDOM or "" for a real prior's: numbers of different marks never share a table
@@ -63,7 +65,8 @@ class RunRecord:
 
     def times(self) -> dict[int, float]:
         """Wall seconds that the run had been worked on, at every logged step."""
-        return {int(row["step"]): float(row["time"]) for row in self.folder.metrics()}
+        rows = self.folder.metrics()
+        return {row["step"]: float(row["time"]) for row in rows if row.get("time") is not None}
 
     @property
     def settings_hash(self) -> str:
@@ -84,7 +87,7 @@ class RunRecord:
 
 
 def load_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
-    """Every run under `root`, sorted by run id, and one line for each folder that cannot be read.
+    """Every run under `root` whose spec can be read, sorted by run id, and a line for each that is damaged.
 
     Raises UserError where there is no run at all.
     """
@@ -92,20 +95,37 @@ def load_runs(root: Path) -> tuple[list[RunRecord], list[str]]:
     problems: list[str] = []
     for folder in run_folders(root):
         try:
-            records.append(load_run(folder))
-        except (OSError, ValueError, UserError) as error:
-            problems.append(f"{folder.id}: unreadable run folder, {first_line(error)}")
+            record = load_run(folder)
+        except (OSError, ValueError, UserError):
+            problems.append(f"{folder.id}: damaged: {folder.damage() or 'it was replaced a moment ago'}")
+            continue
+        records.append(record)
+        if record.status == DAMAGED:
+            problems.append(f"{record.run_id}: {record.failure}")
     if not records:
         raise UserError(f"no runs in {root}" + (f" ({problems[0]})" if problems else ""))
     return records, problems
 
 
 def load_run(folder: RunFolder) -> RunRecord:
-    """One run as it stands now; raises UserError, OSError or ValueError where its folder cannot be read."""
-    spec = folder.spec()
-    status = folder.status()
-    failure = (folder.failure() or {}) if status == "failed" else None
-    env = folder.env() or {}
+    """One run as it stands now; of a damaged one what its spec says, and what is wrong as its failure.
+
+    Raises UserError, OSError or ValueError where its spec cannot be read.
+    """
+    look = folder.look()
+    status = look.status
+    spec = look.spec or folder.spec()
+    told: str | None = None
+    env: Mapping[str, Any] = {}
+    try:
+        if look.damage:
+            raise RecordError(look.damage)
+        if status == "failed":
+            failure = folder.failure() or {}
+            told = f"{failure.get('reason')} at step {failure.get('step')}"
+        env = folder.env() or {}
+    except RecordError as error:
+        status, told = DAMAGED, f"damaged: {error}"
     prior = env.get("prior") or {}
     asked = spec.config.guidance.prior
     return RunRecord(
@@ -117,13 +137,13 @@ def load_run(folder: RunFolder) -> RunRecord:
         config=spec.config,
         suite=spec.suite.sha256 if spec.suite else None,
         status=status,
-        failure=None if failure is None else f"{failure.get('reason')} at step {failure.get('step')}",
+        failure=told,
         prior=prior.get("tag", asked),
         prior_hash=prior_hash(prior),
         mark=mark(prior, asked),
         spec_version=spec.spec_version,
         numerics=_numerics(env),
-        view_steps=tuple(folder.view_steps()),
+        view_steps=() if status == DAMAGED else tuple(folder.view_steps()),
         folder=folder,
     )
 

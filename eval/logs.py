@@ -22,9 +22,11 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from harness.config import UserError, first_line, nearest
+from harness.config import UserError, nearest
+from harness.records import reader
 from harness.records.files import cache_home, write_bytes
 from harness.records.folder import RunFolder, run_folders
+from harness.records.reader import RecordError
 
 VERSION = 1  # of the cache's layout
 SHARDS = 64  # parquet files of a cache: a run that goes on makes one of them stale, not all
@@ -44,7 +46,7 @@ class LoggedRun:
     prompt: str
     seed: int
     state: str
-    log: Path
+    log: Path  # in a folder of its own
 
 
 def load_logs(
@@ -82,7 +84,7 @@ def _reader(source: str | Path) -> tuple[Path, Callable[[Path], tuple[list[Logge
         return user_cache(), lambda cache: wandb_source.fetch(str(source), cache)
     if root.is_file():
         return user_cache(), lambda cache: wandb_source.read_offline([root], cache)
-    if any(root.glob("*/spec.json")):
+    if root.is_dir() and run_folders(root):
         return root / "eval" / "cache", lambda _: _logged(root)
     mirrors = sorted([*root.glob("wandb/offline-run-*/run-*.wandb"), *root.glob("offline-run-*/run-*.wandb")])
     if mirrors:
@@ -100,13 +102,14 @@ def _logged(root: Path) -> tuple[list[LoggedRun], Problems]:
     runs: list[LoggedRun] = []
     problems: Problems = []
     for folder in run_folders(root):
-        try:
-            spec, state = folder.spec(), folder.status()
-        except (OSError, ValueError, UserError) as error:
-            problems.append(f"{folder.id}: unreadable run folder, {first_line(error)}")
+        look = folder.look()
+        if look.damage or look.spec is None:
+            problems.append(f"{folder.id}: damaged: {look.damage or 'spec.json: is missing'}")
             continue
-        log = folder.path / "metrics.jsonl"
-        runs.append(LoggedRun(folder.id, spec.label, spec.prompt, spec.seed, state, log))
+        spec = look.spec
+        runs.append(
+            LoggedRun(folder.id, spec.label, spec.prompt, spec.seed, look.status, folder.metrics_path)
+        )
     if not runs:
         raise UserError(f"no runs in {root} ({problems[0]})")
     return runs, problems
@@ -138,11 +141,9 @@ def fingerprint(path: Path) -> list[Any] | None:
     write could bear the same time.
     """
     try:
-        with open(path, "rb") as file:
-            stat = os.fstat(file.fileno())
-            file.seek(max(0, stat.st_size - TAIL_BYTES))
-            tail = hashlib.sha256(file.read()).hexdigest()[:16]
-    except FileNotFoundError:
+        stat = os.stat(path)
+        tail = hashlib.sha256(reader.tail(path.parent, path.name, TAIL_BYTES)).hexdigest()[:16]
+    except (OSError, RecordError):
         return None
     if time.time() - stat.st_ctime < SETTLED_SECONDS:
         return None
@@ -156,23 +157,28 @@ def read_log(path: Path) -> pa.Table:
     left out.
     """
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+        data = RunFolder(path.parent).metrics_bytes()
+    except RecordError:  # replaced since it was looked at
         return EMPTY
     data = data[: data.rfind(b"\n") + 1]
     if not data or data.isspace():
         return EMPTY
     try:
+        if not reader.has_plain_values(data) or max(data.count(b"["), data.count(b"{") - data.count(b"\n")):
+            raise pa.ArrowInvalid("row by row")  # what Arrow would take for a row, and is none
         options = pyarrow.json.ReadOptions(use_threads=False, block_size=min(len(data) + 1, 2**30))
         raw = pyarrow.json.read_json(pa.BufferReader(data), read_options=options)
+        if "step" in raw.column_names and not pa.types.is_integer(raw["step"].type):
+            raise pa.ArrowInvalid("row by row")
         columns = {name: raw[name].cast(pa.float64(), safe=False).to_numpy() for name in _numeric(raw.schema)}
-    except pa.ArrowInvalid:  # a damaged line, or a value whose type changes
+    except (pa.ArrowException, ValueError):  # a damaged line, or a value whose type changes
         columns = _columns(RunFolder(path.parent).metrics())
     if "step" not in columns:
         return EMPTY
-    kept = np.isfinite(columns["step"])
+    steps = columns["step"]
+    columns.setdefault("time", np.full(len(steps), np.nan))
+    kept = np.isfinite(steps) & (steps >= 0) & (steps < 2**31) & ~(columns["time"] < 0)
     names = ["step", "time", *sorted(columns.keys() - {"step", "time"})]
-    columns.setdefault("time", np.full(len(kept), np.nan))
     arrays = {name: columns[name][kept] for name in names}
     return pa.table(arrays | {"step": arrays["step"].astype(np.int32)})
 

@@ -6,12 +6,13 @@ elevation 30°, averaged over azimuths; the vote over views: DreamTime's author'
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from eval.clip import Clip, reader
 from eval.features import ViewFeatures, view_features
@@ -19,6 +20,8 @@ from eval.load import RunRecord
 from harness.config import UserError
 from harness.guidance.reading import alike, why_alike
 from harness.prompt import normalised
+from harness.records.files import read_json
+from harness.records.reader import problem
 
 VERSION = 1  # raise it when any number below can change
 SCORES = ("majority", "per_view", "mean_sim", "held_out")
@@ -41,14 +44,25 @@ class Pool:
         return [normalised(caption) for caption in self.prompts].index(normalised(prompt))
 
 
+class _Kept(TypedDict):
+    """A suite beside the runs, `suites/<sha256[:12]>.json`."""
+
+    name: str
+    sha256: str
+    prompts: list[str]
+
+
+_POOL = TypeAdapter(_Kept)
+
+
 def load_pool(root: Path, sha256: str) -> Pool:
     """The pool kept in a runs root under the hash of its suite; UserError where it is missing or damaged."""
     path = root / "suites" / f"{sha256[:12]}.json"
     try:
-        data = json.loads(path.read_bytes())
-        return Pool(str(data["name"]), str(data["sha256"]), tuple(data["prompts"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the pool of these runs does not load from {path}: {error}") from error
+        data = _POOL.validate_python(read_json(path))
+    except ValidationError as error:
+        raise UserError(f"the pool of these runs does not load from {path}: {problem(error)}") from None
+    return Pool(data["name"], data["sha256"], tuple(data["prompts"]))
 
 
 def cut_captions(prompts: Sequence[str], scorers: Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,8 +42,7 @@ def prior_samples(
         for prompt in missing:
             drawn[prompt] = _draw(guidance, prompt, count)
             write_cache(paths[prompt], drawn[prompt])
-    sources = paths | {prompt: io.BytesIO(data) for prompt, data in drawn.items()}
-    return {prompt: tiles(source) for prompt, source in sources.items()}
+    return {prompt: tiles(drawn.get(prompt) or path.read_bytes()) for prompt, path in paths.items()}
 
 
 def _draw(guidance: Guidance, prompt: str, count: int) -> bytes:

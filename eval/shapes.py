@@ -31,7 +31,7 @@ from eval.load import RunRecord
 from harness.config import UserError, ViewsConfig
 from harness.objects.final import Final, NoField, load
 from harness.objects.mesh import OUTLINE, silhouette_threshold
-from harness.records.files import read_json, write_bytes
+from harness.records.files import write_bytes
 from harness.scene.cameras import evaluation
 
 VERSION = 1
@@ -148,11 +148,15 @@ def floor(rows: np.ndarray, others: np.ndarray) -> Fit:
 def of_run(run: RunRecord) -> Shape | None:
     """The shape of a finished run, kept as `<run>/eval/shape-v<version>.json`; None where it has no solid, or
     its caption is of no toy scene."""
-    path = run.path / "eval" / f"shape-v{VERSION}.json"
-    if path.is_file() and path.stat().st_mtime >= (run.path / "result.json").stat().st_mtime:
-        kept = read_json(path)
-        if kept is not None and set(kept) == set(asdict(MISS)):
-            return Shape(**kept)
+    path = run.folder.eval / f"shape-v{VERSION}.json"
+    name = str(path.relative_to(run.path))
+    kept = run.folder.json(name) if run.folder.made_after_result(name) else None
+    if (
+        isinstance(kept, dict)
+        and set(kept) == set(asdict(MISS))
+        and all(isinstance(value, int | float) for value in kept.values())
+    ):
+        return Shape(**kept)
     rows = toy_rows(run.prompt)
     if rows is None:
         return None

@@ -14,10 +14,11 @@ from PIL import Image
 from eval import appearance, convergence, diversity, geometry, gradients, janus, spectrum
 from eval.clip import Clip, load_clip
 from eval.features import ViewFeatures, view_features
-from eval.load import BASELINE, ENDED, RunRecord, in_order, load_runs, method_labels
+from eval.load import BASELINE, DAMAGED, ENDED, RunRecord, in_order, load_runs, method_labels
 from eval.r_precision import MISS, VERSION, Pool, Scorer, load_pool, score_run
-from harness.config import UserError, ViewsConfig, dotted
+from harness.config import UserError, ViewsConfig, dotted, first_line
 from harness.guidance.views import VIEWS
+from harness.records.reader import RecordError
 from harness.records.stamp import TOY
 
 GroundTruth = Callable[[str, ViewsConfig], np.ndarray]
@@ -88,13 +89,14 @@ class Study:
         if only is not None:
             records = [record for record in records if record.run_id in only]
         self.runs = [record for record in records if record.status in ENDED]
+        unfinished = sum(record.status not in (*ENDED, DAMAGED) for record in records)
         if not self.runs:
             raise UserError(
-                f"no run in {root} has ended yet ({len(records)} unfinished); see `harness status {root}`"
+                f"no run in {root} has ended yet ({unfinished} unfinished); see `harness status {root}`"
             )
         check_comparable(self.runs, clip, allow_mixed)
-        if len(self.runs) < len(records):
-            self.notes.append(f"{len(records) - len(self.runs)} unfinished runs are left out")
+        if unfinished:
+            self.notes.append(f"{unfinished} unfinished runs are left out")
         self.labels = method_labels(self.runs)
         self.methods = in_order(self.labels.values())
         self.baseline = BASELINE if BASELINE in self.methods else None
@@ -342,22 +344,30 @@ class Study:
 
         Failed runs and those whose views cannot be read are misses; empty where the runs have no field.
         """
-        rows = []
+        rows, fields = [], 0
         for run in self._track(self.runs, "textureless"):
             assert run.suite is not None
-            scorer, score = self.scorers[run.suite], MISS
+            scorer, score, rows_VD = self.scorers[run.suite], MISS, None
             problem = run.failure
             if problem is None and self.last_features(run) is None:
                 problem = f"views of step {run.total} cannot be read"
             if problem is None:
-                rows_VD = geometry.textureless_features(run, self.clip)
-                if rows_VD is None:
-                    return pd.DataFrame()
+                rows_VD, problem = self._textureless(run)
+                fields += rows_VD is not None
+            if rows_VD is not None:
                 retrieval = scorer.retrieve(rows_VD, run.config.views.azimuths)
                 score = retrieval.score(scorer.pool.index(run.prompt))
             about = self._about(run) | {"pool": len(scorer.pool.prompts), "problem": problem}
             rows.append(about | asdict(score))
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows if fields else [])
+
+    def _textureless(self, run: RunRecord) -> tuple[np.ndarray | None, str | None]:
+        """Features [V, D], or why there are none."""
+        try:
+            rows_VD = geometry.textureless_features(run, self.clip)
+        except UserError as error:
+            return None, first_line(error)
+        return rows_VD, None if rows_VD is not None else "its parameters are not there"
 
     @cached_property
     def gradients(self) -> pd.DataFrame:
@@ -373,7 +383,12 @@ class Study:
             where = str(self.clip.device)
             guidance = Guidance.load(kept[0].config.guidance, where, local_files_only=True)
             for run in self._track(kept, "gradients"):
-                rows += [self._about(run) | row for row in gradients.gradient_map(run, guidance)]
+                try:
+                    found = gradients.gradient_map(run, guidance)
+                except RecordError as error:
+                    self.notes.append(f"left out of the gradients: {run.run_id}: {first_line(error)}")
+                    continue
+                rows += [self._about(run) | row for row in found]
         columns = ["run", "method", "prompt", "seed", "total", "step", "t", "mean", "variance"]
         return pd.DataFrame(rows, columns=columns)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,12 +22,14 @@ from eval.logs import Problems, user_cache
 from eval.wandb_source import PAGE, history_row, listed
 from harness.config import UserError, first_line, first_problem
 from harness.records.files import make_folder, read_json, write_bytes, write_json
-from harness.records.folder import RunFolder
+from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import RunSpec
 from harness.records.lease import locked
 from harness.records.mirror import RECORD, VIEWS, suite_path
+from harness.records.reader import is_folder, shown
 
 ORIGIN = "origin.json"  # in a rebuilt folder, the last file: which state of the run in W&B it is
+_NAME = re.compile(r"[^./\0][^/\0]*")
 WORKERS = 8  # runs fetched at a time
 
 
@@ -44,16 +47,19 @@ def run_folders_of(source: str, cache: Path | None = None) -> tuple[Path, Proble
         with locked(root):
             known = {path.parent for path in root.glob(f"*/{ORIGIN}")}
             for gone in known - {root / run.id for run in runs}:
-                shutil.rmtree(gone)
+                if is_folder(gone):
+                    shutil.rmtree(gone)
             with ThreadPoolExecutor(WORKERS) as pool:
                 problems = [problem for problem in pool.map(lambda run: _rebuild(root, run), runs) if problem]
-    if not any(root.glob("*/spec.json")):
+    if not run_folders(root):
         raise UserError(f"{source}: {problems[0]}")
     return root, problems
 
 
 def _rebuild(root: Path, run: Any) -> str | None:
     """Bring one folder up to date; why it is left out, or None."""
+    if not _NAME.fullmatch(run.id):
+        return f"{shown(run.id)}: no name for a folder"
     last = (run.historyKeys or {}).get("lastStep", -1)
     ending = [run.summaryMetrics.get(name) for name in ("status", "ending")]
     origin = [run.createdAt, last, run.historyLineCount, *ending]
@@ -100,6 +106,8 @@ def _fill(folder: RunFolder, run: Any, ended: bool) -> None:
 
 
 def _download(files: Mapping[str, Any], name: str) -> bytes:
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise UserError(f"{shown(name)} in W&B lies outside of its run")
     if name not in files:
         raise UserError(f"not whole in W&B, which lacks {name}; `harness sync` completes it")
     with TemporaryDirectory() as folder:

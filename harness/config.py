@@ -174,13 +174,13 @@ class OptimConfig(Strict):
 class ViewsConfig(Strict):
     """The fixed evaluation cameras: `azimuths` on a ring, then a held-out view from azimuth 0, if any."""
 
-    azimuths: int = Field(default=8, ge=1)
+    azimuths: int = Field(default=8, ge=1, le=3600)
     elevation: float = 30.0
     heldout_elevation: float | None = Field(default=45.0, description="none: there is no held-out view")
     distance: float = Field(default=2.8, gt=0)
     fov: float = Field(default=40.0, gt=0, lt=180)
     count: int = Field(
-        default=10, ge=1, description="evaluation points, evenly spaced, the last at the last step"
+        default=10, ge=1, le=10_000, description="evaluation points, evenly spaced, the last at the last step"
     )
 
     @property
@@ -203,7 +203,10 @@ class Config(Strict):
     optim: OptimConfig = OptimConfig()
     views: ViewsConfig = ViewsConfig()
     steps: int = Field(
-        default=400, ge=1, description="N: the run's own number of steps, which schedules are tied to"
+        default=400,
+        ge=1,
+        le=10**9,
+        description="N: the run's own number of steps, which schedules are tied to",
     )
 
     if TYPE_CHECKING:  # pydantic gives a frozen model one

@@ -146,8 +146,7 @@ def disturbed(root: Path, runs: int, say: Callable[[str], None]) -> bool:
 
 
 def _ended(root: Path, runs: int) -> bool:
-    ended = [*root.glob("*/result.json"), *root.glob("*/failure.json")]
-    return len(ended) == runs
+    return sum(folder.status() in ("done", "failed") for folder in run_folders(root)) == runs
 
 
 def _whole(root: Path, sweep: launcher.Ask, say: Callable[[str], None]) -> bool:
@@ -159,7 +158,7 @@ def _whole(root: Path, sweep: launcher.Ask, say: Callable[[str], None]) -> bool:
             problems.append(f"{folder.id} is {folder.status()}: {(folder.failure() or {}).get('reason')}")
         elif steps != sorted(set(steps)) or steps[-1] != STEPS:
             problems.append(f"{folder.id} logged {steps}")
-        elif (folder.path / "log.txt").read_text().count("  done\n") > 1:
+        elif sum(line.endswith("  done") for line in folder.log_lines(10_000)) > 1:
             problems.append(f"{folder.id} was finished more than once")
     problems += _differing(root, sweep)
     for line in problems[:10]:

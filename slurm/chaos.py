@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.config import UserError
-from harness.records.files import read_json
+from harness.records.folder import run_folders
+from harness.records.lease import read_lease
 from slurm import site
 from slurm.launch import Task, in_queue, launches
 
@@ -90,7 +91,7 @@ class Chaos:
 
     def kill_worker(self) -> bool:
         """A worker process is killed, as by a machine out of memory."""
-        leases = [read_json(path) for path in self.root.glob("*/lease.json")]
+        leases = [read_lease(folder.path) for folder in run_folders(self.root)]
         pids = sorted({lease["pid"] for lease in leases if lease})
         if not pids:
             return False

@@ -10,7 +10,8 @@ from typing import Any
 
 from harness.config import UserError
 from harness.guidance import hub
-from harness.records.folder import RunFolder, run_folders
+from harness.records.folder import run_folders
+from harness.records.reader import RecordError
 from harness.sweep.plan import check_priors
 from slurm import launcher, site
 from slurm.launch import in_queue, launches
@@ -32,6 +33,8 @@ def sweep(dry_run: bool, **asked: Any) -> None:
         print(found.plan.summary(), flush=True)
     else:
         found = launcher.submit(ask)
+    for run, damage in found.plan.damaged.items():
+        print(f"damaged, and left as it is: {run}: {damage}")
     if not found.arrays:
         print(f"nothing to submit; harness status {ask.root}")
         return
@@ -62,7 +65,10 @@ def seconds_per_step(root: Path) -> float | None:
     """Median wall seconds that a step of a pack took in this folder; None before the first run has ended."""
     found = []
     for folder in run_folders(root) if root.is_dir() else []:
-        result = RunFolder(folder.path).result()
+        try:
+            result = folder.result()
+        except RecordError:
+            continue  # it tells nothing
         if result and result.get("steps") and result.get("time"):
             found.append(result["time"] / result["steps"])
         if len(found) == MEASURED:

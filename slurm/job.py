@@ -116,7 +116,11 @@ def run(root: str, launch_name: str, task: str, runs: list[str]) -> dict[str, An
 
 
 def _advance(root: Path, launch: Launch, runs: list[str], ending: Ending, progress: Progress) -> Outcome:
-    specs = [RunFolder(root / run_id).spec() for run_id in runs]
+    looks = {run_id: RunFolder(root / run_id).look() for run_id in runs}
+    for run_id, look in looks.items():
+        if look.damage:
+            print(f"damaged, and left as it is: {run_id}: {look.damage}", flush=True)
+    specs = [look.spec for look in looks.values() if look.spec and not look.damage]
     # Runs that another process holds are left to it, once its lease cannot be one that nobody beats any more.
     patience = STALE_SECONDS + FENCE_SECONDS
     with Pool(root, specs, execution_in_job(launch), ending, patience=patience) as pool:

@@ -17,17 +17,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import Field, TypeAdapter
 
 from harness.config import Execution
 from harness.records.environment import code_version
-from harness.records.files import read_json, write_json
+from harness.records.files import write_json
 from harness.records.identity import slug
 from harness.records.lease import slurm_job
+from harness.records.reader import RecordError, names, read_bytes, read_record, typed
+from harness.records.schema import RECORD_BYTES, Amount, Record, Text
 from slurm import site
 from slurm.profile import Profile
 
-FOLDER = "slurm"
+FOLDER, LAUNCH = "slurm", "launch.json"
+LAUNCH_BYTES = 2**26
 BEAT_SECONDS = 20.0
 
 
@@ -78,21 +84,11 @@ class Launch:
     @classmethod
     def read(cls, folder: Path) -> Launch | None:
         """The launch in a folder, or None where there is none that can be read."""
-        data = read_json(folder / "launch.json")
-        if data is None:
+        try:
+            kept: _Kept = typed(LAUNCH, read_bytes(folder, LAUNCH, LAUNCH_BYTES), _KEPT)
+        except (RecordError, OSError):
             return None
-        execution = data["execution"]
-        execution["methods_dirs"] = tuple(execution["methods_dirs"])
-        return cls(
-            folder=folder,
-            command=data["command"],
-            profile_name=data["profile_name"],
-            profile=Profile.model_validate(data["profile"]),
-            execution=Execution(**execution),
-            arrays=[Array(**array) for array in data["arrays"]],
-            created=data["created"],
-            code=data["code"],
-        )
+        return cls(folder, **{field.name: getattr(kept, field.name) for field in fields(kept)})
 
     @property
     def jobs(self) -> Path:
@@ -107,7 +103,7 @@ class Launch:
             "execution": vars(self.execution),
             "arrays": [vars(array) for array in self.arrays],
         }
-        write_json(self.folder / "launch.json", data)
+        write_json(self.folder / LAUNCH, data)
 
     def tasks(self) -> list[Task]:
         """Every task of the launch, as it was submitted."""
@@ -119,15 +115,54 @@ class Launch:
     def attempts(self) -> dict[str, list[dict[str, Any]]]:
         """Every start of every task, by the task's name, in order; `seen` is the last sign of life."""
         found: dict[str, list[dict[str, Any]]] = {}
-        try:
-            files = sorted(os.scandir(self.folder / "attempts"), key=lambda file: file.name)
-        except FileNotFoundError:
-            return {}
-        for file in files:
-            told = read_json(Path(file.path)) if file.name.endswith(".json") else None
-            if told is not None:
-                found.setdefault(told["task"], []).append({**told, "seen": file.stat().st_mtime})
+        for name in names(self.folder, "attempts"):
+            try:
+                told = read_record(self.folder, f"attempts/{name}", _STARTED, RECORD_BYTES)
+            except RecordError:
+                continue
+            if told is not None and name.endswith(".json"):
+                seen = os.lstat(self.folder / "attempts" / name).st_mtime
+                found.setdefault(told["task"], []).append({**told, "seen": seen})
         return found
+
+
+RunId = Annotated[str, Field(pattern=r"^[^./][^/]*$")]  # a folder's name: no path leads out of the runs
+TaskId = Annotated[str, Field(pattern=r"^[^/]+$")]
+
+
+@pydantic.dataclasses.dataclass(kw_only=True)
+class _KeptArray(Array):
+    name: TaskId
+    tasks: list[list[RunId]]
+    job: TaskId | None = None
+
+
+@dataclass
+class _Kept:
+    """launch.json."""
+
+    command: str
+    profile_name: str
+    profile: Profile
+    execution: Execution
+    arrays: list[_KeptArray]
+    created: float
+    code: dict[str, Any]
+
+
+class _Started(Record):
+    """A file of attempts/."""
+
+    task: TaskId
+    started: Amount
+    gpus: Annotated[float, Field(ge=0, le=1e6)]
+    restart: Annotated[int, Field(ge=0)] = 0
+    ended: Amount | None = None
+    node: Text = None
+    outcome: str = "no word since its start"
+
+
+_KEPT, _STARTED = TypeAdapter(_Kept), TypeAdapter(_Started)
 
 
 @dataclass
@@ -172,9 +207,19 @@ class Task:
 
 
 def launches(root: Path) -> list[Launch]:
-    """Every launch of a folder of runs, the oldest first."""
-    found = (Launch.read(path.parent) for path in sorted((root.resolve() / FOLDER).glob("*/launch.json")))
-    return [launch for launch in found if launch is not None]
+    """Every launch of a folder of runs that can be read, the oldest first."""
+    return [launch for launch in _read_all(root).values() if launch is not None]
+
+
+def unreadable(root: Path) -> list[str]:
+    """The names of the launches that cannot be read."""
+    return [name for name, launch in _read_all(root).items() if launch is None]
+
+
+def _read_all(root: Path) -> dict[str, Launch | None]:
+    folder = root.resolve() / FOLDER
+    found = [name for name in names(folder.parent, FOLDER) if os.path.lexists(folder / name / LAUNCH)]
+    return {name: Launch.read(folder / name) for name in found}
 
 
 def in_queue(found: Iterable[Launch]) -> list[Task]:
@@ -200,7 +245,7 @@ def hours(found: Iterable[Launch]) -> Hours:
     for launch in found:
         for attempts in launch.attempts.values():
             for attempt in attempts:
-                spent = max(attempt.get("ended", attempt["seen"]) - attempt["started"], 0.0) / 3600
+                spent = max((attempt.get("ended") or attempt["seen"]) - attempt["started"], 0.0) / 3600
                 used.tasks += spent
                 used.gpus += spent * attempt["gpus"]
     return used

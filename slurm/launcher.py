@@ -67,7 +67,8 @@ def submit(ask: Ask, say: Callable[[str], None] = print) -> Launched:
         launched = plan(ask, _settle(ask.root), limits)
         say(launched.plan.summary())
         by_id = {run_id(spec): spec for spec in ask.specs}
-        for run in [*launched.plan.todo, *launched.plan.queued]:
+        found = launched.plan
+        for run in dict.fromkeys([*found.todo, *found.queued, *found.specless]):
             folder = RunFolder.create(ask.root, by_id[run])
             if ask.retry_failed:
                 folder.forget_failure()
@@ -127,8 +128,9 @@ def _settle(root: Path) -> list[Task]:
             if not task.attempts and task.log and task.log.exists():
                 why = f"ended before its Python began; see {task.log}"
                 for run in task.runs:
-                    if (root / run / "spec.json").exists():
-                        RunFolder(root / run).record_death(why=why, job=task.job)
+                    folder = RunFolder(root / run)
+                    if folder.look().spec:
+                        folder.record_death(why=why, job=task.job)
         if changed:
             launch.save()
     return queued

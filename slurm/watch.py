@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from typing import Any
 
 from harness.records.folder import RunFolder
 from harness.records.lease import holder
+from harness.records.reader import RecordError, is_file, is_folder, tail
+from harness.records.schema import FAILURE, LOG, RESULT
 from harness.sweep.status import SweepStatus, sweep_status
 from slurm import site
-from slurm.launch import FOLDER, Hours, Launch, Task, hours, in_queue, launches, tasks_of
+from slurm.launch import FOLDER, Hours, Launch, Task, hours, in_queue, launches, tasks_of, unreadable
 
-LOG_LINES = 12
+LOG_LINES, LOG_BYTES = 12, 20_000
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED")
 
 
@@ -34,7 +37,7 @@ class View:
 
 def used_here(root: Path) -> bool:
     """Whether a sweep of this folder was ever given to Slurm."""
-    return (root / FOLDER).is_dir()
+    return is_folder(root / FOLDER)
 
 
 def look(root: Path) -> View:
@@ -54,10 +57,9 @@ def look(root: Path) -> View:
 
 def _unfinished(found: Sequence[Launch], root: Path) -> list[Launch]:
     """Launches with a run that has not ended: there is nothing to ask of the others."""
-    ended = ("result.json", "failure.json")
 
     def over(run: str) -> bool:
-        return any((root / run / name).exists() for name in ended)
+        return any(os.path.lexists(root / run / name) for name in (RESULT, FAILURE))
 
     return [x for x in found if not all(over(run) for task in x.tasks() for run in task.runs)]
 
@@ -97,22 +99,31 @@ def status(root: Path) -> SweepStatus:
     if total.steps_left and pace:
         words.append(f"about {to_come:.2f} to come")
     state.notes = [f"Slurm: {', '.join(words)}", *([view.problem] if view.problem else [])]
+    if lost := unreadable(root):
+        state.notes.append(f"left out: {len(lost)} launches that cannot be read, such as slurm/{lost[0]}")
     return state
 
 
 def why(folder: RunFolder) -> list[tuple[str, str]]:
     """Why a run stands where it does: its state and reason, where it last was, and the end of its log."""
     root = folder.path.parent
-    state = folder.status()
-    step, total = folder.state().get("step", 0), folder.spec().config.steps
-    found: list[tuple[str, str | None]] = [
-        ("run", folder.id),
-        ("state", f"{state} at step {step} of {total}"),
-    ]
-    failure = folder.failure()
-    if failure:
-        found.append(("reason", f"{failure['reason']} (step {failure['step']})"))
-    last = holder(folder.path) or (folder.deaths() or [{}])[-1] or (folder.env() or {}).get("slurm") or {}
+    found: list[tuple[str, str | None]] = [("run", folder.id)]
+    last: dict[str, Any] = {}
+    host = None
+    try:
+        look = folder.look()
+        if look.damage:
+            raise RecordError(look.damage)
+        spec = look.spec or folder.spec()
+        step = folder.state().get("step", 0)
+        found.append(("state", f"{look.status} at step {step} of {spec.config.steps}"))
+        failure, env = folder.failure(), folder.env() or {}
+        if failure:
+            found.append(("reason", f"{failure['reason']} (step {failure['step']})"))
+        host = env.get("host")
+        last = holder(folder.path) or (folder.deaths() or [{}])[-1] or env.get("slurm") or {}
+    except RecordError as error:
+        found.append(("state", f"damaged: {error}"))
     tasks = tasks_of(folder.id, launches(root))
     log: Path | None = root / "logs" / "workers.log"
     if tasks:
@@ -127,21 +138,18 @@ def why(folder: RunFolder) -> list[tuple[str, str]]:
         found.append(("accounting", said))
         for attempt in task.attempts:
             ended = attempt.get("outcome", "no word since its start")
-            found.append((f"start {attempt['restart'] + 1}", f"on {attempt.get('node')}: {ended}"))
+            found.append((f"start {attempt.get('restart', 0) + 1}", f"on {attempt.get('node')}: {ended}"))
         found.append(("sbatch", str(task.script) if task.script else None))
         log = task.log
-    found.append(("node", last.get("node") or last.get("host") or (folder.env() or {}).get("host")))
-    for name, path in (("log", log), ("its own log", folder.path / "log.txt")):
-        if path and path.exists():
+    found.append(("node", last.get("node") or last.get("host") or host))
+    for name, path in (("log", log), ("its own log", folder.path / LOG)):
+        if path and is_file(path.parent, path.name):
             found.append((name, "\n".join([str(path), *_tail(path)])))
     return [(name, text) for name, text in found if text]
 
 
 def _tail(path: Path) -> list[str]:
-    with open(path, "rb") as file:
-        file.seek(0, 2)
-        file.seek(max(file.tell() - 20_000, 0))
-        return file.read().decode(errors="replace").splitlines()[-LOG_LINES:]
+    return tail(path.parent, path.name, LOG_BYTES).decode(errors="replace").splitlines()[-LOG_LINES:]
 
 
 def cancel(root: Path, runs: Sequence[str]) -> dict[str, Any]:
@@ -151,7 +159,7 @@ def cancel(root: Path, runs: Sequence[str]) -> dict[str, Any]:
     """
     found = [run for run in runs if RunFolder(root / run).cancel()]
     queue = in_queue(launches(root)) if used_here(root) and site.here() else []
-    ended = ("done", "failed", "cancelled")
+    ended = ("done", "failed", "cancelled", "damaged")
     live = [task for task in queue if task.queued and task.queued.state != "COMPLETING"]
     idle = [task for task in live if all(RunFolder(root / run).status() in ended for run in task.runs)]
     site.cancel([task.job for task in idle if task.job])

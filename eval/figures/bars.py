@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from eval.figures.curves import counted, time_unit
-from eval.figures.style import FINE, GREY, PAGE, SMALL, Look, Sheet, chart, looks
+from eval.figures.style import FINE, GREY, PAGE, SMALL, Sheet, chart
+from eval.looks import Look, looks
 from eval.results import mean
 from eval.study import Study
 from harness.config import UserError

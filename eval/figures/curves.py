@@ -9,19 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from eval.convergence import curve
-from eval.figures.style import (
-    COLUMN,
-    GREY,
-    PAGE,
-    SMALL,
-    Look,
-    Sheet,
-    chart,
-    few_ticks,
-    handle,
-    legend,
-    looks,
-)
+from eval.figures.style import COLUMN, GREY, PAGE, SMALL, Sheet, chart, few_ticks, handle, legend
+from eval.looks import Look, looks
 from eval.results import rng
 from eval.study import Study
 

@@ -22,6 +22,7 @@ from eval.preference.store import OTHER, Choice, Store
 from eval.preference.trials import draw_trials
 from eval.study import check_comparable
 from harness.config import UserError
+from harness.records.folder import run_folders
 
 ANSWERS = ("alignment", "overall")  # what a similarity of picture and text can speak to
 TOLERANCE = 1e-6  # of a cosine in float32, whose last bits depend on what else is in the batch
@@ -78,7 +79,7 @@ def _choice(gap: float) -> Choice:
 def _records(folder: Path, design: Design, runs: Path | None) -> list[RunRecord]:
     """The runs that the study shows."""
     places = [runs] if runs else [Path(design.runs), folder.parent.parent]
-    root = next((place for place in places if any(place.glob("*/spec.json"))), places[0])
+    root = next((place for place in places if place.is_dir() and run_folders(place)), places[0])
     shown = sorted({side.run for pair in design.pairs for side in (pair.a, pair.b)})
     found = {record.run_id: record for record in load_runs(root)[0]}
     missing = [run for run in shown if run not in found]

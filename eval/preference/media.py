@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageSequence
 
-from harness.config import UserError
+from harness.config import UserError, first_line
 from harness.records.files import open_image, write_bytes
+from harness.records.reader import RecordError
 
 SIDE = 384  # pixels of a frame
 FRAMES = 40  # of a turn; 40 · 384 is within the 16 383 pixels that WebP allows
@@ -38,7 +39,7 @@ def write_media(folder: Path, uses: Sequence[Two]) -> list[tuple[str, str]]:
     Raises UserError where a run's views cannot be read or their numbers differ.
     """
     runs = {run.run_id: run for one, _, other, _ in uses for run in (one, other)}
-    turned = all(_turntable(run).exists() for run in runs.values())
+    turned = all(run.folder.has(_turntable(run)) for run in runs.values())
     folder.mkdir()
     coded: dict[str, Path] = {}  # on disk: those of a large sweep take gigabytes
     counts: dict[int, str] = {}
@@ -70,8 +71,8 @@ def n_frames(path: Path) -> int:
         raise UserError(f"{path} cannot be read ({error}): the study's folder is not whole") from None
 
 
-def _turntable(run: RunRecord) -> Path:
-    return run.folder.turntable / "colour.webp"
+def _turntable(run: RunRecord) -> str:
+    return str((run.folder.turntable / "colour.webp").relative_to(run.path))
 
 
 def _turn(run: RunRecord) -> np.ndarray:
@@ -80,13 +81,14 @@ def _turn(run: RunRecord) -> np.ndarray:
     Moments, not frames: an encoder makes one long frame of equal ones, so that files differ in their number.
     """
     try:
-        with open_image(_turntable(run)) as movie:
+        with open_image(io.BytesIO(run.folder.picture(_turntable(run)))) as movie:
             frames, ends = [], [0]
             for frame in ImageSequence.Iterator(movie):
                 frames.append(np.asarray(frame.convert("RGB")))
                 ends.append(ends[-1] + max(1, frame.info.get("duration", 1)))
-    except OSError as error:
-        raise UserError(f"{_turntable(run)} cannot be read ({error}); make it anew or delete it") from None
+    except Exception as error:  # whatever a damaged film makes the decoder raise
+        path = run.path / _turntable(run)
+        raise UserError(f"{path} cannot be read ({first_line(error)}); make it anew or delete it") from None
     moments_F = np.arange(FRAMES) / FRAMES * ends[-1]
     return np.stack([frames[at] for at in np.searchsorted(ends[1:], moments_F, side="right")])
 
@@ -95,7 +97,7 @@ def _ring(run: RunRecord) -> np.ndarray:
     """The last step's ring of views, uint8 [F, H, W, 3]."""
     try:
         return run.views(run.total)[: run.config.views.azimuths][:FRAMES]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecordError) as error:
         raise UserError(f"{run.run_id}: its last views cannot be read ({error})") from None
 
 

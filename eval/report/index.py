@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.load import RunRecord, in_order, method_labels
+from eval.load import DAMAGED, RunRecord, in_order, method_labels
 from eval.report.command import sweep_command
 from eval.report.pictures import Made, meshed
 from harness.records.files import read_json
@@ -38,7 +38,8 @@ class Suites:
         self.files: dict[str, str] = {}
         self.names: dict[str, str] = {}
         for sha in sorted({run.suite for run in runs if run.suite}):
-            data = read_json(root / "suites" / f"{sha[:12]}.json") or {}
+            data = read_json(root / "suites" / f"{sha[:12]}.json")
+            data = data if isinstance(data, dict) and isinstance(data.get("prompts"), list) else {}
             prompts = [str(prompt) for prompt in data.get("prompts", [])]
             self.names[sha] = str(data.get("name", sha[:12]))
             if prompts:
@@ -66,8 +67,15 @@ class Suites:
         return list(dict.fromkeys([*(p for p in known if p in here), *sorted(here)]))
 
 
-def index(name: str, runs: Sequence[RunRecord], suites: Suites, made: Mapping[str, Made]) -> dict[str, Any]:
-    """All runs, prompts and methods of a folder, for `data/runs.js`; `made` is by run id."""
+def index(
+    name: str,
+    runs: Sequence[RunRecord],
+    suites: Suites,
+    made: Mapping[str, Made],
+    damaged: Sequence[str] = (),
+) -> dict[str, Any]:
+    """All runs, prompts and methods of a folder, for `data/runs.js`; `made` is by run id, `damaged` has a
+    line for each run that cannot be used."""
     labels = method_labels(runs)
     methods = in_order(labels.values())
     prompts = suites.order([run.prompt for run in runs])
@@ -99,14 +107,15 @@ def index(name: str, runs: Sequence[RunRecord], suites: Suites, made: Mapping[st
         "prompts": prompts,
         "suites": suite_names,
         "totals": totals,
+        "damaged": list(damaged),
         "runs": sorted(entries, key=lambda e: (e["prompt"], e["method"], e["total"], e["seed"])),
     }
 
 
 def standing(run: RunRecord, made: Made | None = None) -> dict[str, Any]:
     """What changes of a run while it is worked on; without `made`, its pictures are made when asked for."""
-    state = {} if run.status == "new" else run.folder.state()
-    step = run.total if run.status == "done" else int(state.get("step", 0))
+    state = {} if run.status in ("new", DAMAGED) else run.folder.state()
+    step = run.total if run.status == "done" else min(int(state.get("step", 0)), run.total)
     found: dict[str, Any] = {"status": UNFINISHED.get(run.status, run.status), "step": step}
     if run.failure:
         found["failure"] = run.failure
@@ -121,9 +130,10 @@ def standing(run: RunRecord, made: Made | None = None) -> dict[str, Any]:
 
 
 def record(run: RunRecord, suites: Suites, made: Made | None) -> dict[str, Any]:
-    """All that a run's own page shows beside its scores."""
+    """All that a run's own page shows beside its scores; RecordError where it was damaged a moment ago."""
     spec = run.folder.spec()
-    rows = run.folder.metrics()
+    usable = run.status != DAMAGED
+    rows = run.folder.metrics() if usable else []
     ranks = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), ROWS)).round().astype(int)) if rows else []
     kept = [rows[rank] for rank in ranks]
     names = [
@@ -133,7 +143,7 @@ def record(run: RunRecord, suites: Suites, made: Made | None) -> dict[str, Any]:
     cameras = [[round(360 * k / views.azimuths, 1), views.elevation] for k in range(views.azimuths)]
     if views.heldout_elevation is not None:
         cameras.append([0.0, views.heldout_elevation])
-    env = run.folder.env() or {}
+    env = (run.folder.env() if usable else None) or {}
     return {
         "id": run.run_id,
         "path": str(run.path),
@@ -143,13 +153,13 @@ def record(run: RunRecord, suites: Suites, made: Made | None) -> dict[str, Any]:
         "steps": list(run.view_steps) if made is None else made.steps,
         "cameras": cameras,
         "turn": "ring" if made is None else made.turn,
-        "mesh": meshed(run).is_file() if made is None else made.mesh,
+        "mesh": usable and meshed(run) is not None if made is None else made.mesh,
         "spec": spec.model_dump(mode="json"),
         "env": {name: env[name] for name in ("device", "encoder", "compiled", "host") if name in env}
         | ({"prior": f"{run.prior} {run.prior_hash[:12]}"} if run.prior_hash else {}),
-        "state": run.folder.state(),
+        "state": run.folder.state() if usable else {},
         "failure": run.folder.failure() if run.status == "failed" else None,
-        "log": _last_lines(run.path / "log.txt"),
+        "log": "\n".join(run.folder.log_lines(LOG_LINES)),
         "rows": len(rows),
         "metrics": {
             "step": [row.get("step") for row in kept],
@@ -180,17 +190,9 @@ def _short(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value if isinstance(value, int) else None
 
 
-def _last_lines(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-LOG_LINES:])
-
-
 def _looks(labels: Sequence[str]) -> list[dict[str, Any]]:
     """Colour, marker and dashes of every method, those of the figures."""
-    from eval.figures.style import looks
+    from eval.looks import looks
 
     found = looks(labels)
     return [

@@ -26,12 +26,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eval import web
-from eval.load import RunRecord, load_run, load_runs
+from eval.load import DAMAGED, RunRecord, load_run, load_runs
 from eval.report import pictures
 from eval.report.index import Suites, index, key, record, script, standing
 from eval.report.pages import ASSETS, LIVE_POLICY, PAGES, page
 from harness.config import UserError
 from harness.records.folder import RunFolder, run_folders
+from harness.records.reader import RecordError, read_bytes
 
 HOST = "127.0.0.1"
 LOOK_SECONDS = 1.0  # between two looks at the folders, however many pages ask
@@ -43,15 +44,18 @@ class Board:
 
     def __init__(self, root: Path):
         self.root = root
-        before = {folder.id: _trace(folder) for folder in run_folders(root)}
-        self.runs = {run.run_id: run for run in load_runs(root)[0]}
-        self.suites = Suites(root, list(self.runs.values()))
+        self.runs: dict[str, RunRecord] = {}
+        self.damaged: dict[str, str] = {}  # by run id: what is wrong
         self.look = 1
-        self.grown = 1  # the look at which runs were last added or removed
-        self._since = dict.fromkeys(self.runs, 1)
-        self._told = {name: standing(run) for name, run in self.runs.items()}
-        # What tells a change, as it was before a run's last reading.
-        self._traces = {name: trace for name, trace in before.items() if name in self.runs}
+        self.grown = 1  # the look at which runs were last added, removed, or found damaged
+        self._since: dict[str, int] = {}
+        self._told: dict[str, dict[str, Any]] = {}
+        self._traces: dict[str, Any] = {}  # what tells a change, as it was before a run's last reading
+        for folder in run_folders(root):
+            self._look_at(folder)
+        if not self.runs:
+            load_runs(root)  # says why there is none
+        self.suites = Suites(root, list(self.runs.values()))
         self._when = time.monotonic()
         self._lock = Lock()
 
@@ -61,30 +65,43 @@ class Board:
             if time.monotonic() - self._when < LOOK_SECONDS:
                 return
             self.look += 1
-            names = {path.parent.name for path in self.root.glob("*/spec.json")}
-            for name in self.runs.keys() - names:
-                del self.runs[name], self._since[name], self._told[name]
-                self._traces.pop(name, None)
-                self.grown = self.look
-            for name in sorted(names):
-                self._look_at(name)
+            try:
+                folders = run_folders(self.root)
+            except UserError:
+                folders = []  # taken away while it is looked at
+            for name in self._traces.keys() - {folder.id for folder in folders}:
+                self._forget(name)
+                del self._traces[name]
+            for folder in folders:
+                self._look_at(folder)
             if self.grown == self.look:
                 self.suites = Suites(self.root, list(self.runs.values()))
             self._when = time.monotonic()
 
-    def _look_at(self, name: str) -> None:
-        folder = RunFolder(self.root / name)
-        trace = _trace(folder)
+    def _forget(self, name: str) -> None:
+        for known in (self.runs, self.damaged, self._since, self._told):
+            known.pop(name, None)
+        self.grown = self.look
+
+    def _look_at(self, folder: RunFolder) -> None:
+        name, trace = folder.id, folder.trace()
         if trace == self._traces.get(name):
             return
+        self._traces[name] = trace
         try:
             run = load_run(folder)
+            entry = standing(run)
         except (OSError, ValueError, UserError):
-            return  # half-written, or damaged: what is known of it stays
-        self._traces[name] = trace
-        if name not in self.runs:
+            self._forget(name)
+            self.damaged[name] = f"damaged: {folder.damage() or 'it was replaced a moment ago'}"
+            return
+        wrong = run.failure if run.status == DAMAGED else None
+        if name not in self.runs or wrong != self.damaged.get(name):
             self.grown = self.look
-        entry = standing(run)
+        if wrong:
+            self.damaged[name] = wrong
+        else:
+            self.damaged.pop(name, None)
         if entry != self._told.get(name):
             self._since[name] = self.look
         self.runs[name], self._told[name] = run, entry
@@ -121,19 +138,24 @@ def application(root: Path, token: str) -> ASGIApp:
 
     def runs_script(request: Request) -> Response:
         board.refresh()
-        told = index(root.resolve().name, list(board.runs.values()), board.suites, {})
+        damaged = [f"{name}: {what}" for name, what in sorted(board.damaged.items())]
+        told = index(root.resolve().name, list(board.runs.values()), board.suites, {}, damaged)
         return _script(script("index", told | {"look": board.look, "results": _changed(board.results())}))
 
     def results_script(request: Request) -> Response:
         try:
-            return _script(board.results().read_bytes())
-        except OSError:
+            path = board.results()
+            return _script(read_bytes(path.parent, path.name, RESULTS_BYTES))
+        except (OSError, RecordError):
             note = f"`harness report {root}` computes tables and curves of the runs that have ended"
             return _script(script("results", {"notes": [note]}))
 
     def run_script(request: Request) -> Response:
         run = board.find(request.path_params["name"])
-        return _missing() if run is None else _script(script("run", record(run, board.suites, None)))
+        try:
+            return _missing() if run is None else _script(script("run", record(run, board.suites, None)))
+        except UserError:  # damaged a moment ago
+            return _missing()
 
     def news(request: Request) -> Response:
         board.refresh()
@@ -148,13 +170,16 @@ def application(root: Path, token: str) -> ASGIApp:
         name = request.path_params["name"]
         if run is None or name not in MEDIA:
             return _missing()
-        made = {"object.glb": pictures.meshed(run), "turn.webp": pictures.rendered(run)}.get(name)
-        if made and made.is_file():
-            return FileResponse(made)
-        if name == "object.glb":
+        if run.status == DAMAGED:
             return _missing()
-        data = _made(run.path, name, run.view_steps) if run.view_steps else None
-        return Response(data, media_type="image/webp") if data else _missing()
+        try:
+            made = {"object.glb": pictures.meshed, "turn.webp": pictures.rendered}.get(name, _none)(run)
+            if made:  # its bytes, not its path: what is there may have become a link
+                return Response(run.folder.picture(made), media_type=MEDIA[name])
+            data = _made(run.path, name, run.view_steps) if run.view_steps and name in _PICTURES else None
+        except (OSError, ValueError, UserError):
+            return _missing()
+        return Response(data, media_type=MEDIA[name]) if data else _missing()
 
     routes = [
         Route("/", shell),
@@ -176,7 +201,13 @@ def application(root: Path, token: str) -> ASGIApp:
     return web.Headers(web.Guard(app), HEADERS)
 
 
-MEDIA = ("thumb.webp", "turn.webp", "film.webp", "object.glb")
+_PICTURES = ("thumb.webp", "turn.webp", "film.webp")
+MEDIA = dict.fromkeys(_PICTURES, "image/webp") | {"object.glb": "model/gltf-binary"}
+RESULTS_BYTES = 2**28
+
+
+def _none(run: RunRecord) -> None:
+    return None
 
 
 def _missing() -> Response:
@@ -185,11 +216,6 @@ def _missing() -> Response:
 
 def _script(data: bytes) -> Response:
     return Response(data, media_type="text/javascript")
-
-
-def _trace(folder: RunFolder) -> tuple[str, str, str]:
-    """What is another once something of the run has changed that a page shows."""
-    return folder.status(), _changed(folder.path / "state.json"), _changed(folder.path / "views")
 
 
 def _changed(path: Path) -> str:

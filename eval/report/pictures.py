@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
 from eval.load import RunRecord
 from harness.records.files import read_json, write_bytes, write_json
@@ -35,6 +36,9 @@ class Made:
     thumb: bool = False
     turn: str = ""  # "turntable", "ring" (the stored views) or ""
     mesh: bool = False
+
+
+_MADE = TypeAdapter(Made)
 
 
 def thumb(run: RunRecord, step: int) -> bytes | None:
@@ -72,14 +76,19 @@ def film(run: RunRecord, steps: Sequence[int]) -> bytes | None:
     return _webp(sheet.reshape(len(rows) * side, columns * side, 3))
 
 
-def rendered(run: RunRecord) -> Path:
-    """The film of `harness turntable`, where it was made."""
-    return run.folder.turntable / "colour.webp"
+def rendered(run: RunRecord) -> str | None:
+    """The film of `harness turntable` by its name in the run's folder; None where none was made."""
+    return _there(run, run.folder.turntable / "colour.webp")
 
 
-def meshed(run: RunRecord) -> Path:
-    """The mesh of `harness export`, where it was made."""
-    return run.folder.mesh / "object.glb"
+def meshed(run: RunRecord) -> str | None:
+    """The mesh of `harness export` by its name in the run's folder; None where none was made."""
+    return _there(run, run.folder.mesh / "object.glb")
+
+
+def _there(run: RunRecord, path: Path) -> str | None:
+    name = str(path.relative_to(run.path))
+    return name if run.folder.has(name) else None
 
 
 def make(run: RunRecord, folder: Path) -> Made:
@@ -88,31 +97,31 @@ def make(run: RunRecord, folder: Path) -> Made:
     What was made from the same files before is kept as it is.
     """
     turntable, mesh = rendered(run), meshed(run)
-    sources = [*(run.view_path(step) for step in run.view_steps), turntable, mesh]
+    sources = [run.view_path(step) for step in run.view_steps]
+    sources += [run.path / name for name in (turntable, mesh) if name]
     key = hashlib.sha256(repr([VERSION, *map(_fingerprint, sources)]).encode()).hexdigest()[:16]
-    before = read_json(folder / "made.json")
-    if before is not None and before.get("key") == key:
-        return Made(**before)
+    before = _kept(folder)
+    if before is not None and before.key == key:
+        return before
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     steps = list(run.view_steps)
     found: dict[str, bytes | None] = {}
     if steps:
         found = {"thumb.webp": thumb(run, steps[-1]), "film.webp": film(run, steps)}
-        found["turn.webp"] = None if turntable.is_file() else turn(run, steps[-1])
+        found["turn.webp"] = None if turntable else turn(run, steps[-1])
     for name, data in found.items():
         if data is not None:
             write_bytes(folder / name, data, durable=False)
-    if turntable.is_file():
-        _link(turntable, folder / "turn.webp")
-    if mesh.is_file():
-        _link(mesh, folder / "object.glb")
+    for name, target in ((turntable, "turn.webp"), (mesh, "object.glb")):
+        if name:
+            _link(run, name, folder / target)
     made = Made(
         key=key,
         steps=steps,
         thumb=found.get("thumb.webp") is not None,
-        turn="turntable" if turntable.is_file() else "ring" if found.get("turn.webp") else "",
-        mesh=mesh.is_file(),
+        turn="turntable" if turntable else "ring" if found.get("turn.webp") else "",
+        mesh=mesh is not None,
     )
     write_json(
         folder / "made.json", asdict(made), durable=False
@@ -143,15 +152,22 @@ def _webp(image_HWC: np.ndarray) -> bytes:
 
 def _fingerprint(path: Path) -> tuple[str, int, int]:
     try:
-        about = path.stat()
+        about = os.lstat(path)
     except OSError:
         return path.name, 0, 0
     return path.name, about.st_mtime_ns, about.st_size
 
 
-def _link(source: Path, target: Path) -> None:
+def _kept(folder: Path) -> Made | None:
+    try:
+        return _MADE.validate_python(read_json(folder / "made.json"))
+    except ValidationError:
+        return None
+
+
+def _link(run: RunRecord, name: str, target: Path) -> None:
     """The same file under a second name, or a copy where the disk is another."""
     try:
-        os.link(source, target)
+        os.link(run.path / name, target, follow_symlinks=False)
     except OSError:
-        shutil.copyfile(source, target)
+        write_bytes(target, run.folder.picture(name), durable=False)

@@ -16,6 +16,7 @@ from eval.report.pages import ASSETS, PAGES, page
 from eval.report.pictures import Made, make
 from harness.config import UserError
 from harness.records.files import make_folder, write_bytes
+from harness.records.reader import RecordError, is_file, names
 
 THREADS = min(4, os.cpu_count() or 1)  # decoding and encoding pictures leave the interpreter alone
 
@@ -43,13 +44,17 @@ def write_report(
     made = _media(records, out / "media", say)
     _write(out / "data" / "results.js", script("results", numbers))
     for run in records:
-        about = record(run, suites, made[run.run_id])
+        try:
+            about = record(run, suites, made[run.run_id])
+        except RecordError as error:  # since it was loaded
+            say(f"no page of {error}")
+            continue
         _write(out / "data" / "run" / f"{key(run.run_id)}.js", script("run", about))
     for sha, name in suites.files.items():
         _write(out / name, ("\n".join(suites.prompts[sha]) + "\n").encode())
     _forget(out, {key(run.run_id) for run in records})
     name = runs.resolve().name
-    _write(out / "data" / "runs.js", script("index", index(name, records, suites, made)))
+    _write(out / "data" / "runs.js", script("index", index(name, records, suites, made, problems)))
     for each in PAGES:
         _write(out / each, page(each, name, live=False))
     return out / "index.html"
@@ -59,7 +64,7 @@ def _media(records: Sequence[RunRecord], folder: Path, say: Callable[[str], None
     def one(run: RunRecord) -> Made:
         try:
             return make(run, folder / key(run.run_id))
-        except OSError as error:  # its pictures are missing; the others' are not
+        except (OSError, RecordError) as error:  # its pictures are missing; the others' are not
             say(f"no pictures of {run.run_id}: {error}")
             return Made("", [])
 
@@ -70,11 +75,12 @@ def _media(records: Sequence[RunRecord], folder: Path, say: Callable[[str], None
 def _forget(out: Path, keys: set[str]) -> None:
     """Remove what belongs to runs that are no more."""
     for folder in (out / "media").iterdir():
-        if folder.name not in keys and (folder / "made.json").is_file():
+        if folder.name not in keys and is_file(folder, "made.json"):  # which no link is, or leads to
             shutil.rmtree(folder)
-    for path in (out / "data" / "run").glob("*.js"):
-        if path.stem not in keys:
-            path.unlink()
+    for name in names(out / "data", "run"):
+        stem, _, suffix = name.rpartition(".")
+        if suffix == "js" and stem not in keys and is_file(out / "data", f"run/{name}"):
+            (out / "data" / "run" / name).unlink()
 
 
 _write = partial(write_bytes, durable=False)  # all of it can be made again

@@ -72,7 +72,10 @@ def complete_settings(incomplete: str) -> list[str]:
 
 
 def complete_run(incomplete: str) -> list[str]:
-    return [path.parent.name for path in Path("runs").glob(f"{incomplete}*/spec.json")]
+    from harness.records.folder import run_folders
+
+    names = [folder.id for folder in run_folders("runs")] if Path("runs").is_dir() else []
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def expanded(value: Any) -> Any:

@@ -83,11 +83,10 @@ def _load(folder: RunFolder, device: str) -> Final:
 def _chosen(words: list[str], runs: Path) -> list[RunFolder]:
     """Runs named by their folders or whole ids, and those that fit all the other words."""
     from harness.records.folder import RunFolder
+    from harness.records.schema import SPEC
     from harness.sweep.select import select
 
-    named = {
-        word: path for word in words for path in (Path(word), runs / word) if (path / "spec.json").is_file()
-    }
+    named = {word: path for word in words for path in (Path(word), runs / word) if (path / SPEC).exists()}
     others = [word for word in words if word not in named]
     fitting = select(runs, others) if others or not named else []
     return [RunFolder(path) for path in named.values()] + fitting

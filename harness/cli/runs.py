@@ -7,12 +7,15 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli.app import Filter, Runs, RunsOption, app, complete_run, expanded
 from harness.config import UserError
+
+if TYPE_CHECKING:
+    from harness.records.folder import RunFolder
 
 
 @app.command(epilog="Example: harness status runs --watch")
@@ -49,10 +52,16 @@ def status(
         console.print(state.view())
     for failure in state.failures[:10]:
         console.print(
-            f"failed at step {failure['step']}: {failure['run']}: {failure['reason']}", soft_wrap=True
+            f"failed at step {failure['step']}: {failure['run']}: {failure['reason']}",
+            soft_wrap=True,
+            markup=False,
         )
     if len(state.failures) > 10:
         console.print(f"… and {len(state.failures) - 10} more (--json lists them all)")
+    for damage in state.damages[:10]:
+        console.print(f"damaged: {damage['run']}: {damage['damage']}", soft_wrap=True, markup=False)
+    if len(state.damages) > 10:
+        console.print(f"… and {len(state.damages) - 10} more (--json lists them all)")
 
 
 WATCH_SECONDS = 5.0  # between two looks: one call of squeue, where there is a queue
@@ -84,9 +93,11 @@ def cancel(words: Filter = [], runs: RunsOption = Path("runs")) -> None:  # noqa
     from harness.sweep.select import select
     from slurm.watch import cancel as cancel_runs
 
-    came = cancel_runs(runs, [folder.id for folder in select(runs, words)])
+    folders = select(runs, words)
+    came = cancel_runs(runs, [folder.id for folder in folders])
     tasks = f", {len(came['tasks'])} Slurm tasks ended" if came["tasks"] else ""
     print(f"{len(came['runs'])} runs cancelled{tasks}; the same sweep command takes them up again")
+    _tell_damaged(folders)
 
 
 @app.command(epilog="Example: harness retry method=tp_sds")
@@ -94,34 +105,62 @@ def retry(words: Filter = [], runs: RunsOption = Path("runs")) -> None:  # noqa:
     """Let failed and cancelled runs be tried again, from their last checkpoints."""
     from harness.sweep.select import select
 
-    found = [folder for folder in select(runs, words) if folder.status() in ("failed", "cancelled")]
+    folders = select(runs, words)
+    found = [folder for folder in folders if folder.status() in ("failed", "cancelled")]
     for folder in found:
         folder.forget_failure()
         folder.uncancel()
     print(f"{len(found)} runs will be tried again by the same sweep command")
+    _tell_damaged(folders)
+
+
+def _tell_damaged(folders: list[RunFolder]) -> None:
+    """What was left as it is, of the runs chosen."""
+    for folder in folders:
+        if damage := folder.damage():
+            print(f"damaged, and left as it is: {folder.id}: {damage}")
 
 
 @app.command(epilog="Example: harness gc runs")
 def gc(
     runs: Runs = Path("runs"),
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Delete for good what was removed before, in RUNS/trash.")
+    ] = False,
 ) -> None:
-    """List what belongs to no run of a folder, and remove it on confirmation."""
-    from harness.sweep.gc import find_waste
+    """List what belongs to no run of a folder, and move it to RUNS/trash on confirmation."""
+    from harness.sweep import gc
     from slurm.watch import look, used_here
 
+    if purge:
+        old = gc.trashed(runs)
+        _tell_waste(old)
+        if not old:
+            print("nothing was removed before")
+        elif yes or typer.confirm(f"delete these {len(old)} for good?"):
+            gc.purge(old)
+            print(f"deleted, {sum(item.size for item in old) / 1e6:.1f} MB")
+        return
     view = look(runs) if used_here(runs) else None
     if view and view.problem:
         raise UserError(f"{view.problem}: nothing is removed while tasks may be running")
-    waste = find_waste(runs, [task.launch.folder for task in view.queue] if view else [])
+    busy = [task.launch.folder for task in view.queue] if view else []
+    found = gc.find_waste(runs, busy)
+    _tell_waste(found.waste)
+    for line in found.kept:
+        print(f"kept: {line}")
+    if not found.waste:
+        print("nothing to remove" if found.kept else "nothing: all of it belongs to a run")
+    elif yes or typer.confirm(f"remove these {len(found.waste)}?"):
+        moved, trash = gc.discard(runs, found.waste, busy)
+        where = f" are in {trash}; `harness gc {runs} --purge` deletes them for good" if trash else ""
+        print(f"{len(moved)} removed, {sum(item.size for item in moved) / 1e6:.1f} MB{where}")
+
+
+def _tell_waste(waste: Any) -> None:
     for item in waste:
         print(f"{item.size / 1e6:9.1f} MB  {item.path}  ({item.why})")
-    if not waste:
-        print("nothing: all of it belongs to a run")
-    elif yes or typer.confirm(f"remove these {len(waste)}?"):
-        for item in waste:
-            item.remove()
-        print(f"removed, {sum(item.size for item in waste) / 1e6:.1f} MB")
 
 
 @app.command(epilog="Example: harness show tp_sds-a-red-bus-s0-f69ab924")
@@ -143,7 +182,7 @@ def show(
     if as_json:
         print(json.dumps(about, indent=2, ensure_ascii=False))
         return
-    config = about.pop("config")
+    config = about.pop("config", {})
     about |= {f"config.{key}": value for key, value in config.items()}
     for key, value in about.items():
         if value not in (None, {}, ""):
@@ -185,5 +224,7 @@ def sync(
         )
     for name, problem in list(outcome.left.items())[:10]:
         say(f"left: {name}: {problem}", sys.stderr)
+    for name, damage in list(outcome.damaged.items())[:10]:
+        say(f"damaged: {name}: {damage}", sys.stderr)
     print(f"{len(folders)} runs in W&B project {place.project}: {outcome.line}")
     raise typer.Exit(1 if outcome.left else 0)

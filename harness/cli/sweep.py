@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -197,6 +198,10 @@ def run_sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool
 
         plan = pool.plan(retry_failed, asked=True)
         print(plan.summary(), flush=True)
+        tell_damaged(plan.damaged)
+        if not dry_run:
+            for run in plan.specless:
+                RunFolder.create(root, by_id[run])
         if not plan.packs and not plan.running:
             return _report(plan.done, plan.failed, [], root)
         before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -218,7 +223,7 @@ def run_sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool
                     folder.forget_failure()
             write_suite(root, suite)
             display = Display(plan.total, sum(plan.steps_left.values()))
-            display.runs_done = len(plan.done) + len(plan.failed)
+            display.runs_done = len(plan.done) + len(plan.failed) + len(plan.damaged)
             try:
                 outcome = pool.run(display)
             finally:
@@ -230,6 +235,15 @@ def run_sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool
         print(f"stopped: {len(outcome.left)} runs left; the same command continues them", flush=True)
         return INTERRUPTED
     return _report(outcome.done, outcome.failed, outcome.left, root)
+
+
+def tell_damaged(damaged: Mapping[str, str]) -> None:
+    """Runs that the sweep leaves alone, and what is to be done about them."""
+    for run, damage in list(damaged.items())[:10]:
+        print(f"damaged, and left as it is: {run}: {damage}", flush=True)
+    if damaged:
+        more = f"… and {len(damaged) - 10} more; " if len(damaged) > 10 else ""
+        print(f"{more}move a damaged folder away, and the same command makes its run anew", flush=True)
 
 
 def _report(done: list[str], failed: list[str], left: list[str], root: Path) -> int:

@@ -26,9 +26,10 @@ from harness.distill.optim import Adam
 from harness.distill.step import Pack, StepReport, evaluation_latents, step
 from harness.guidance.prior import Guidance
 from harness.records.environment import snapshot
-from harness.records.folder import RecordError, RunFolder
+from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.records.lease import Lease, LeaseLost
+from harness.records.reader import RecordError
 from harness.records.tracking import Tracker
 from harness.rng import Key
 from harness.scene.cameras import evaluation
@@ -91,7 +92,10 @@ def _acquire(root: Path, run_ids: Sequence[str]) -> list[Member]:
     members: list[Member] = []
     for run_id in run_ids:
         folder = RunFolder(root / run_id)
-        spec = folder.spec()
+        look = folder.look()
+        if look.status == "damaged":
+            continue  # left as it is, like one that somebody else holds
+        spec = look.spec or folder.spec()
         lease = folder.acquire("distill")
         if lease is not None:
             members.append(Member(folder, lease, spec))

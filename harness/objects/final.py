@@ -11,8 +11,9 @@ from torch import Tensor
 
 from harness.config import GuidanceConfig, UserError
 from harness.guidance.prior import Guidance
-from harness.records.folder import RecordError, RunFolder
+from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
+from harness.records.reader import RecordError
 from harness.records.stamp import mark, prior_hash, same_prior
 from harness.scene.cameras import Cameras
 from harness.scene.field import Params, choose_backend
@@ -52,13 +53,16 @@ class Final:
 def load(folder: RunFolder, device: str = "cpu") -> Final:
     """The field of a run that is done; NoField where the run has none to show, UserError where its parameters
     cannot be read."""
-    spec = folder.spec()
+    look = folder.look()
+    if look.damage:
+        raise NoField(f"{folder.id} is damaged: {look.damage}")
+    spec = look.spec or folder.spec()
     if spec.config.scene.kind != "field":
         raise NoField(
             f"{folder.id} made an image (scene.kind={spec.config.scene.kind}): it has no other side"
         )
-    if folder.status() != "done":
-        raise NoField(f"{folder.id} is not done: it is {folder.status()}")
+    if look.status != "done":
+        raise NoField(f"{folder.id} is not done: it is {look.status}")
     try:
         params = folder.load_params(spec.config.steps)
     except RecordError as error:
@@ -69,6 +73,8 @@ def load(folder: RunFolder, device: str = "cpu") -> Final:
         )
     where = torch.device(device)
     stacked = {name: value[None].to(where) for name, value in params.items()}
+    if "w2" not in stacked or stacked["w2"].ndim != 3:
+        raise UserError(f"{folder.id} has parameters of another kind of field")
     channels = stacked["w2"].shape[1] - 1
     scene = FieldGenerator(spec.config.scene, channels, choose_backend(device))
     return Final(folder, spec, scene, stacked, where)

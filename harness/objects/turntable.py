@@ -11,12 +11,13 @@ from PIL import Image
 
 from harness.objects.final import Final, latents, load_prior, pictures
 from harness.objects.video import mp4, webp
-from harness.records.files import read_json, write_bytes, write_json
+from harness.records.files import disk_errors, write_bytes, write_json
 from harness.records.folder import RunFolder
 from harness.scene.cameras import Cameras, make
 from harness.scene.surface import mean_normals, surface
 
 VERSION = 1
+ABOUT = "turntable.json"
 FPS = 30
 NEUTRAL = 0.93  # grey behind depth and normals
 DEPTH_COLOURS = "viridis"  # even steps of depth look like even steps, also to the colour-blind
@@ -24,13 +25,15 @@ DEPTH_COLOURS = "viridis"  # even steps of depth look like even steps, also to t
 
 def is_there(folder: RunFolder, azimuths: int, elevation: float, size: int | None) -> bool:
     """Whether the run has this turntable already, made after it was done."""
-    made = folder.turntable / "turntable.json"
-    about = read_json(made) or {}
+    made = str((folder.turntable / ABOUT).relative_to(folder.path))
+    about = folder.json(made)
+    if not isinstance(about, dict) or not isinstance(about.get("files"), list):
+        return False
     asked = {"version": VERSION, "azimuths": azimuths, "elevation": elevation, "asked_size": size}
     return (
         all(about.get(name) == value for name, value in asked.items())
-        and all((made.parent / name).is_file() for name in about["files"])
-        and made.stat().st_mtime >= (folder.path / "result.json").stat().st_mtime
+        and all(folder.has(f"{folder.turntable.name}/{name}") for name in about["files"])
+        and folder.made_after_result(made)
     )
 
 
@@ -53,7 +56,8 @@ def write_turntable(
     films = {"colour": _resized(colour_VHWC, side), "depth": depth_VHWC, "normals": normals_VHWC}
     out = final.folder.turntable
     out.mkdir(exist_ok=True)
-    (out / "turntable.json").unlink(missing_ok=True)  # it says that the films are whole: it is written last
+    with disk_errors(out / ABOUT):
+        (out / ABOUT).unlink(missing_ok=True)  # it says that the films are whole: it is written last
     for name, frames_VHWC in films.items():
         write_bytes(out / f"{name}.mp4", mp4(frames_VHWC, FPS))
         write_bytes(out / f"{name}.webp", webp(frames_VHWC, FPS))
@@ -71,7 +75,7 @@ def write_turntable(
         "normals": "(n + 1) / 2 in the camera's frame: red right, green up, blue towards the camera",
         "files": [f"{name}.{kind}" for name in films for kind in ("mp4", "webp")],
     }
-    write_json(out / "turntable.json", about)
+    write_json(out / ABOUT, about)
     return out
 
 

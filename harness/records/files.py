@@ -8,26 +8,30 @@ import io
 import itertools
 import json
 import os
+import re
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from harness.config import UserError
+from harness.config import UserError, first_line
+from harness.records.reader import RecordError, parse_json, read_descriptor
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+JSON_BYTES = 2**26
 _counter = itertools.count()
 MOST_TEXT = 64 << 20  # bytes; a device file has no end
 NAME_BYTES = 220  # of a file: systems take 255, and a name is longer while it is written
-# What a name or a mount refuses, whatever is written.
-_REFUSED = {getattr(errno, name) for name in (
-    "EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP",
-)}  # fmt: skip
+_ASIDE = re.compile(r"\.[^/]+\.\d+\.\d+\.tmp")
+# What a name or a mount refuses, whatever is written; and what is refused since something else is there.
+_REFUSED = {getattr(errno, name) for name in ("EACCES", "EPERM", "EROFS", "EEXIST", "ENAMETOOLONG")}
+_TAKEN = {getattr(errno, name) for name in ("EISDIR", "ENOTDIR", "ELOOP", "ENXIO", "ENOTEMPTY")}
 
 
 class NoSuchFile(UserError):
@@ -40,7 +44,7 @@ class DiskFull(UserError):
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, and a place that cannot be written to, into one clear line."""
+    """Turn a full disk, a place that cannot be written to, and a folder in a file's place into one line."""
     try:
         yield
     except OSError as error:
@@ -50,6 +54,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in _REFUSED:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
+        if error.errno in _TAKEN:
+            raise RecordError(f"cannot write {path}: something else is there ({error.strerror})") from error
         raise
 
 
@@ -105,12 +111,40 @@ def write_cache(path: Path, data: bytes) -> None:
         write_bytes(path, data)
 
 
+def aside(path: Path) -> Path:
+    """A name of this process alone beside `path`, for what is then renamed to it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{next(_counter)}.tmp")
+
+
+def is_aside(name: str) -> bool:
+    """Whether a name is one of `aside`."""
+    return _ASIDE.fullmatch(name) is not None
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, or what a link to one leads to, for reading; raises OSError, for a FIFO at once."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """A regular file to append to, made where it is missing; raises OSError where a link or a FIFO is."""
+
+    def plain(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+    return open(path, "ab", opener=plain)
+
+
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace `path` by `data` in one go; `durable` first waits until the data is on disk.
 
     A power cut then leaves the old file or the new one. Raises DiskFull; the old file is then untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_counter)}.tmp")
+    temporary = aside(path)
     with disk_errors(path):
         try:
             with open(temporary, "wb") as file:
@@ -132,7 +166,7 @@ class ImageTooLarge(OSError):
 
 
 @contextmanager
-def open_image(path: Path | io.BytesIO) -> Iterator[Image]:
+def open_image(path: Path | BinaryIO) -> Iterator[Image]:
     """A picture of any origin, not decoded yet. ImageTooLarge above LARGEST_IMAGE; OSError for no picture."""
     from PIL import Image as pillow
 
@@ -158,13 +192,21 @@ def strip(images_VHWC: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def tiles(path: Path | io.BytesIO) -> np.ndarray:
-    """The square tiles of a strip, uint8 [V, H, H, 3]."""
+def tiles(data: bytes) -> np.ndarray:
+    """The square tiles of a strip, uint8 [V, H, H, 3]; raises ValueError for what is no such picture, and
+    ImageTooLarge."""
     import numpy as np
 
-    with open_image(path) as image:
-        strip = np.asarray(image.convert("RGB"))
+    try:
+        with open_image(io.BytesIO(data)) as image:
+            strip = np.asarray(image.convert("RGB"))
+    except ImageTooLarge:
+        raise
+    except Exception as error:  # whatever a damaged picture makes the decoder raise
+        raise ValueError(f"no readable picture ({first_line(error)})") from error
     height = strip.shape[0]
+    if strip.shape[1] % height:
+        raise ValueError(f"{strip.shape[1]} × {height} pixels are no row of squares")
     return strip.reshape(height, -1, height, 3).swapaxes(0, 1)
 
 
@@ -207,8 +249,12 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any | None:
-    """The JSON in `path`; None where there is no file or it is not whole."""
+    """The JSON in a file, or in what a link to one leads to; None where there is none that can be read."""
     try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return parse_json(read_descriptor(descriptor, path.name, JSON_BYTES))
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError, RecordError):
         return None

@@ -8,20 +8,24 @@ wandb.json (the note of records.wandb_sync)
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError
-
-from harness.config import UserError, first_problem
+from harness.config import UserError
+from harness.records import reader
 from harness.records.files import (
+    aside,
     disk_errors,
+    is_aside,
     make_folder,
-    read_json,
+    open_to_append,
     strip,
     sync,
     tiles,
@@ -30,6 +34,33 @@ from harness.records.files import (
 )
 from harness.records.identity import RunSpec, run_id
 from harness.records.lease import Lease, holder, locked
+from harness.records.reader import RecordError
+from harness.records.schema import (
+    CANCELLED,
+    CHECKPOINT,
+    DEATHS,
+    ENV,
+    EVAL,
+    FAILURE,
+    FILES,
+    FOLDERS,
+    FORMS,
+    LEASE,
+    LOCK,
+    LOG,
+    MESH,
+    METRICS,
+    METRICS_BYTES,
+    NOTE,
+    PARAMS,
+    PICTURE_BYTES,
+    RECORD_BYTES,
+    RESULT,
+    SPEC,
+    STATE,
+    TURNTABLE,
+    VIEWS,
+)
 from harness.records.stamp import changed, prior_hash, same_prior
 
 if TYPE_CHECKING:
@@ -38,18 +69,30 @@ if TYPE_CHECKING:
 
 STATE_SECONDS = 2.0
 DEATHS_ALLOWED = 3  # attempts in a row that ended without a word and without a new checkpoint
+LOG_TAIL = 2**18  # bytes
+ID = re.compile(r".+-s\d+-[0-9a-f]{8}")
+PROOF = {RESULT, FAILURE, CHECKPOINT, METRICS, STATE, ENV, VIEWS, PARAMS, DEATHS, CANCELLED, NOTE}
+_STEP = re.compile(r"step_(\d{6,9})\.[a-z]+")
 
-Status = Literal["new", "resume", "running", "done", "failed", "cancelled"]
+Status = Literal["new", "resume", "running", "done", "failed", "cancelled", "damaged"]
 
 
-class RecordError(Exception):
-    """A run folder holds something that cannot be used; the run fails with this as its reason."""
+@dataclass(frozen=True)
+class Look:
+    """What a glance at a run folder shows: where the run stands, what lies there, and what is amiss."""
+
+    status: Status
+    names: frozenset[str]
+    damage: str | None = None
+    spec: RunSpec | None = None
 
 
 class RunFolder:
     """One run's folder. Reading is free; writing is for the holder of its lease, who is fenced off a taker.
 
     Without a lease (a tool that fills a folder nobody else uses) the same writes are allowed and not fenced.
+    Reading a file that is not what it has to be raises RecordError; of a run whose status is not "damaged"
+    all JSON can be read.
     """
 
     def __init__(self, path: Path | str):
@@ -63,50 +106,148 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: Path | str, spec: RunSpec) -> RunFolder:
-        """The folder of `spec` under `root`, made where it does not exist yet; it says where the prior is."""
+        """The folder of `spec` under `root`, made where it does not exist yet; it says where the prior is.
+
+        It appears with its spec in it. A spec that cannot be read is written again: the folder's name says
+        whose it is. Raises RecordError where anything else there is damaged.
+        """
         folder = cls(Path(root) / run_id(spec))
-        make_folder(folder.path)
-        saved = read_json(folder.path / "spec.json")
-        if saved is None:
-            write_json(folder.path / "spec.json", spec.model_dump(mode="json"), durable=False)
-        elif saved["config"]["guidance"]["prior"] != spec.config.guidance.prior:  # one content, moved
+        with disk_errors(folder.path):
+            if not os.path.lexists(folder.path):
+                folder._appear(spec)
+        found = folder.look()
+        if found.spec is None:
+            if damage := folder.look(spec_known=True).damage:
+                raise RecordError(f"{folder.path} is damaged: {damage}")
+            write_json(folder.path / SPEC, spec.model_dump(mode="json"), durable=False)
+        elif found.spec.config.guidance.prior != spec.config.guidance.prior:  # one content, moved
+            saved: Any = folder.spec_json()
             saved["config"]["guidance"]["prior"] = spec.config.guidance.prior
-            write_json(folder.path / "spec.json", saved, durable=False)
+            write_json(folder.path / SPEC, saved, durable=False)
         return folder
+
+    def _appear(self, spec: RunSpec) -> None:
+        make_folder(self.path.parent)
+        building = aside(self.path)
+        building.mkdir()
+        try:
+            write_json(building / SPEC, spec.model_dump(mode="json"), durable=False)
+            os.rename(building, self.path)
+        except OSError:
+            (building / SPEC).unlink(missing_ok=True)
+            building.rmdir()
+            if not os.path.lexists(self.path):  # else another process was first
+                raise
+
+    # ---- what is there
+
+    def look(self, spec_known: bool = False) -> Look:
+        """Where the run stands, from its files alone.
+
+        Whoever knows the spec can write it anew (`create`): with `spec_known` a spec.json that is missing, or
+        that is a file without a spec, is no damage.
+        """
+        entries: dict[str, os.DirEntry[str]] = {}
+        spec = None
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return Look("new", frozenset())
+        except OSError:
+            return Look("damaged", frozenset(), self._no_folder())
+        try:
+            with os.scandir(descriptor) as found:
+                entries = {entry.name: entry for entry in found}
+            _check_kinds(entries)
+            values = {}
+            for name in FORMS:
+                if name not in entries or (name == SPEC and spec_known):
+                    continue
+                with suppress(FileNotFoundError):  # gone meanwhile, as a lease that was given back
+                    data = _bytes_at(descriptor, name)
+                    values[name] = (reader.typed if name == SPEC else reader.plain)(name, data, FORMS[name])
+            spec = values.get(SPEC)
+            if SPEC not in entries and not spec_known and PROOF & entries.keys():
+                raise RecordError(f"{SPEC}: is missing")
+            return Look(self._standing(values, CHECKPOINT in entries), frozenset(entries), None, spec)
+        except RecordError as error:
+            return Look("damaged", frozenset(entries), str(error), spec or self._spec_if_any())
+        except OSError as error:
+            return Look("damaged", frozenset(entries), f"cannot be read ({error.strerror})", spec)
+        finally:
+            os.close(descriptor)
+
+    def _standing(self, values: Mapping[str, Any], begun: bool) -> Status:
+        if RESULT in values:
+            return "done"
+        if FAILURE in values:
+            return "failed"
+        if CANCELLED in values:
+            return "cancelled"
+        if LEASE in values and holder(self.path):
+            return "running"
+        if (LEASE in values or DEATHS in values) and len(self.deaths()) >= DEATHS_ALLOWED:
+            return "failed"
+        return "resume" if begun else "new"
+
+    def _no_folder(self) -> str:
+        try:
+            return f"is {reader.kind(os.lstat(self.path).st_mode)}, not a folder"
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+
+    def _spec_if_any(self) -> RunSpec | None:
+        try:
+            return self.spec()
+        except (UserError, OSError):
+            return None
+
+    def status(self) -> Status:
+        """Where the run stands, from its files alone."""
+        return self.look().status
+
+    def damage(self) -> str | None:
+        """What keeps the run from being used, such as "state.json: step: …"; None for a run in order."""
+        return self.look().damage
+
+    def trace(self) -> tuple[Any, ...]:
+        """Another value once anything in the folder has changed, or once its holder has died."""
+        try:
+            with os.scandir(self.path) as entries:
+                found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+        except OSError as error:
+            return (error.errno,)
+        told = sorted((name, about.st_mtime_ns, about.st_size) for name, about in found if name != LOCK)
+        return (*told, LEASE in {name for name, _ in found} and holder(self.path) is not None)
 
     # ---- reading
 
+    @contextmanager
+    def _damage_told(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except RecordError as error:
+            raise RecordError(f"{self.id} is damaged: {error}") from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            raise RecordError(f"{self.id} is damaged: {name}: cannot be read ({error.strerror})") from None
+
+    def _record(self, name: str) -> Any | None:
+        with self._damage_told(name):
+            return reader.read_record(self.path, name, FORMS[name], RECORD_BYTES)
+
     def spec(self) -> RunSpec:
         """What was asked; raises UserError where this is no run folder of this version."""
-        data = read_json(self.path / "spec.json")
-        if data is None:
-            raise UserError(f"{self.path} is no run folder: it has no readable spec.json")
         try:
-            return RunSpec.model_validate(data)
-        except ValidationError as error:
-            raise UserError(f"{self.path / 'spec.json'}: {first_problem(error)}") from None
-
-    def names(self) -> set[str]:
-        """What lies in the folder; nothing where there is no folder."""
-        try:
-            return set(os.listdir(self.path))
+            with self._damage_told(SPEC):
+                return reader.typed(SPEC, reader.read_bytes(self.path, SPEC, RECORD_BYTES), FORMS[SPEC])
         except (FileNotFoundError, NotADirectoryError):
-            return set()
+            raise UserError(f"{self.path} is no run folder: it has no readable {SPEC}") from None
 
-    def status(self, names: set[str] | None = None) -> Status:
-        """Where the run stands, from its files alone; `names` is what `names()` gave just now."""
-        names = self.names() if names is None else names
-        if "result.json" in names:
-            return "done"
-        if "failure.json" in names:
-            return "failed"
-        if "cancelled.json" in names:
-            return "cancelled"
-        if "lease.json" in names and holder(self.path):
-            return "running"
-        if {"lease.json", "deaths.json"} & names and len(self.deaths()) >= DEATHS_ALLOWED:
-            return "failed"
-        return "resume" if "checkpoint.safetensors" in names else "new"
+    def spec_json(self) -> Any | None:
+        """The spec as it was written, unchecked; None where it cannot be read."""
+        return self.json(SPEC)
 
     def deaths(self) -> list[dict[str, Any]]:
         """The attempts at this run that ended without a word (killed, out of memory, a lost node) since its
@@ -114,47 +255,56 @@ class RunFolder:
 
         Only of a run that nobody holds. A new checkpoint is progress, and starts the count anew.
         """
-        told = read_json(self.path / "deaths.json") or []
-        lease = read_json(self.path / "lease.json")
+        told = self._record(DEATHS) or []
+        lease = self._record(LEASE)
         told += [lease] if lease else []
         step = self.checkpoint_step() if told else 0
         return [death for death in told if death.get("step", 0) == step]
 
     def checkpoint_step(self) -> int:
         """The step that the checkpoint belongs to; 0 where there is none, or none that can be read."""
-        from safetensors import SafetensorError, safe_open
+        metadata = self._checkpoint_metadata()
+        return int(metadata["step"]) if re.fullmatch(r"\d{1,9}", str(metadata.get("step"))) else 0
 
+    def _checkpoint_metadata(self) -> dict[str, Any]:
+        """What a checkpoint says of itself, from the header that safetensors begin with."""
         try:
-            with safe_open(self.path / "checkpoint.safetensors", framework="numpy") as file:
-                return int((file.metadata() or {}).get("step", 0))
-        except (SafetensorError, OSError, ValueError):
-            return 0
+            metadata = reader.tensors_header(self.path, CHECKPOINT).get("__metadata__")
+        except (RecordError, OSError):
+            return {}
+        return metadata if isinstance(metadata, dict) else {}
 
     def state(self) -> dict[str, Any]:
         """Progress: {step, total, rate [steps/s], time [s spent]}; {} before the first step."""
-        return read_json(self.path / "state.json") or {}
+        return self._record(STATE) or {}
 
     def result(self) -> dict[str, Any] | None:
         """What `finish` wrote, or None."""
-        return read_json(self.path / "result.json")
+        return self._record(RESULT)
 
     def failure(self) -> dict[str, Any] | None:
         """What `fail` wrote, {reason, step, detail}, or what its deaths say; None where it has not failed."""
-        written = read_json(self.path / "failure.json")
+        written = self._record(FAILURE)
         if written is not None or self.status() != "failed":
             return written
         deaths = self.deaths()
+        if not deaths:  # taken, or forgotten, since it was looked at
+            return None
         last = deaths[-1]
         places = [("on", last.get("node") or last.get("host")), ("in job", last.get("job"))]
         where = " ".join(f"{word} {place}" for word, place in places if place)
         reason = f"ended {len(deaths)} times without a word and without a checkpoint in between, last {where}"
-        if "why" in last:
+        if last.get("why"):
             reason += f": {last['why']}"
         return {"reason": reason, "step": last.get("step", 0), "detail": ""}
 
     def env(self) -> dict[str, Any] | None:
         """Where the run was made (see records.environment), or None."""
-        return read_json(self.path / "env.json")
+        return self._record(ENV)
+
+    def uploaded(self) -> dict[str, Any] | None:
+        """The note of `harness sync`, or None."""
+        return self._record(NOTE)
 
     def check_prior(self, now: Mapping[str, Any]) -> None:
         """UserError where the run was begun with another prior than `now`, as env.json tells it."""
@@ -163,50 +313,104 @@ class RunFolder:
             raise changed(self.path, str(now.get("tag")), prior_hash(begun), prior_hash(now))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl in order; a line that a crash cut off is left out."""
+        """All rows of metrics.jsonl in order; lines that are none, as a crash leaves them, are left out."""
+        return self.metrics_and_losses()[0]
+
+    def metrics_and_losses(self) -> tuple[list[dict[str, Any]], int]:
+        """The rows, and how many whole lines are none."""
+        data = self.metrics_bytes()
+        lines = data.split(b"\n")[:-1]  # what follows the last newline is no whole row
+        parse = json.loads if reader.has_plain_values(data) else reader.parse_json
+        rows = [row for line in lines if (row := _row(line, parse)) is not None]
+        return rows, len(lines) - len(rows)
+
+    def metrics_bytes(self) -> bytes:
+        """metrics.jsonl as it is; empty where there is none."""
         try:
-            lines = (self.path / "metrics.jsonl").read_bytes().split(b"\n")
-        except FileNotFoundError:
+            with self._damage_told(METRICS):
+                return reader.read_bytes(self.path, METRICS, METRICS_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where the rows are."""
+        return self.path / METRICS
+
+    def log_lines(self, most: int) -> list[str]:
+        """The last lines of log.txt; none where there is no such file."""
+        try:
+            text = reader.tail(self.path, LOG, LOG_TAIL).decode(errors="replace")
+        except (OSError, RecordError):
             return []
-        rows = []
-        for line in lines[:-1]:  # what follows the last newline is no whole row
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
-        return rows
+        return text.splitlines()[-most:]
+
+    def _steps(self, folder: str) -> list[int]:
+        found = (_STEP.fullmatch(name) for name in reader.names(self.path, folder))
+        return sorted({int(match[1]) for match in found if match})
 
     def view_steps(self) -> list[int]:
         """The steps at which evaluation views are stored, in order."""
-        return sorted(
-            int(path.stem.removeprefix("step_")) for path in (self.path / "views").glob("step_*.png")
-        )
+        return self._steps(VIEWS)
 
     def views_path(self, step: int) -> Path:
         """Where the views of `step` are, a strip of square tiles."""
-        return self.path / "views" / f"step_{step:06d}.png"
+        return self.path / VIEWS / f"step_{step:06d}.png"
+
+    def view_bytes(self, step: int) -> bytes:
+        """The picture of `views_path`; raises RecordError, and FileNotFoundError where there is none."""
+        return self.picture(f"{VIEWS}/{self.views_path(step).name}")
 
     def views(self, step: int) -> np.ndarray:
-        """The stored evaluation views, uint8 [V, H, W, 3]; V as in the spec's `config.views`."""
-        return tiles(self.views_path(step))
+        """The stored evaluation views, uint8 [V, H, W, 3]; V as in the spec's `config.views`.
+
+        Raises ValueError for what is no picture, else as `view_bytes`.
+        """
+        return tiles(self.view_bytes(step))
+
+    def picture(self, name: str) -> bytes:
+        """A picture, film or mesh of the folder by its name there; raises as `view_bytes`."""
+        return reader.read_bytes(self.path, name, PICTURE_BYTES)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a regular file of that name, which no link leads to."""
+        return reader.is_file(self.path, name)
+
+    def made_after_result(self, name: str) -> bool:
+        """Whether a file is there, and no older than the run's end."""
+        if not self.has(name) or not self.has(RESULT):
+            return False
+        return os.lstat(self.path / name).st_mtime >= os.lstat(self.path / RESULT).st_mtime
+
+    def json(self, name: str) -> Any | None:
+        """The JSON of a file that a tool keeps in the folder; None where there is none that can be read."""
+        try:
+            return reader.parse_json(reader.read_bytes(self.path, name, RECORD_BYTES))
+        except (RecordError, OSError):
+            return None
+
+    @property
+    def eval(self) -> Path:
+        """Where evaluation keeps what is slow to compute of the run."""
+        return self.path / EVAL
 
     @property
     def turntable(self) -> Path:
         """Where `harness turntable` keeps its films of the finished run, such as colour.webp."""
-        return self.path / "turntable"
+        return self.path / TURNTABLE
 
     @property
     def mesh(self) -> Path:
         """Where `harness export` keeps the finished run's object, such as object.glb."""
-        return self.path / "mesh"
+        return self.path / MESH
 
     def params_path(self, step: int) -> Path:
         """Where the parameters of `step` are, if they were kept."""
-        return self.path / "params" / f"step_{step:06d}.safetensors"
+        return self.path / PARAMS / f"step_{step:06d}.safetensors"
 
     def params_steps(self) -> list[int]:
         """The steps whose parameters were kept, in order."""
-        return sorted(int(p.stem.removeprefix("step_")) for p in (self.path / "params").glob("step_*"))
+        return self._steps(PARAMS)
 
     def load_params(self, step: int) -> dict[str, Tensor] | None:
         """The generator's parameters after `step`, kept or in the last checkpoint; None where neither is.
@@ -216,28 +420,41 @@ class RunFolder:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        if self.params_path(step).exists():
+        path = self.params_path(step)
+        if os.path.lexists(path):
             try:
-                return load_file(self.params_path(step))
-            except (SafetensorError, OSError) as error:
-                raise RecordError(f"{self.params_path(step)} cannot be read ({error})") from error
+                reader.must_be_file(self.path, str(path.relative_to(self.path)))
+                return load_file(path)
+            except (SafetensorError, OSError, ValueError, RecordError) as error:
+                raise RecordError(f"{path} cannot be read ({error})") from error
         checkpoint = self.load_checkpoint()
         if checkpoint is None or checkpoint[1] != step:
             return None
         named = {name: value for name, value in checkpoint[0].items() if name.startswith("params.")}
         return {name.removeprefix("params."): value for name, value in named.items()}
 
+    def leftovers(self) -> list[Path]:
+        """Files of a write that never ended: regular ones whose whole name is `files.aside`'s."""
+        return [
+            self.path / folder / name
+            for folder in ("", *FOLDERS)
+            for name in reader.names(self.path, folder)
+            if is_aside(name) and self.has(str(Path(folder, name)))
+        ]
+
     # ---- the lease
 
     def acquire(self, owner: str) -> Lease | None:
-        """Take the run for writing; None where it is done, failed, cancelled, or held by a live process."""
+        """Take the run for writing; None where it is over, cancelled, damaged, or a live process has it."""
+        if self.status() == "damaged":  # not even its lock is touched
+            return None
         with locked(self.path) as now:
-            if self.status() in ("done", "failed", "cancelled") or holder(self.path, now):
+            if self.status() not in ("new", "resume", "running") or holder(self.path, now):
                 return None
-            for left_over in self.path.glob(".*.tmp"):
-                if not left_over.name.startswith(".spec.json."):
+            for left_over in self.leftovers():
+                if left_over.parent == self.path and not left_over.name.startswith(f".{SPEC}."):
                     left_over.unlink(missing_ok=True)
-            if (self.path / "lease.json").exists():
+            if (self.path / LEASE).exists():
                 self._bury()
                 if len(self.deaths()) >= DEATHS_ALLOWED:
                     return None
@@ -246,43 +463,53 @@ class RunFolder:
 
     def record_death(self, **told: Any) -> None:
         """Count an attempt that ended without a word; `told` is what is known of it beside its lease."""
+        if self.status() not in ("new", "resume"):
+            return
         with locked(self.path):
             if self.status() in ("new", "resume"):
                 self._bury(**told)
 
     def _bury(self, **told: Any) -> None:
-        lease = read_json(self.path / "lease.json") or {"step": self.checkpoint_step(), "taken": time.time()}
-        before = read_json(self.path / "deaths.json") or []
-        write_json(self.path / "deaths.json", [*before, {**lease, **told}], durable=False)
-        (self.path / "lease.json").unlink(missing_ok=True)
+        lease = self._record(LEASE) or {"step": self.checkpoint_step(), "taken": time.time()}
+        before = self._record(DEATHS) or []
+        write_json(self.path / DEATHS, [*before, {**lease, **told}], durable=False)
+        (self.path / LEASE).unlink(missing_ok=True)
 
     def forget_failure(self) -> bool:
         """Make a failed run resumable again, from its last checkpoint; False where it was not failed."""
+        if self.status() != "failed":
+            return False
         with locked(self.path):
             if self.status() != "failed":
                 return False
-            for name in ("failure.json", "deaths.json"):
-                if (self.path / name).exists():
-                    os.replace(self.path / name, (self.path / name).with_suffix(".previous.json"))
+            for name in (FAILURE, DEATHS):
+                path = self.path / name
+                if path.exists():
+                    with disk_errors(path):
+                        os.replace(path, path.with_suffix(".previous.json"))
             if not holder(self.path):
-                (self.path / "lease.json").unlink(missing_ok=True)
+                (self.path / LEASE).unlink(missing_ok=True)
         return True
 
     def cancel(self) -> bool:
-        """Take the run out of whatever advances it; False where it is done, failed or cancelled already.
+        """Take the run out of whatever advances it; False where it is done, failed or cancelled already, and
+        where it is damaged.
 
         It waits, from its last checkpoint, until its sweep is asked for again (`uncancel`).
         """
+        if self.status() not in ("new", "resume", "running"):
+            return False
         with locked(self.path):
-            if self.status() in ("done", "failed", "cancelled"):
+            if self.status() not in ("new", "resume", "running"):
                 return False
-            write_json(self.path / "cancelled.json", {"time": time.time()})
-            (self.path / "lease.json").unlink(missing_ok=True)  # its holder is fenced off at its next write
+            write_json(self.path / CANCELLED, {"time": time.time()})
+            (self.path / LEASE).unlink(missing_ok=True)  # its holder is fenced off at its next write
         return True
 
     def uncancel(self) -> None:
         """Take a `cancel` back."""
-        (self.path / "cancelled.json").unlink(missing_ok=True)
+        if self.status() == "cancelled":
+            (self.path / CANCELLED).unlink(missing_ok=True)
 
     def ours(self) -> bool:
         """Whether nobody else may write here: false once the lease was lost."""
@@ -298,7 +525,7 @@ class RunFolder:
     def save_env(self, env: Mapping[str, Any]) -> None:
         """Write env.json."""
         with self._write():
-            write_json(self.path / "env.json", dict(env), durable=False)
+            write_json(self.path / ENV, dict(env), durable=False)
 
     def save_state(self, *, step: int, total: int, **fields: Any) -> None:
         """Write state.json, at most every STATE_SECONDS until the last step: it is for onlookers."""
@@ -307,29 +534,28 @@ class RunFolder:
         self._state_written = time.monotonic()
         fields = {"step": step, "total": total, **fields}
         with self._write():
-            write_json(self.path / "state.json", fields, durable=False)
+            write_json(self.path / STATE, fields, durable=False)
 
     def append_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows to metrics.jsonl. A value that JSON cannot say (NaN, infinity) is written as null."""
         text = "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
-        path = self.path / "metrics.jsonl"
-        with self._write(), disk_errors(path), open(path, "ab") as file:
+        path = self.metrics_path
+        with self._write(), disk_errors(path), open_to_append(path) as file:
             file.write(text.encode())
 
     def truncate_metrics(self, step: int) -> None:
         """Drop what was recorded past `step`, rows and views: a resumed run writes it again."""
         rows = self.metrics()
         kept = [row for row in rows if row["step"] <= step]
-        path = self.path / "metrics.jsonl"
+        path = self.metrics_path
         with self._write():
             if path.exists():
                 write_bytes(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-            for later in self.view_steps():
-                if later > step:
-                    self.views_path(later).unlink()
-            for later in self.params_steps():
-                if later > step:
-                    self.params_path(later).unlink()
+            later = [self.views_path(i) for i in self.view_steps() if i > step]
+            later += [self.params_path(i) for i in self.params_steps() if i > step]
+            for each in later:
+                with disk_errors(each):
+                    each.unlink(missing_ok=True)
 
     def save_checkpoint(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Replace checkpoint.safetensors by the tensors after `step`; metrics reach the disk first."""
@@ -339,11 +565,10 @@ class RunFolder:
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
             metadata={"step": str(step), "run": self.id},
         )
-        metrics = self.path / "metrics.jsonl"
         with self._write():
-            if metrics.exists():
-                sync(metrics)
-            write_bytes(self.path / "checkpoint.safetensors", data)
+            if self.metrics_path.exists():
+                sync(self.metrics_path)
+            write_bytes(self.path / CHECKPOINT, data)
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], int] | None:
         """The tensors and the step they belong to, or None where there is no checkpoint.
@@ -352,21 +577,19 @@ class RunFolder:
         """
         from safetensors import SafetensorError, safe_open
 
-        path = self.path / "checkpoint.safetensors"
-        if not path.exists():
+        path = self.path / CHECKPOINT
+        if not os.path.lexists(path):
             return None
         try:
+            reader.must_be_file(self.path, CHECKPOINT)
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, OSError, ValueError) as error:
-            raise RecordError(
-                f"checkpoint.safetensors cannot be read ({error}); delete it to start anew"
-            ) from error
-        if metadata.get("run") != self.id or not metadata.get("step", "").isdigit():
-            raise RecordError(
-                f"checkpoint.safetensors belongs to {metadata.get('run') or 'no run of this harness'}"
-            )
+        except (SafetensorError, OSError, ValueError, RecordError) as error:
+            raise RecordError(f"{CHECKPOINT} cannot be read ({error}); delete it to start anew") from error
+        if metadata.get("run") != self.id or not re.fullmatch(r"\d{1,9}", metadata.get("step", "")):
+            owner = reader.shown(metadata.get("run", "")) or "no run of this harness"
+            raise RecordError(f"{CHECKPOINT} belongs to {owner}")
         return tensors, int(metadata["step"])
 
     def save_views(self, step: int, images_VHWC: np.ndarray) -> None:
@@ -393,33 +616,92 @@ class RunFolder:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the run done: result.json, the last file to be written, after all others are on disk."""
         with self._write():
-            for path in [*self.path.glob("views/*.png"), self.path / "metrics.jsonl", self.path]:
+            for path in [*map(self.views_path, self.view_steps()), self.metrics_path, self.path]:
                 if path.exists():
                     sync(path)
-            write_json(self.path / "result.json", dict(result))
+            write_json(self.path / RESULT, dict(result))
 
     def fail(self, reason: str, step: int, detail: str = "") -> None:
         """Mark the run failed, with the step it happened at; it is retried only when asked."""
         with self._write():
             failure = {"reason": reason, "step": step, "detail": detail, "time": time.time()}
-            write_json(self.path / "failure.json", failure)
+            write_json(self.path / FAILURE, failure)
 
     def log(self, line: str) -> None:
         """Append a line with the time to log.txt."""
-        path = self.path / "log.txt"
+        path = self.path / LOG
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with disk_errors(path), open(path, "a", encoding="utf-8") as file:
-            file.write(f"{stamp}  {line}\n")
+        with disk_errors(path), open_to_append(path) as file:
+            file.write(f"{stamp}  {line}\n".encode())
+
+
+def _check_kinds(entries: Mapping[str, os.DirEntry[str]]) -> None:
+    """Raises RecordError for the first entry of a known name that is something else."""
+    for wanted, names in (("a file", FILES), ("a folder", FOLDERS)):
+        for name in names:
+            entry = entries.get(name)
+            if entry is None:
+                continue
+            if not (entry.is_file if wanted == "a file" else entry.is_dir)(follow_symlinks=False):
+                raise RecordError(
+                    f"{name}: is {reader.kind(entry.stat(follow_symlinks=False).st_mode)}, not {wanted}"
+                )
+            if name == METRICS and entry.stat(follow_symlinks=False).st_size > METRICS_BYTES:
+                raise RecordError(f"{name}: is larger than {METRICS_BYTES // 2**20} MiB")
+
+
+def _bytes_at(descriptor: int, name: str) -> bytes:
+    """A JSON file of the folder that is open as `descriptor`."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    file = os.open(name, flags, dir_fd=descriptor)
+    try:
+        return reader.read_descriptor(file, name, RECORD_BYTES)
+    finally:
+        os.close(file)
+
+
+def _row(line: bytes, parse: Callable[[bytes], Any]) -> dict[str, Any] | None:
+    """A line of metrics.jsonl: a step, a time where it has one, no lists; None for any other."""
+    try:
+        row = parse(line)
+    except (ValueError, RecursionError, RecordError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or not 0 <= row["step"] <= 10**9:
+        return None
+    clock = row.get("time", 0.0)
+    if clock is not None and (isinstance(clock, bool) or not isinstance(clock, int | float) or clock < 0):
+        return None
+    return None if any(isinstance(value, dict | list) for value in row.values()) else row
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    bad = (float("inf"), float("-inf"))
-    return {k: None if isinstance(v, float) and (v != v or v in bad) else v for k, v in row.items()}
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def run_folders(root: Path | str) -> list[RunFolder]:
-    """Every run folder right under `root`, by name; raises UserError where `root` is no folder."""
+    """Every run folder right under `root`, by name; raises UserError where `root` is no folder.
+
+    A folder that is named as a run and holds anything of one is here too without a spec, and so is a file or
+    a link of such a name: they are damaged.
+    """
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"no folder {root}: name the folder that `harness sweep --out` wrote")
-    return [RunFolder(path.parent) for path in sorted(root.glob("*/spec.json"))]
+    try:
+        with os.scandir(root) as entries:
+            found = sorted(entry.name for entry in entries if _is_run(entry))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"no folder {root}: name the folder that `harness sweep --out` wrote") from None
+    except OSError as error:
+        raise UserError(f"{root} cannot be read: {error.strerror}") from None
+    return [RunFolder(root / name) for name in found]
+
+
+def _is_run(entry: os.DirEntry[str]) -> bool:
+    if is_aside(entry.name):
+        return False
+    if not entry.is_dir(follow_symlinks=False):
+        return ID.fullmatch(entry.name) is not None
+    if os.path.lexists(os.path.join(entry.path, SPEC)):
+        return True
+    return ID.fullmatch(entry.name) is not None and any(
+        os.path.lexists(os.path.join(entry.path, name)) for name in PROOF
+    )

@@ -8,6 +8,7 @@ Slurm started later takes over at once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -20,7 +21,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.records.files import read_json, write_json
+from harness.records.files import write_json
+from harness.records.reader import RecordError, read_record
+from harness.records.schema import FORMS, LEASE, LOCK, RECORD_BYTES
 
 BEAT_SECONDS = 20.0
 STALE_SECONDS = 120.0
@@ -82,14 +85,31 @@ def slurm_job() -> dict[str, Any]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[float]:
-    """Hold the folder's file lock; yields the file server's time, which all machines share."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    """Hold the folder's file lock; yields the file server's time, which all machines share.
+
+    Raises RecordError where the lock's file is something else.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(folder / LOCK, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise RecordError(f"{folder / LOCK}: is no file") from None
+        raise
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.utime(descriptor)
         yield os.fstat(descriptor).st_mtime
     finally:
         os.close(descriptor)
+
+
+def read_lease(folder: Path) -> dict[str, Any] | None:
+    """What lease.json says; None where there is none that can be read."""
+    try:
+        return read_record(folder, LEASE, FORMS[LEASE], RECORD_BYTES)
+    except RecordError:
+        return None
 
 
 _skews: dict[int, tuple[float, float]] = {}  # of file systems: when it was looked at, seconds
@@ -100,7 +120,7 @@ def server_time(folder: Path) -> float:
 
     Asked once a minute through the folder's lock file; the local clock where that may not be touched.
     """
-    path = folder / ".lock"
+    path = folder / LOCK
     try:
         device = os.stat(folder).st_dev
         looked, skew = _skews.get(device, (-SKEW_SECONDS, 0.0))
@@ -119,19 +139,18 @@ def holder(folder: Path, now: float | None = None) -> dict[str, Any] | None:
     A lease is dead when its process is gone (same machine), when its heartbeat is older than STALE_SECONDS,
     and when it is of an earlier start of the Slurm job that asks.
     """
-    path = folder / "lease.json"
     try:
         # NFS looks again when a folder is opened: a name that was not there before is else not seen for up to
         # a minute, nor is a beat.
         os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
-        lease = read_json(path) or {}
-        beat = path.stat().st_mtime
+        beat = os.lstat(folder / LEASE).st_mtime
     except (FileNotFoundError, NotADirectoryError):
         return None
     age = (server_time(folder) if now is None else now) - beat
     if age > STALE_SECONDS:
         return None
-    if lease.get("machine") == machine() and process_start(lease["pid"]) != lease["start"]:
+    lease = read_lease(folder) or {}
+    if lease.get("machine") == machine() and process_start(lease.get("pid", 0)) != lease.get("start"):
         return None
     asking = slurm_job()
     if asking and asking["job"] == lease.get("job") and lease.get("restart", 0) < asking["restart"]:
@@ -164,12 +183,12 @@ class Lease:
             "step": step,
             **slurm_job(),
         }
-        write_json(folder / "lease.json", body, durable=False)
+        write_json(folder / LEASE, body, durable=False)
         return cls(folder, token)
 
     def held(self) -> bool:
         """Whether the lease is still ours, by the file."""
-        lease = None if self._over.is_set() else read_json(self.folder / "lease.json")
+        lease = None if self._over.is_set() else read_lease(self.folder)
         return lease is not None and lease.get("token") == self.token
 
     def beat(self) -> bool:
@@ -179,7 +198,7 @@ class Lease:
         with locked(self.folder):
             if not self.held():
                 return False
-            os.utime(self.folder / "lease.json")
+            os.utime(self.folder / LEASE, follow_symlinks=False)
         return True
 
     @contextmanager
@@ -196,7 +215,7 @@ class Lease:
             return
         with locked(self.folder):
             if self.held():
-                (self.folder / "lease.json").unlink()
+                (self.folder / LEASE).unlink()
         self._over.set()
 
     def _keep_beating(self) -> None:

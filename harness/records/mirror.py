@@ -19,6 +19,7 @@ from harness.config import UserError
 from harness.records.files import read_json, write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
+from harness.records.schema import SPEC
 from harness.records.stamp import mark
 
 Mode = Literal["online", "offline", "disabled"]
@@ -105,6 +106,12 @@ def steps_of(folder: RunFolder) -> list[int]:
     return sorted({row["step"] for row in folder.metrics()}.union(folder.view_steps()))
 
 
+def picture_of(folder: RunFolder, step: int) -> Path | None:
+    """The views of a step as a file that may be sent; None where there is none, or a link."""
+    path = folder.views_path(step)
+    return path if folder.has(str(path.relative_to(folder.path))) else None
+
+
 def suite_path(folder: RunFolder, spec: RunSpec) -> Path | None:
     """Where the suite of a run is kept beside it, or None for a run of no suite."""
     return folder.path.parent / "suites" / f"{spec.suite.sha256[:12]}.json" if spec.suite else None
@@ -113,7 +120,7 @@ def suite_path(folder: RunFolder, spec: RunSpec) -> Path | None:
 def record(folder: RunFolder, spec: RunSpec) -> bytes:
     """The content of RECORD: {spec, env, result | failure, suite} as the files of these names hold it."""
     suite = suite_path(folder, spec)
-    found = {name: read_json(folder.path / f"{name}.json") for name in ("spec", "env", "result")}
+    found = {"spec": folder.json(SPEC), "env": folder.env(), "result": folder.result()}
     found["failure"] = folder.failure()
     found["suite"] = read_json(suite) if suite else None
     kept = {name: value for name, value in found.items() if value is not None}
@@ -188,8 +195,7 @@ class Mirror:
             data: dict[str, Any] = {
                 k: v for k, v in rows.get(step, {}).items() if k != "step" and v is not None
             }
-            views = self.folder.views_path(step)
-            if views.exists():
+            if views := picture_of(self.folder, step):
                 data[VIEWS] = Image(str(views))  # of a path: the file goes up as it is
             self._run.log(data, step=step)
             self.step = step

@@ -53,7 +53,7 @@ class Tracker:
     ):
         self.folder = folder
         rows = folder.metrics()
-        self._spent = rows[-1]["time"] if rows else 0.0
+        self._spent = float(rows[-1].get("time") or 0.0) if rows else 0.0
         self._started = time.monotonic()
         self._mirrored: _Mirrored | None = None
         if mode == "online" and not os.environ.get("WANDB_API_KEY"):

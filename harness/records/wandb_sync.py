@@ -13,11 +13,21 @@ from threading import Lock
 from typing import Any
 
 from harness.config import UserError, first_line
-from harness.records.files import read_json, write_json
+from harness.records.files import write_json
 from harness.records.folder import RunFolder
-from harness.records.mirror import RECORD, VIEWS, Mirror, Place, client, picture_hash, record, steps_of
+from harness.records.mirror import (
+    RECORD,
+    VIEWS,
+    Mirror,
+    Place,
+    client,
+    picture_hash,
+    picture_of,
+    record,
+    steps_of,
+)
+from harness.records.schema import NOTE
 
-NOTE = "wandb.json"  # in a run folder: where in W&B all of it is
 WORKERS = 4  # runs in flight: a run mostly waits for the server
 # The client itself backs off on 429, 5xx and lost connections: so long for a question, so long for the last
 # bytes of a run. A server may take a while to count what it has just been given.
@@ -29,12 +39,14 @@ FAILURES_ALLOWED = 3  # in a row; then the others are left without being tried
 
 @dataclass
 class Outcome:
-    """What `sync` did, by run id; `waiting`: there is nothing to send yet; `left`: what went wrong."""
+    """What `sync` did, by run id; `waiting`: there is nothing to send yet; `left`: what went wrong;
+    `damaged`: what of a run cannot be read, which nobody sends."""
 
     uploaded: list[str] = field(default_factory=list)
     whole: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
 
     @property
     def line(self) -> str:
@@ -42,6 +54,7 @@ class Outcome:
         parts = [f"{len(self.uploaded)} uploaded", f"{len(self.whole)} were whole"]
         parts += [f"{len(self.waiting)} running or not begun"] if self.waiting else []
         parts += [f"{len(self.left)} left"] if self.left else []
+        parts += [f"{len(self.damaged)} damaged"] if self.damaged else []
         return ", ".join(parts)
 
 
@@ -58,8 +71,11 @@ def sync(
     Raises UserError where there is no API key, or no W&B to be reached.
     """
     account = _Account(place, entity)
-    todo = [folder for folder in folders if not account.noted(folder)]
-    outcome = Outcome(whole=sorted({folder.id for folder in folders} - {folder.id for folder in todo}))
+    damaged = {folder.id: damage for folder in folders if (damage := folder.damage())}
+    usable = [folder for folder in folders if folder.id not in damaged]
+    todo = [folder for folder in usable if not account.noted(folder)]
+    whole = sorted({folder.id for folder in usable} - {folder.id for folder in todo})
+    outcome = Outcome(whole=whole, damaged=damaged)
     lock, failures = Lock(), 0
 
     def one(folder: RunFolder) -> None:
@@ -129,10 +145,12 @@ class _Account:
 
     def noted(self, folder: RunFolder) -> bool:
         """Whether the run ended, and an earlier `sync` saw all of it at this server."""
-        note = read_json(folder.path / NOTE)
-        if not note or folder.status() not in ("done", "failed"):
+        if folder.status() not in ("done", "failed"):
             return False
-        return note == self._note(folder, self.entity or note["entity"], note["step"])
+        note = folder.uploaded()
+        return note is not None and note == self._note(
+            folder, self.entity or note.get("entity"), note["step"]
+        )
 
     def _note(self, folder: RunFolder, entity: str | None, step: int) -> dict[str, Any]:
         digest = hashlib.sha256(record(folder, folder.spec())).hexdigest()
@@ -200,12 +218,13 @@ class _Account:
     ) -> dict[str, Path]:
         """Views that rows at the server name and that never got there, as when a worker was killed."""
         there = {Path(name).stem[-20:] for name, size in files.items() if size}
-        paths = [folder.views_path(step) for step in folder.view_steps() if step <= last]
+        there_too = (picture_of(folder, step) for step in folder.view_steps() if step <= last)
+        paths = [path for path in there_too if path]
         if all(picture_hash(path) in there for path in paths):
             return {}
         rows = remote.scan_history(page_size=1000, use_cache=False)
-        named = {row[VIEWS]["path"]: folder.views_path(row["_step"]) for row in rows if row.get(VIEWS)}
-        return {name: path for name, path in named.items() if not files.get(name)}
+        named = {row[VIEWS]["path"]: picture_of(folder, row["_step"]) for row in rows if row.get(VIEWS)}
+        return {name: path for name, path in named.items() if path and not files.get(name)}
 
     def _upload(self, folder: RunFolder, gap: _Gap, last: int, ended: bool) -> None:
         with TemporaryDirectory(prefix="harness-sync-") as scratch:

@@ -1,18 +1,37 @@
-"""What lies in a folder of runs and belongs to no run of it."""
+"""What lies in a folder of runs and belongs to no run of it; it goes to a trash folder there, never at once.
+
+No link is followed or taken for waste. Whatever holds a result, a checkpoint or views is kept, and so is what
+a record that cannot be read may refer to.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
 import shutil
-from collections.abc import Collection
-from dataclasses import dataclass
+import stat
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from harness.records.files import read_json
-from harness.records.folder import RunFolder, run_folders
+from harness.config import UserError
+from harness.records.files import disk_errors, is_aside, read_json
+from harness.records.folder import ID, PROOF, Look, run_folders
 from harness.records.lease import holder
+from harness.records.reader import is_file, is_folder, names
+from harness.records.schema import LOCK, SPEC
 
-RUN_ID = re.compile(r"[a-z0-9_]+-[a-z0-9-]+-s\d+-[0-9a-f]{8}")
+AGE_SECONDS = 3600.0  # what changed more recently may be somebody's work
+TRASH = "trash"
+_DATED = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+_SUITE = re.compile(r"[0-9a-f]{12}\.json")
+_MIRROR = re.compile(r"(?:offline-)?run-\d+_\d+-(.+)")
+
+Looks = dict[str, Look]
+Add = Callable[[Path, str], None]
 
 
 @dataclass(frozen=True)
@@ -23,50 +42,165 @@ class Waste:
     why: str
     size: int
 
-    def remove(self) -> None:
-        """Delete it."""
-        if self.path.is_dir() and not self.path.is_symlink():
-            shutil.rmtree(self.path)
-        else:
-            self.path.unlink(missing_ok=True)
+
+@dataclass
+class Found:
+    """What may go, and what looks as if it might and is kept, with the reason."""
+
+    waste: list[Waste] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
 
 
-def find_waste(root: Path, busy: Collection[Path] = ()) -> list[Waste]:
+def find_waste(root: Path, busy: Collection[Path] = ()) -> Found:
     """Everything under `root` that no run's spec refers to; nothing of a run that is being advanced.
 
     `busy` are launches with tasks in the queue. Raises UserError where `root` is no folder.
     """
+    found = Found()
     folders = run_folders(root)
-    runs = {folder.id for folder in folders}
-    specs = [read_json(folder.path / "spec.json") or {} for folder in folders]
-    suites = {spec["suite"]["sha256"][:12] for spec in specs if spec.get("suite")}
-    found: list[tuple[Path, str]] = []
-    for path in sorted(root.iterdir()):
-        if path.is_dir() and path.name not in runs and RUN_ID.fullmatch(path.name):
-            found.append((path, "a run folder without a spec"))
-    found += [
-        (p, "half-written") for folder in folders if not holder(folder.path) for p in _leftovers(folder)
-    ]
-    for path in sorted(root.glob("suites/*.json")):
-        if path.stem not in suites:
-            found.append((path, "a suite of no run"))
-    for path in sorted(root.glob("wandb/*run-*")):
-        run = re.match(r"(?:offline-)?run-\d+_\d+-(.+)", path.name)
-        if run and path.is_dir() and run[1] not in runs:
-            found.append((path, "the W&B mirror of no run"))
-    for path in sorted(root.glob("slurm/*/launch.json")):
-        launch = read_json(path) or {"arrays": []}
-        if path.parent.resolve() not in busy and not runs & {
-            run for array in launch["arrays"] for task in array["tasks"] for run in task
-        }:
-            found.append((path.parent, "a launch of no run"))
-    return [Waste(path, why, _size(path)) for path, why in found]
+    root = root.resolve()
+    looks = {folder.id: folder.look() for folder in folders}
+    unread = [name for name, look in looks.items() if look.spec is None]
+    found.kept += [f"{name}: damaged: {looks[name].damage}" for name in unread]
+    now = time.time()
+
+    def add(path: Path, why: str) -> None:
+        try:
+            size, changed = _measured(path)
+        except FileNotFoundError:
+            return  # it is in use
+        if now - changed > AGE_SECONDS:
+            found.waste.append(Waste(path, why, size))
+
+    for name in names(root):
+        path = root / name
+        if not is_folder(path) or name in looks:
+            continue
+        if is_aside(name) and ID.fullmatch(name[1:].rsplit(".", 3)[0]) and _holds_only(path, {SPEC}):
+            add(path, "half-made")
+        elif ID.fullmatch(name) and not {SPEC, *PROOF} & set(names(path)):
+            if _holds_only(path, {LOCK}):
+                add(path, "a run folder without a spec")
+            else:
+                found.kept.append(f"{name}: it has no spec, and holds what is not of a run")
+    for folder in folders:
+        if looks[folder.id].status != "damaged" and not holder(folder.path):
+            for path in folder.leftovers():
+                add(path, "half-written")
+    _add_suites(root, looks, unread, found, add)
+    if is_folder(root / "wandb"):
+        for name in names(root, "wandb"):
+            mirror = _MIRROR.fullmatch(name)
+            if mirror and mirror[1] not in looks and is_folder(root / "wandb" / name):
+                add(root / "wandb" / name, "the W&B mirror of no run")
+    _add_launches(root, looks, busy, found, add)
+    return found
 
 
-def _leftovers(folder: RunFolder) -> list[Path]:
-    return sorted(path for path in folder.path.rglob(".*.tmp"))
+def _add_suites(root: Path, looks: Looks, unread: list[str], found: Found, add: Add) -> None:
+    used = {look.spec.suite.sha256[:12] for look in looks.values() if look.spec and look.spec.suite}
+    suites = [name for name in names(root, "suites") if _SUITE.fullmatch(name)]
+    unused = [name for name in suites if name.removesuffix(".json") not in used]
+    if unread and unused:
+        found.kept.append(f"suites: {len(unused)} of no run, while {len(unread)} specs cannot be read")
+        return
+    for name in unused:
+        if is_file(root, f"suites/{name}"):
+            add(root / "suites" / name, "a suite of no run")
 
 
-def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return sum(file.stat().st_size for file in files)
+def _add_launches(root: Path, looks: Looks, busy: Collection[Path], found: Found, add: Add) -> None:
+    for name in names(root, "slurm"):
+        folder = root / "slurm" / name
+        if not is_folder(folder) or not is_file(folder, "launch.json"):
+            continue
+        runs = _runs_of(read_json(folder / "launch.json"))
+        if runs is None:
+            found.kept.append(f"slurm/{name}: its launch.json cannot be read")
+        elif folder.resolve() not in busy and not runs & looks.keys():
+            add(folder, "a launch of no run")
+
+
+def _runs_of(launch: Any) -> set[str] | None:
+    """The runs that a launch names; None where it is no launch."""
+    try:
+        runs = {run for array in launch["arrays"] for task in array["tasks"] for run in task}
+    except (KeyError, TypeError):
+        return None
+    return runs if all(isinstance(run, str) for run in runs) else None
+
+
+def discard(
+    root: Path, waste: Collection[Waste], busy: Collection[Path] = ()
+) -> tuple[list[Waste], Path | None]:
+    """Move what is still waste into a dated folder of RUNS/trash; what was moved, and that folder.
+
+    Raises UserError where there is no place for it; what was moved before stays there.
+    """
+    root = root.resolve()
+    still = {each.path for each in find_waste(root, busy).waste}
+    moving = [each for each in waste if each.path in still]
+    if not moving:
+        return [], None
+    trash = root / TRASH
+    with disk_errors(trash):
+        trash.mkdir(exist_ok=os.path.lexists(trash))
+    if not is_folder(trash):
+        raise UserError(f"{trash} is no folder, so there is no place for what is removed")
+    target = trash / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    for each in moving:
+        name = each.path.relative_to(root)
+        place = target / name
+        with disk_errors(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                _move(root, name, place)
+            except OSError as error:
+                raise UserError(f"{each.path} cannot be moved to {target}: {error.strerror}") from None
+    return moving, target
+
+
+def trashed(root: Path) -> list[Waste]:
+    """The dated folders in RUNS/trash."""
+    root = root.resolve()
+    if not is_folder(root / TRASH):
+        return []
+    paths = [root / TRASH / name for name in names(root, TRASH) if _DATED.fullmatch(name)]
+    return [Waste(path, "removed before", _measured(path)[0]) for path in paths if is_folder(path)]
+
+
+def purge(trash: Collection[Waste]) -> None:
+    """Delete what `trashed` found; no link is followed."""
+    for each in trash:
+        with disk_errors(each.path):
+            shutil.rmtree(each.path)
+
+
+def _move(root: Path, name: Path, place: Path) -> None:
+    """Rename by way of folders that are no links, whatever has become of the path since it was found."""
+    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in name.parts[:-1]:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = inner
+        os.rename(name.name, place, src_dir_fd=at)
+    finally:
+        os.close(at)
+
+
+def _holds_only(path: Path, allowed: Collection[str]) -> bool:
+    """Whether a folder has nothing but regular files of these names, and half-written ones."""
+    return all(is_file(path, name) and (name in allowed or is_aside(name)) for name in names(path))
+
+
+def _measured(path: Path) -> tuple[int, float]:
+    """Bytes in a file, or of all files below a folder, and when any of it last changed; follows no link."""
+    about = os.lstat(path)
+    size, changed = (0 if stat.S_ISDIR(about.st_mode) else about.st_size), about.st_mtime
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            inner = os.lstat(os.path.join(folder, name))
+            size += inner.st_size if stat.S_ISREG(inner.st_mode) else 0
+            changed = max(changed, inner.st_mtime)
+    return size, changed

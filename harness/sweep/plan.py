@@ -11,9 +11,10 @@ from typing import Any
 
 from harness.config import Config, GuidanceConfig, UserError
 from harness.guidance import folder as priors
-from harness.records.files import read_json
-from harness.records.folder import DEATHS_ALLOWED, RunFolder, Status
+from harness.records.folder import DEATHS_ALLOWED, RunFolder
 from harness.records.identity import RunSpec, canonical_json, run_id, without_place
+from harness.records.reader import RecordError, shown
+from harness.records.schema import CHECKPOINT, DEATHS, LEASE, SPEC
 from harness.records.stamp import changed
 
 
@@ -28,6 +29,8 @@ class Plan:
     done: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)  # with what is wrong
+    specless: list[str] = field(default_factory=list)  # of the others: the spec has to be written anew
     packs: list[list[str]] = field(default_factory=list)
     steps_left: dict[str, int] = field(default_factory=dict)
 
@@ -35,7 +38,7 @@ class Plan:
     def total(self) -> int:
         """How many runs the sweep has."""
         states = (self.new, self.resume, self.running, self.queued, self.done, self.failed, self.cancelled)
-        return sum(map(len, states))
+        return sum(map(len, states)) + len(self.damaged)
 
     @property
     def todo(self) -> list[str]:
@@ -54,6 +57,8 @@ class Plan:
         parts.append(f"{len(self.failed)} failed")
         if self.cancelled:
             parts.append(f"{len(self.cancelled)} cancelled")
+        if self.damaged:
+            parts.append(f"{len(self.damaged)} damaged")
         steps = sum(self.steps_left.values())
         if self.packs:
             many = f"{len(self.packs)} packs" if len(self.packs) > 1 else "1 pack"
@@ -79,18 +84,33 @@ def make_plan(
     are kept small enough to give every slot one. A run that is one death from being given up goes alone.
     """
     plan = Plan()
+    differing: dict[str, dict[str, str]] = {}  # by method
+    alike: set[str] = set()
     groups: dict[tuple[str, str, bool], list[str]] = {}
     for spec in specs:
         name = run_id(spec)
         folder = RunFolder(root / name)
-        names = folder.names()
-        status: Status = folder.status(names)
-        if "spec.json" in names:
-            _check_same(folder, spec)
+        look = folder.look(spec_known=True)
+        status, names = look.status, look.names
+        if look.damage:
+            plan.damaged[name] = look.damage
+            continue
+        if names:
+            try:
+                whole, difference = _compared(folder, spec)
+            except RecordError:  # the sweep knows what was asked: it is written again
+                whole, difference = False, None
+            if difference:
+                differing.setdefault(spec.method, {})[name] = difference
+                continue
+            if whole:
+                alike.add(spec.method)
+            else:
+                plan.specless.append(name)
         if status == "failed" and retry_failed:
             status = "resume"
         if status == "cancelled" and asked:
-            status = "resume" if "checkpoint.safetensors" in names else "new"
+            status = "resume" if CHECKPOINT in names else "new"
         if status in ("new", "resume") and name in queued:
             plan.queued.append(name)
             continue
@@ -98,9 +118,13 @@ def make_plan(
         if status in ("new", "resume"):
             step = folder.state().get("step", 0) if status == "resume" else 0
             plan.steps_left[name] = max(spec.config.steps - step, 0)
-            alone = {"deaths.json", "lease.json"} & names and len(folder.deaths()) >= DEATHS_ALLOWED - 1
+            alone = {DEATHS, LEASE} & names and len(folder.deaths()) >= DEATHS_ALLOWED - 1
             key = (canonical_json([spec.method, spec.params]), _dump(spec.config)[1], bool(alone))
             groups.setdefault(key, []).append(name)
+    for method, told in differing.items():
+        if method not in alike:  # a default that has changed shows in all of its runs
+            raise UserError(next(iter(told.values())))
+        plan.damaged |= told
     if groups:
         fair = -(-len(plan.steps_left) // slots)
         for (*_, alone), group in groups.items():
@@ -123,35 +147,41 @@ def split(runs: Sequence[str], most: int, steps_left: dict[str, int]) -> list[li
     return [ordered[a:b] for a, b in pairwise(bounds)]
 
 
-def _check_same(folder: RunFolder, spec: RunSpec) -> None:
-    """The folder must hold this very run: a default that changed without a new id would mix two settings."""
-    saved = read_json(folder.path / "spec.json")
-    if saved is not None:
-        if saved.get("config") == _dump(spec.config)[0] and saved.get("params") == spec.params:
-            return  # what its name stands for besides is in the hash, unabridged
-        labels = {"suite", "variant", "params_set"}
-        found = folder.spec()
-        there, here = (
-            s.model_copy(update={"config": without_place(s.config)}).model_dump(mode="json", exclude=labels)
-            for s in (found, spec)
-        )
-        # A setting that the method has gained since, and that stands at its default, is no difference.
-        gained = (here["params"].keys() ^ there["params"].keys()) - {*spec.params_set, *found.params_set}
-        for params in (there["params"], here["params"]):
-            for key in gained:
-                params.pop(key, None)
-        for config in (there["config"], here["config"]):
-            config.pop("preset")
-        if there == here:
-            return
-        for name in ("params", "config"):
-            for key in sorted({*there[name], *here[name]}):
-                if there[name].get(key) != here[name].get(key):
-                    raise UserError(
-                        f"{folder.path} was made with {name} {key} = {there[name].get(key)}, which is now "
-                        f"{here[name].get(key)}: name another --out, or set it as it was"
-                    )
-        raise UserError(f"{folder.path} holds another run of the same name: name another --out")
+def _compared(folder: RunFolder, spec: RunSpec) -> tuple[bool, str | None]:
+    """Whether the folder has a spec, and how it differs from the one asked for.
+
+    The folder must hold this very run: a default that changed without a new id would mix two settings. Raises
+    RecordError where the spec cannot be read.
+    """
+    saved = folder.json(SPEC)
+    if not isinstance(saved, dict):
+        return False, None
+    if saved.get("config") == _dump(spec.config)[0] and saved.get("params") == spec.params:
+        return True, None  # what its name stands for besides is in the hash, unabridged
+    labels = {"suite", "variant", "params_set"}
+    found = folder.spec()
+    there, here = (
+        s.model_copy(update={"config": without_place(s.config)}).model_dump(mode="json", exclude=labels)
+        for s in (found, spec)
+    )
+    # A setting that the method has gained since, and that stands at its default, is no difference.
+    gained = (here["params"].keys() ^ there["params"].keys()) - {*spec.params_set, *found.params_set}
+    for params in (there["params"], here["params"]):
+        for key in gained:
+            params.pop(key, None)
+    for config in (there["config"], here["config"]):
+        config.pop("preset")
+    if there == here:
+        return True, None
+    for name in ("params", "config"):
+        for key in sorted({*there[name], *here[name]}):
+            if there[name].get(key) != here[name].get(key):
+                then = shown(str(there[name].get(key)))
+                return True, (
+                    f"{folder.path} was made with {name} {key} = {then}, which is now "
+                    f"{here[name].get(key)}: name another --out, or set it as it was"
+                )
+    return True, f"{folder.path} holds another run of the same name: name another --out"
 
 
 def check_priors(root: Path, specs: Sequence[RunSpec]) -> None:
@@ -177,9 +207,9 @@ def check_priors(root: Path, specs: Sequence[RunSpec]) -> None:
         if name not in alike:
             _check_siblings(root, spec, alike)
             continue
-        names = RunFolder(root / name).names()
-        is_over = "result.json" in names
-        if found is None or "checkpoint.safetensors" not in names or (is_over and cfg in seen):
+        look = RunFolder(root / name).look()
+        is_over = look.status == "done"
+        if found is None or look.damage or CHECKPOINT not in look.names or (is_over and cfg in seen):
             continue
         seen |= {cfg} if is_over else set()
         RunFolder(root / name).check_prior(found.record)

@@ -27,7 +27,7 @@ from harness.device import gpus, say_that_gpus_are_hidden
 from harness.records.environment import own_code
 from harness.records.files import make_folder
 from harness.records.folder import RunFolder
-from harness.records.identity import RunSpec, canonical_json
+from harness.records.identity import RunSpec, canonical_json, run_id
 from harness.records.lease import holder, slurm_job
 from harness.sweep.display import Display
 from harness.sweep.fits import remember, remembered
@@ -179,6 +179,7 @@ class Pool:
     ):
         self.root = root
         self.specs = list(specs)
+        self._by_id = {run_id(spec): spec for spec in self.specs}
         self.execution = execution
         self.interrupted = interrupted
         self.is_scratch = scratch
@@ -290,6 +291,8 @@ class Pool:
         waiting_since = 0.0
         while not self.interrupted():
             plan = self.plan()
+            for run in plan.specless:  # lost since the sweep began; a worker goes by it
+                RunFolder.create(self.root, self._by_id[run])
             if plan.packs:
                 waiting_since = 0.0
                 self._round(plan, display)

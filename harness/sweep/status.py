@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from rich.console import Group
 from rich.table import Table
 
 from harness.config import UserError, nearest
-from harness.records.files import read_json
 from harness.records.folder import RunFolder, run_folders
+from harness.records.reader import RecordError
+from harness.records.schema import SPEC
 from harness.sweep.display import duration, number
 
 
@@ -22,6 +23,7 @@ class Row:
     """The runs of one method. `rate`: steps/s over its running runs; `seconds_left`: at the sweep's rate.
 
     Runs that wait are `queued` where a Slurm task in the queue has them, else `waiting` for the next sweep.
+    Damaged runs are counted, and none of their steps.
     """
 
     method: str
@@ -31,6 +33,7 @@ class Row:
     waiting: int = 0
     failed: int = 0
     cancelled: int = 0
+    damaged: int = 0
     steps: int = 0
     steps_total: int = 0
     steps_left: int = 0
@@ -38,8 +41,9 @@ class Row:
     seconds_left: float | None = None
 
 
-STATES = ("done", "running", "queued", "waiting", "failed", "cancelled")
-OPTIONAL = ("queued", "cancelled")  # columns that are left out where all is 0
+STATES = ("done", "running", "queued", "waiting", "failed", "cancelled", "damaged")
+UNREADABLE = "(unreadable)"  # the row of runs whose method is not known
+OPTIONAL = ("queued", "cancelled", "damaged")  # columns that are left out where all is 0
 
 
 @dataclass
@@ -51,6 +55,7 @@ class SweepStatus:
     total: Row
     failures: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    damages: list[dict[str, str]] = field(default_factory=list)
     slurm: dict[str, Any] | None = None
 
     def as_json(self) -> str:
@@ -90,20 +95,27 @@ def sweep_status(root: Path, in_tasks: Collection[str] = ()) -> SweepStatus:
     """
     rows: dict[str, Row] = {}
     total = Row("all")
-    failures = []
+    failures, damages = [], []
     folders = run_folders(root)
     if not folders:
         raise UserError(f"{root} holds no runs; `harness sweep PROMPTS --out {root}` makes some")
     for folder in folders:
-        spec = read_json(folder.path / "spec.json")
-        if spec is None:
-            continue
-        label = f"{spec['method']}:{spec['variant']}" if spec.get("variant") else spec["method"]
+        look = folder.look()
+        label = look.spec.label if look.spec else UNREADABLE
         row = rows.setdefault(label, Row(label))
-        status = folder.status()
-        state = {} if status in ("done", "new") else folder.state()
-        steps = spec["config"]["steps"]
-        done = steps if status == "done" else state.get("step", 0)
+        try:
+            if look.spec is None or look.status == "damaged":
+                raise RecordError(look.damage or "spec.json: is missing")
+            state = {} if look.status in ("done", "new") else folder.state()
+            failure = (folder.failure() or {}) if look.status == "failed" else None
+        except RecordError as error:  # the second only of what was replaced since the look
+            damages.append({"run": folder.id, "damage": str(error)})
+            row.damaged += 1
+            total.damaged += 1
+            continue
+        status = look.status
+        steps = look.spec.config.steps
+        done = steps if status == "done" else min(state.get("step", 0), steps)
         kind = "waiting" if status in ("new", "resume") else status
         if kind == "waiting" and folder.id in in_tasks:
             kind = "queued"
@@ -115,19 +127,18 @@ def sweep_status(root: Path, in_tasks: Collection[str] = ()) -> SweepStatus:
                 r.steps_left += steps - done
             if kind == "running":
                 r.rate += state.get("rate", 0.0)
-        if status == "failed":
-            failure = folder.failure() or {}
+        if failure is not None:
             failures.append({"run": folder.id, "step": failure.get("step"), "reason": failure.get("reason")})
     if total.rate:
         for row in (*rows.values(), total):
             row.seconds_left = row.steps_left / total.rate
-    return SweepStatus(str(root), [rows[name] for name in sorted(rows)], total, failures)
+    return SweepStatus(str(root), [rows[name] for name in sorted(rows)], total, failures, damages=damages)
 
 
 def find_run(name: str, root: Path) -> RunFolder:
     """A run by its path, its id under `root`, or the beginning or end of its id; raises UserError."""
     path = Path(name)
-    if (path / "spec.json").exists():
+    if (path / SPEC).exists():
         return RunFolder(path)
     folders = run_folders(path.parent if path.parent != Path(".") else root)
     exact = [f for f in folders if f.id == path.name]
@@ -145,21 +156,34 @@ def find_run(name: str, root: Path) -> RunFolder:
 
 def describe(folder: RunFolder) -> dict[str, Any]:
     """What `harness show` prints of a run."""
-    spec = folder.spec()
-    metrics = folder.metrics()
-    steps = folder.view_steps()
-    return {
+    look = folder.look()
+    about: dict[str, Any] = {
         "run": folder.id,
         "folder": str(folder.path),
-        "status": folder.status(),
-        "method": spec.label,
-        "params": spec.params,
-        "prompt": spec.prompt,
-        "seed": spec.seed,
-        "suite": spec.suite.model_dump() if spec.suite else None,
-        "config": spec.config.model_dump(mode="json"),
-        "state": folder.state(),
-        "failure": folder.failure(),
+        "status": look.status,
+        "damage": look.damage,
+    }
+    if spec := look.spec:
+        about |= {
+            "method": spec.label,
+            "params": spec.params,
+            "prompt": spec.prompt,
+            "seed": spec.seed,
+            "suite": spec.suite.model_dump() if spec.suite else None,
+            "config": spec.config.model_dump(mode="json"),
+        }
+    about |= {"state": _readable(folder.state), "failure": _readable(folder.failure)}
+    metrics, lost = _readable(folder.metrics_and_losses) or ([], 0)
+    steps = folder.view_steps()
+    return about | {
         "last_metrics": metrics[-1] if metrics else None,
+        "lines_left_out": lost or None,
         "views": str(folder.views_path(steps[-1])) if steps else None,
     }
+
+
+def _readable(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except RecordError:
+        return None

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 from harness.config import Execution, UserError, named_line
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
+from harness.records.reader import RecordError
 from harness.records.tracking import leave
 from harness.threads import wait_asleep
 
@@ -82,9 +83,9 @@ class Worker:
 
         try:
             advance(self.root, runs, self.execution, self.emit, self.stop.is_set)
-        except UserError:
-            raise
         except Exception as error:
+            if isinstance(error, UserError) and not isinstance(error, RecordError):
+                raise  # every run's own; a record is one run's
             oom = isinstance(error, PackTooLarge)
             traceback.print_exc()
             reason = named_line(error)
@@ -94,6 +95,8 @@ class Worker:
             if folder.status() in ("new", "resume"):
                 folder.fail("out of memory" if oom else "error", folder.state().get("step", 0), reason)
                 folder.log(f"failed: {reason}")
+            elif folder.status() == "damaged":
+                reason = f"damaged: {folder.damage()}"
             self.emit({"event": "failed", "run": runs[0], "reason": reason})
         return {}
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from eval.command import evaluate as write
 from eval.command import make_tables, open_study
@@ -18,6 +17,7 @@ from eval.results import CEILING, r_precision
 from eval.study import Study
 from eval.tables import Number, latex
 from harness.config import Config, UserError, ViewsConfig
+from harness.console import Console
 from harness.records.folder import run_folders
 from tests.eval.conftest import PROMPTS, TOY, Runs, picture
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from eval.command import evaluate
 from eval.figures import FIGURES
@@ -14,6 +13,7 @@ from eval.report.results import results
 from eval.report.write import write_report
 from eval.study import Study
 from harness.config import UserError, apply_overrides
+from harness.console import Console
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from tests.eval.conftest import PROMPTS, SUITE, TOY, Runs, picture

@@ -20,7 +20,8 @@ from PIL import Image
 from eval.figures import FIGURES, write_figures
 from eval.figures.grids import wrapped
 from eval.figures.schedules import SCHEDULES, T_MAX, T_MIN
-from eval.figures.style import COLUMN, KNOWN, OTHERS, PAGE, Sheet, edges, looks
+from eval.figures.style import COLUMN, PAGE, Sheet, edges
+from eval.looks import KNOWN, OTHERS, looks
 from eval.study import Study
 from harness.config import UserError, ViewsConfig
 from harness.distill.method import NoiseSchedule, load_method

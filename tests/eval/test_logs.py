@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from eval import bench_logs, logs
 from eval.logs import load_logs, read_log
 from harness.config import UserError
+from harness.console import Console
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 
@@ -112,7 +112,7 @@ def test_an_unreadable_run_is_told_and_no_runs_are_an_error(tmp_path: Path) -> N
         load_logs(tmp_path / "nowhere")
     victim = _run(tmp_path, 1, _rows())
     (victim.path / "spec.json").write_text('{"method": ')
-    with pytest.raises(UserError, match="unreadable run folder"):
+    with pytest.raises(UserError, match=r"damaged: spec\.json: is no whole JSON"):
         load_logs(tmp_path)
     good = _run(tmp_path, 0, _rows())
     found = load_logs(tmp_path)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from eval.command import TABLES, make_tables, open_study, write_tables
 from eval.geometry import textureless
@@ -21,6 +20,7 @@ from eval.samples import prior_samples
 from eval.study import Study
 from eval.tables import Number, Table, as_csv, latex
 from harness.config import GuidanceConfig, UserError, ViewsConfig
+from harness.console import Console
 from harness.guidance.prior import Guidance
 from tests import tinyruns
 from tests.eval.conftest import PROMPTS, TOY, Runs, picture

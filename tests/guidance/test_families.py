@@ -19,6 +19,7 @@ from harness.guidance import sampling
 from harness.guidance.architectures import ARCHITECTURES
 from harness.guidance.prior import Guidance
 from harness.guidance.random_prior import make_prior
+from harness.rng import Key
 
 PROMPT = "A red Mug, side view"
 CFG = 7.5
@@ -142,12 +143,13 @@ def test_an_sds_gradient_is_the_reference_implementations(
     t = torch.tensor([20, 500, 980])
     x_t, cond = g.add_noise(x, noise, t), g.embed([PROMPT] * 3)
     eps_u, eps_c = g.predict_noise(x_t, t, cond)
+    keys = tuple(Key("a red mug", seed) for seed in range(3))
     method = load_method("uniform_sds")
     sds = method(method.resolve({}), NoiseSchedule(g.alphas_cumprod_T, *g.t_range), weighting)
     zeros = torch.zeros(3, dtype=torch.int64)
     found = sds.gradient(
         GradientContext(
-            x, x_t, noise, t, eps_u, eps_c, g.cfg_noise(eps_u, eps_c), cond, zeros, zeros, (0, 1, 2), g
+            x, x_t, noise, t, eps_u, eps_c, g.cfg_noise(eps_u, eps_c), cond, zeros, zeros, keys, g
         )
     )
     for r in range(3):

@@ -200,7 +200,7 @@ def test_other_weights_decode_nothing(tmp_path: Path) -> None:
     folder = solids.make(tmp_path, solids.fitted())
     env = folder.env()
     assert env
-    folder.save_env({"prior": env["prior"] | {"weights_hash": "0" * 64}})
+    folder.save_env({"prior": env["prior"] | dict.fromkeys(("weights_hash", "content_hash"), "0" * 64)})
     with pytest.raises(UserError, match="weights 000000000000 of toy-sd"):
         export_mesh(load(folder), "glb")
     assert not (folder.path / "mesh").exists()
@@ -220,7 +220,7 @@ def test_a_prompt_is_text_in_the_head_of_a_file(kind: str) -> None:
     prompt = "a cup\nelement vertex 9\r\nend_header\nv 0 0 0 \x00 € $x$"
     about = {"mark": "toy", "prompt": prompt, "run": "m-a-cup-s0\nend_header"}
     data = as_bytes(mesh, np.full((len(mesh.vertices), 3), 0.5), kind, about)
-    back = trimesh.load(io.BytesIO(data), file_type=kind, process=False, force="mesh")
+    back: Any = trimesh.load(io.BytesIO(data), file_type=kind, process=False, force="mesh")
     assert len(back.vertices) == len(mesh.vertices) and np.allclose(back.bounds, mesh.bounds)
     if kind != "glb":
         shown = data.replace(b"end-header", b"end_header")

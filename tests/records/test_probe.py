@@ -28,7 +28,7 @@ def test_a_local_file_system_keeps_its_promises_and_nothing_is_left(tmp_path: Pa
 
 
 def _utime(path: Any, times: Any = None, **options: Any) -> None:
-    real_utime(path, times if times is not None else (time.time() + 600,) * 2, **options)
+    real_utime(path, times if times is not None else (time.time() + 600, time.time() + 600), **options)
 
 
 def _open_not_once(path: Any, flags: int, *rest: Any, **options: Any) -> int:

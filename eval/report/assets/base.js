@@ -75,6 +75,7 @@ function number(value) {
 function standing(run) {
   if (run.status === "done") return "done";
   if (run.status === "failed") return `failed: ${run.failure ?? "unknown reason"}`;
+  if (run.status === "damaged") return run.failure ?? "damaged";
   const where = run.step ? `step ${run.step} of ${run.total}` : "not started";
   return run.status === "cancelled" ? `cancelled, ${where}` : run.status === "running" ? `running, ${where}` : where;
 }

@@ -21,7 +21,8 @@ function label(run) {
 const STATES = {
   done: ["done", (run) => run.status === "done"],
   failed: ["failed", (run) => run.status === "failed"],
-  unfinished: ["unfinished", (run) => !["done", "failed"].includes(run.status)],
+  unfinished: ["unfinished", (run) => !["done", "failed", "damaged"].includes(run.status)],
+  damaged: ["damaged", (run) => run.status === "damaged"],
   miss: ["missed by majority", (run) => value(run, "majority") === 0],
 };
 

@@ -4,16 +4,20 @@
 function summary() {
   const { runs, priors, prompts, methods } = data.index;
   const count = (status) => runs.filter((run) => run.status === status).length;
-  const states = ["done", "running", "waiting", "failed", "cancelled"].map((name) => [name, count(name)]);
+  const states = ["done", "running", "waiting", "failed", "cancelled", "damaged"].map((name) => [name, count(name)]);
   const seeds = new Set(runs.map((run) => run.seed)).size;
   const words = states.filter(([name, n]) => n || name === "failed").map(([name, n]) => `${n} ${name}`);
   const many = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
   byId("summary").replaceChildren(
     `${many(runs.length, "run")} of ${many(methods.length, "method")} × ${many(prompts.length, "prompt")} × `
     + `${many(seeds, "seed")}: ${words.join(", ")}. Prior `, h("bdi", {}, priors.join(", ")), ".");
+  const { damaged = [] } = data.index;
+  byId("damaged").hidden = !damaged.length;
+  byId("damaged").replaceChildren(h("summary", {}, `Damaged, and left out of all numbers (${damaged.length})`),
+    h("ul", {}, damaged.map((line) => h("li", {}, line))));
   const rate = runs.reduce((sum, run) => sum + (run.status === "running" ? run.rate ?? 0 : 0), 0);
   const done = runs.reduce((sum, run) => sum + run.step, 0);
-  const all = runs.reduce((sum, run) => sum + run.total, 0);
+  const all = runs.reduce((sum, run) => sum + (run.status === "damaged" ? 0 : run.total), 0);
   const bar = byId("progress");
   bar.hidden = !runs.some((run) => ["running", "waiting"].includes(run.status));
   bar.max = all;

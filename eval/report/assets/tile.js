@@ -29,7 +29,7 @@ function tile(run, label, chosen, choose) {
     caption.replaceChildren(h("span", {}, `seed ${run.seed}`), h("b", {}, label(run)));
     pick.setAttribute("aria-label", `Choose ${words} for comparison`);
     mark();
-    if (run.status === "failed" || !run.thumb) {
+    if (["failed", "damaged"].includes(run.status) || !run.thumb) {
       image = null;
       link.replaceChildren(h("span.words", { title: standing(run) }, standing(run)));
     } else if (!image) {
