@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: demo test browser-test slurm-test lint types ci-sweep clean
 
 demo: $(STAMP)
-	$(BIN)/harness sweep prompts/coco.txt --limit 6 --seeds 0 --out demo
+	$(BIN)/harness sweep prompts/coco.txt --spread 6 --seeds 0 --out demo
 	$(BIN)/harness eval demo
 
 test: lint types
