@@ -22,6 +22,7 @@ from scipy.special import ndtr, stdtrit
 
 from harness.config import UserError
 
+VERSION = 2  # of the intervals; raise it when any end below can change
 RESAMPLES = 10_000
 LEVEL = 0.95
 EXACT_UP_TO = 16  # prompts whose 2^n sign patterns are enumerated; above, they are sampled

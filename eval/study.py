@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from eval import appearance, convergence, diversity, geometry, gradients, janus, spectrum
+from eval import appearance, convergence, diversity, geometry, gradients, janus, spectrum, stats
 from eval.clip import Clip, load_clip
 from eval.features import ViewFeatures, view_features
 from eval.load import BASELINE, ENDED, RunRecord, in_order, load_runs, method_labels
@@ -470,6 +470,7 @@ METRICS = (
     ("spectrum", spectrum.VERSION),
     ("geometry", geometry.VERSION),
     ("gradients", gradients.VERSION),
+    ("intervals", stats.VERSION),
 )
 
 
