@@ -145,7 +145,12 @@ def power(study: Study) -> list[str]:
     final = study.scores.loc[study.scores["final"]]
     if study.baseline is None or len(study.methods) < 2:
         return []
-    own = [part for method, _, part in groups(study, final) if method != study.baseline]
+    compared = set(final.loc[final["method"] == study.baseline, "total"])
+    own = [
+        part for method, total, part in groups(study, final) if method != study.baseline and total in compared
+    ]
+    if not own:
+        return []
     prompts, seeds = (max(distinct(part, name) for part in own) for name in ("prompt", "seed"))
     needed = prompts_to_decide(len(own))
     said = f"{prompts} prompt{'s' * (prompts > 1)}"

@@ -161,7 +161,7 @@ def test_runs_with_their_own_number_of_steps_stand_in_rows_of_their_own(
     study, _ = evaluate(runs, clip_folder)
     assert study.totals == [20, 40]
     rows = {(row[0], row[1]): str(row[2]) for row in r_precision(study).rows}
-    assert rows["tp_sds", 20] == "100.0 [100.0, 100.0]" and rows["tp_sds", 40] == "0.0 [0.0, 0.0]"
+    assert rows["tp_sds", 20] == "100.0 [43.9, 100.0]" and rows["tp_sds", 40] == "0.0 [0.0, 56.1]"
 
 
 def test_mixed_pools_are_refused_unless_asked_for(runs: Runs, clip_folder: Path) -> None:
