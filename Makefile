@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: demo test fuzz browser-test slurm-test lint types ci-sweep clean
 
 demo: $(STAMP)
-	$(BIN)/harness sweep prompts/coco.txt --limit 6 --seeds 0 --out demo
+	$(BIN)/harness sweep prompts/coco.txt --spread 6 --seeds 0 --out demo
 	$(BIN)/harness eval demo
 
 # Two processes of one thread each: tests are many and small, and most of one is not parallel.

@@ -44,7 +44,7 @@ def _ratio(reading: str) -> Callable[[Study, str, str], str]:
 
 
 def _preferred(study: Study, method: str, baseline: str) -> str:
-    """People's votes where these runs were shown to people, else a judge's, else R-Precision's."""
+    """People's votes where these runs were shown to people, else a judge's."""
     asked = [folder for folder in sorted(study.root.glob(f"{STUDIES}/*")) if (folder / "study.json").exists()]
     by_people = [said for folder in asked if (said := _votes(study, folder, "", method, baseline))]
     by_judges = [
@@ -53,11 +53,7 @@ def _preferred(study: Study, method: str, baseline: str) -> str:
         for judge in judges(folder)
         if (said := _votes(study, folder, judge, method, baseline))
     ]
-    final = study.scores.loc[study.scores["final"] & (study.scores["total"] == max(study.totals))]
-    ours, theirs = (by_prompt(final.loc[final["method"] == name], "majority") for name in (method, baseline))
-    difference = paired_difference(ours, theirs, rng())
-    by_score = f"{percent(difference.win_rate)} % of pairs won by R-Precision; no people were asked"
-    return "; ".join(by_people or by_judges) or by_score
+    return "; ".join(by_people or by_judges) or "not tested by these runs: nobody was asked (`harness study`)"
 
 
 def _votes(study: Study, folder: Path, judge: str, method: str, baseline: str) -> str:

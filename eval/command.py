@@ -19,6 +19,7 @@ from eval.results import (
     convergence_table,
     differences,
     diversity_table,
+    power,
     r_precision,
     r_precision_steps,
     signatures_table,
@@ -142,7 +143,7 @@ def all_notes(study: Study) -> list[str]:
         covered.setdefault((study.labels[run.run_id], run.total), set()).add((run.prompt, run.seed))
     unpaired = len({frozenset(pairs) for pairs in covered.values()}) > 1
     balance = ["the methods do not cover the same prompts and seeds, so their rows are not paired"]
-    return [*dict.fromkeys(study.notes), *misses, *(balance if unpaired else [])]
+    return [*dict.fromkeys(study.notes), *misses, *(balance if unpaired else []), *power(study)]
 
 
 def manifest(study: Study) -> dict[str, Any]:

@@ -31,10 +31,11 @@ from eval.stats import (
     RESAMPLES,
     Difference,
     Interval,
-    bootstrap_mean,
     paired_difference,
     percentile_interval,
     resample,
+    share_interval,
+    share_mean,
 )
 from harness.config import UserError, nearest
 
@@ -92,17 +93,14 @@ def curve(
 ) -> pd.DataFrame:
     """Mean curves with bands: method, x, mean, low, high, n_prompts, n_seeds, n_runs, n_dropped.
 
-    Bands (95 %, bootstrap over prompts) hold at each x by itself, not for the whole curve; they are nan for a
-    single prompt. Methods on equally many prompts see the same resamples. Raises UserError for a table that
-    does not fit the reading.
+    Bands (95 %, `eval.stats.share_interval`) hold at each x by itself, not for the whole curve; they are nan
+    for a single prompt. Raises UserError for a table that does not fit the reading.
     """
-    seed = int(rng.integers(2**63))
     parts = []
     for method, curves in _curves(_rows(frame, x), x).items():
         y_PX = curves.prompts_PX()
         n = len(y_PX)
-        means_BX = resample(n, np.random.default_rng(seed), resamples) @ y_PX / n
-        low, high = percentile_interval(means_BX) if n > 1 else (np.nan, np.nan)
+        low, high = share_interval(y_PX, curves.runs.to_numpy().var(axis=0), len(curves.runs))
         columns = {"method": method, "x": curves.x_X, "mean": y_PX.mean(axis=0), "low": low, "high": high}
         counts = {
             "n_prompts": n,
@@ -169,7 +167,7 @@ def ratio_to_baseline(
     x_method_B = _first_crossing(ours.x_X, counts_BP @ method_PX / n, level_B)
     with np.errstate(divide="ignore", invalid="ignore"):  # both reach a level of zero at 0
         ratio_B = x_method_B / x_baseline_B
-    low, high = percentile_interval(ratio_B[1:]) if n > 1 else (np.nan, np.nan)
+    low, high = percentile_interval(ratio_B[1:], n=n) if n > 1 else (np.nan, np.nan)
     return Ratio(
         value=float(ratio_B[0]),
         low=float(np.maximum(low, 0.0)),
@@ -207,7 +205,7 @@ def area_under_curve(
     seed = int(rng.integers(2**63))
     found = {}
     for method, values in areas.items():
-        mean = bootstrap_mean(values, np.random.default_rng(seed), resamples)
+        mean = share_mean(values)
         difference = None
         if baseline is not None and method != baseline:
             difference = paired_difference(values, areas[baseline], np.random.default_rng(seed), resamples)

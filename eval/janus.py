@@ -23,7 +23,9 @@ What the signs cannot tell:
 - With texts, they are as good as the scorer's knowledge of the words, and prompts without a front go
   unnoticed. toy-clip hardly knows the words (tests/eval/test_janus.py measures both ways), so use texts only
   where there is no ground truth, and with a scorer that was checked.
-- A render that shows nothing takes either side by chance. Read the signs beside R-Precision.
+- A render that shows nothing, or another object, takes either side by chance, and the more views a ring has
+  the more often it is flagged. `floor` says how often at a study's own ring and prompts. Read the signs
+  beside it, and among the runs that retrieve their prompt.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ VERSION = 1
 TEXT_AZIMUTHS = (0.0, 90.0, 180.0)  # of "front", "side" and "back", the first of VIEWS
 MOST = 0.5  # share of a half of the ring
 PROMINENCE = 0.5  # of the range of the front score around the ring
+RANDOM_RINGS = 64  # per prompt, for the floor
+OTHERS = 32  # most other objects per prompt, at even distances
 MARGIN = 0.03  # cosine by which the front and the back of a reference must differ
 
 
@@ -49,6 +53,15 @@ class Janus:
     false_front_rate: float
     peaks: int
     flagged: bool
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The mean signs of rings that are not of their prompt."""
+
+    janus: float  # share flagged
+    false_front_rate: float
+    peaks: float
 
 
 def view_scores(features_VD: np.ndarray, texts_KD: np.ndarray) -> np.ndarray:
@@ -92,6 +105,28 @@ def janus(
     peaks = count_peaks(_front_scores(scores_VK, anchor_halves))
     everywhere = rate >= MOST and fronts_V[halves == "front"].mean() >= MOST
     return Janus(rate, peaks, bool(peaks >= 2 or everywhere))
+
+
+def floor(
+    asked: Sequence[tuple[np.ndarray, np.ndarray | None]],
+    azimuths: Sequence[float],
+    shown: Sequence[Sequence[np.ndarray]] | None = None,
+) -> Floor:
+    """The signs by chance, mean over prompts, each given by its texts and references as `janus` takes them.
+
+    `shown`: for each prompt the features [V, D] of rings of other objects; by default random directions, of a
+    fixed generator.
+    """
+    rng = np.random.default_rng(0)
+    means = []
+    for place, (texts_KD, references_VD) in enumerate(asked):
+        if shown is None:
+            rings = list(rng.normal(size=(RANDOM_RINGS, len(azimuths), texts_KD.shape[-1])))
+        else:
+            rings = list(shown[place])[:: max(1, len(shown[place]) // OTHERS)]
+        signs = [janus(rows_VD, texts_KD, azimuths, references_VD) for rows_VD in rings]
+        means.append(np.mean([(one.flagged, one.false_front_rate, one.peaks) for one in signs], axis=0))
+    return Floor(*(float(value) for value in np.mean(means, axis=0)))
 
 
 def applicable(references_VD: np.ndarray, azimuths: Sequence[float], margin: float = MARGIN) -> bool:

@@ -10,13 +10,14 @@ import pandas as pd
 
 from eval import convergence, spectrum
 from eval.r_precision import SCORES
-from eval.stats import Interval, bootstrap_mean, holm, paired_difference
+from eval.stats import Interval, bootstrap_mean, holm, paired_difference, prompts_to_decide, share_mean
 from eval.study import Study
 from eval.tables import Cell, Number, Table, number, percent
 from harness.config import UserError
 
 SEED = 0  # of the bootstrap: every row sees the same resamples
 TITLES = {"majority": "majority", "per_view": "per view", "mean_sim": "mean sim.", "held_out": "held-out"}
+SHARES = {*SCORES, "janus", "false_front_rate", "collapsed", "diverged"}  # columns of values in 0…1
 CEILING, FLOOR = "ground truth (ceiling)", "chance (floor)"
 
 
@@ -37,7 +38,8 @@ def mean(frame: pd.DataFrame, column: str) -> Interval:
     """Mean over prompts of the mean over seeds, with its interval; nan where a value is missing."""
     if np.isnan(np.asarray(frame[column], dtype=np.float64)).any():
         return Interval(math.nan, math.nan, math.nan, distinct(frame, "prompt"), len(frame))
-    return bootstrap_mean(by_prompt(frame, column), rng())
+    values = by_prompt(frame, column)
+    return share_mean(values) if column in SHARES else bootstrap_mean(values, rng())
 
 
 def distinct(frame: pd.DataFrame, column: str) -> int:
@@ -115,12 +117,12 @@ def differences(study: Study) -> Table:
         theirs = final.loc[(final["method"] == baseline) & (final["total"] == total)]
         if method != baseline and len(theirs):
             ours, base = by_prompt(part, "majority"), by_prompt(theirs, "majority")
-            found[f"{method} {total}"] = (method, total, paired_difference(ours, base, rng()))
+            found[f"{method} {total}"] = (method, total, paired_difference(ours, base, rng(), shares=True))
     adjusted = holm({name: difference.p_value for name, (_, _, difference) in found.items()})
     rows: list[list[Cell]] = [
         [
-            method, total, percent(difference, sign=True), percent(difference.win_rate),
-            Number(difference.p_value, digits=3), Number(adjusted[name], digits=3),
+            method, total, percent(difference, sign=True), difference.wins, difference.ties,
+            difference.losses, Number(difference.p_value, digits=3), Number(adjusted[name], digits=3),
             difference.n_prompts, difference.n_pairs, difference.n_dropped,
         ]
         for name, (method, total, difference) in found.items()
@@ -129,13 +131,41 @@ def differences(study: Study) -> Table:
         "differences",
         "r_precision",
         f"Difference to {baseline} at the final step: R-Precision by majority, points [95 % interval]",
-        ["method", "step", "difference", "win rate", "p", "p (Holm)", "prompts", "pairs", "dropped"],
+        ["method", "step", "difference", "won", "tied", "lost", "p", "p (Holm)", "prompts", "pairs",
+         "dropped"],
         rows,
-        [
-            "Paired by prompt and seed. Win rate: share of pairs won, ties count half. p: sign flips over "
-            "prompts."
-        ],
-    )
+        ["Paired by prompt and seed; won, tied, lost: pairs. p: sign flips over prompts.",
+         *power(study)],
+    )  # fmt: skip
+
+
+def power(study: Study) -> list[str]:
+    """What these prompts could show at best, as a note: the smallest difference to the baseline that the
+    sign-flip test would call after Holm; none without a baseline to compare with."""
+    final = study.scores.loc[study.scores["final"]]
+    if study.baseline is None or len(study.methods) < 2:
+        return []
+    compared = set(final.loc[final["method"] == study.baseline, "total"])
+    own = [
+        part for method, total, part in groups(study, final) if method != study.baseline and total in compared
+    ]
+    if not own:
+        return []
+    prompts, seeds = (max(distinct(part, name) for part in own) for name in ("prompt", "seed"))
+    needed = prompts_to_decide(len(own))
+    said = f"{prompts} prompt{'s' * (prompts > 1)}"
+    among = f"among {len(own)} row{'s' * (len(own) > 1)} compared with {study.baseline}"
+    if needed > prompts:
+        best = min(1.0, len(own) * 2.0 ** (1 - prompts))
+        return [
+            f"{said} decide{'s' * (prompts == 1)} nothing: {among}, even one that wins on every prompt has "
+            f"p (Holm) = {best:.2g}; it takes {needed} prompts"
+        ]
+    least = 100 * needed / (prompts * seeds)
+    return [
+        f"{said} can show a difference of {least:.1f} points at the least: {needed} won and none lost have "
+        f"p (Holm) ≤ .05 {among}"
+    ]
 
 
 def _baseline(study: Study) -> str:
@@ -193,25 +223,28 @@ def convergence_table(study: Study) -> Table:
 
 
 def diversity_table(study: Study) -> Table:
-    """Spread over seeds."""
+    """Spread over seeds; first the statistic of pairs, which does not depend on how many seeds there are."""
     rows: list[list[Cell]] = []
     frame = study.diversity.assign(seed=0)
     for method, total, part in groups(study, frame):
         rows.append(
             [
-                method, total, number(mean(part, "vendi")), number(mean(part, "distance"), 3),
-                number(mean(part, "prior_distance"), 3), percent(mean(part, "collapsed")),
+                method, total, number(mean(part, "distance"), 3), number(mean(part, "prior_distance"), 3),
+                percent(mean(part, "collapsed")), number(mean(part, "vendi")),
                 distinct(part, "prompt"), _span(set(part["n_seeds"])),
             ]
         )  # fmt: skip
+    vendi = f"Vendi of {frame['vendi_of'].iloc[0]}"
     return Table(
         "diversity",
         "diversity",
         "Diversity over seeds at the final step [95 % interval over prompts]",
-        ["method", "step", "Vendi", "1 − cos", "prior's 1 − cos", "collapsed, %", "prompts", "seeds"],
+        ["method", "step", "1 − cos", "prior's 1 − cos", "collapsed, %", vendi, "prompts", "seeds"],
         rows,
         ["Image features of the same view, mean over views. Collapsed: spread below half of that of the "
-         "prior's own samples of the prompt. Failed runs are left out."],
+         "prior's own samples of the prompt; – without samples. A Vendi score grows with the seeds: "
+         f"{vendi} is that of subsets of as many as every prompt has, and compares with no other number. "
+         "Failed runs are left out."],
     )  # fmt: skip
 
 
@@ -220,36 +253,42 @@ def _span(values: Collection[int]) -> str:
 
 
 def signatures_table(study: Study) -> Table:
-    """Failure signatures at the last step, and how many runs diverged."""
+    """Failure signatures at the last step, how many runs diverged, and how often chance shows Janus."""
     rows: list[list[Cell]] = []
     final = study.scores.loc[study.scores["final"]]
     failed = [run.run_id for run in study.runs if run.failure]
+    rings = {run.run_id: run.config.views.azimuths for run in study.runs}
+    hits = set(final.loc[final["majority"] == 1, "run"])
     for method, total, part in groups(study, final):
         own = study.signatures.loc[study.signatures["run"].isin(part["run"])]
         sided = own.loc[own["janus"].notna()]
         diverged = part.assign(diverged=part["run"].isin(failed))
-        janus: list[Cell] = ["–"] * 4
+        janus: list[Cell] = ["–"] * 7
         if len(sided):
-            shares = [percent(mean(sided, name)) for name in ("janus", "false_front_rate")]
-            janus = [*shares, number(mean(sided, "peaks")), distinct(sided, "prompt")]
+            retrieved = sided.loc[sided["run"].isin(hits)]
+            janus = [
+                percent(mean(sided, "janus")),
+                percent(mean(retrieved, "janus")) if len(retrieved) else "–", len(retrieved),
+                percent(mean(sided, "false_front_rate")), number(mean(sided, "peaks")),
+                _span({rings[run] for run in sided["run"]}), distinct(sided, "prompt"),
+            ]  # fmt: skip
         looks = ("saturation", "contrast", "adjacent")
         cells = [*janus, *(number(mean(own, name), 3) if len(own) else "–" for name in looks)]
         rows.append([method, total, *cells, percent(mean(diverged, "diverged")), *counts(part)[:2]])
+    for name, chance in study.janus_floor.items():
+        signs = [Number(chance.janus, scale=100.0), "–", "–", Number(chance.false_front_rate, scale=100.0),
+                 Number(chance.peaks, digits=2)]  # fmt: skip
+        rows.append([f"{name} (floor)", "–", *signs, *["–"] * 8])
     columns = [
-        "method",
-        "step",
-        "Janus, %",
-        "false front, %",
-        "front peaks",
-        "sided prompts",
-        "saturation",
-        "contrast",
-        "adjacent 1 − cos",
-    ]
-    columns += ["failed, %", "prompts", "seeds"]
+        "method", "step", "Janus, %", "of retrieved, %", "retrieved", "false front, %", "front peaks",
+        "azimuths", "sided prompts", "saturation", "contrast", "adjacent 1 − cos", "failed, %", "prompts",
+        "seeds",
+    ]  # fmt: skip
     title = "Failure signatures at the final step [95 % interval over prompts]"
-    note = "Sided prompts: front and back differ in their ground truth; the signs of Janus are theirs."
-    return Table("signatures", "janus", title, columns, rows, [note])
+    notes = ["Sided prompts: front and back differ in their ground truth; the signs of Janus are theirs. Of "
+             "retrieved: Janus among those runs whose views retrieve their prompt by majority. Floor: what "
+             "the same ring of azimuths flags where the prompt is not shown at all."]  # fmt: skip
+    return Table("signatures", "janus", title, columns, rows, notes)
 
 
 def spectrum_table(study: Study) -> Table:
@@ -278,6 +317,10 @@ def spectrum_table(study: Study) -> Table:
         ]
     )
     blank = ["–"] * 4
+    if len(study.prior_errors):
+        errors = study.prior_errors
+        cells = [number(mean(errors, name)) for name in ("slope", "low", "mid", "high", "overall")]
+        rows.append(["prior's samples (floor)", "–", "–", *cells, *counts(errors)[:1], "–"])
     rows.append(["real images", "–", "–", number(mean(slopes, "slope")), *blank, *counts(slopes)[:1], "–"])
     return Table(
         "spectrum",
@@ -286,5 +329,6 @@ def spectrum_table(study: Study) -> Table:
         ["method", "N", "step", "slope", "low", "mid", "high", "all", "prompts", "seeds"],
         rows,
         ["low, mid, high: thirds of the frequencies up to Nyquist. Real images: ground truth where there is "
-         "one, else the prior's own samples."],
+         "one, else the prior's own samples. Floor: the prior's own samples against them, or one half of the "
+         "samples against the other."],
     )  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from eval import appearance, convergence, diversity, geometry, gradients, janus, spectrum
+from eval import appearance, convergence, diversity, geometry, gradients, janus, spectrum, stats
 from eval.clip import Clip, load_clip
 from eval.features import ViewFeatures, view_features
 from eval.load import BASELINE, DAMAGED, ENDED, RunRecord, in_order, load_runs, method_labels
@@ -232,8 +232,10 @@ class Study:
 
     @cached_property
     def diversity(self) -> pd.DataFrame:
-        """Spread over seeds: method, total, prompt, n_seeds, vendi, distance, prior_distance, collapsed.
+        """Spread over seeds: method, total, prompt, n_seeds, vendi, vendi_of, distance, prior_distance,
+        collapsed.
 
+        The Vendi score, which grows with the seeds, is of as many as the prompt with the fewest has.
         Prompts with fewer than two finished runs are left out; UserError where that leaves nothing.
         """
         groups: dict[tuple[str, int, str], list[np.ndarray]] = {}
@@ -242,10 +244,10 @@ class Study:
             if rows_VD is not None:
                 groups.setdefault((self.labels[run.run_id], run.total, run.prompt), []).append(rows_VD)
         rows = []
-        for (method, total, prompt), features in sorted(groups.items()):
-            if len(features) < 2:
-                continue
-            spread = diversity.of_prompt(np.stack(features))
+        groups = {key: features for key, features in sorted(groups.items()) if len(features) > 1}
+        fewest = min(map(len, groups.values()), default=0)
+        for (method, total, prompt), features in groups.items():
+            spread = diversity.of_prompt(np.stack(features), fewest)
             prior = self.prior_distance.get(prompt, float("nan"))
             rows.append(
                 {
@@ -254,9 +256,10 @@ class Study:
                     "prompt": prompt,
                     "n_seeds": spread.n_seeds,
                     "vendi": spread.vendi,
+                    "vendi_of": spread.vendi_of,
                     "distance": spread.distance,
                     "prior_distance": prior,
-                    "collapsed": bool(diversity.collapsed(spread.distance, prior)),
+                    "collapsed": diversity.collapsed(spread.distance, prior),
                 }
             )
         if not rows:
@@ -330,6 +333,26 @@ class Study:
             "peaks": signs.peaks,
             "janus": float(signs.flagged),
         }
+
+    @cached_property
+    def janus_floor(self) -> dict[str, janus.Floor]:
+        """What flags runs that are not of their prompt at all, mean over the sided prompts: random features,
+        and the ground truth of the suite's other prompts where there is any. {} where no run has a ring.
+
+        Of the rings of this study's runs; where they differ, of the first.
+        """
+        ring = next((run.config.views.azimuths for run in self.runs if run.config.views.azimuths > 2), 0)
+        sided = dict.fromkeys(self.signatures.loc[self.signatures["janus"].notna(), "prompt"])
+        if not ring or not sided:
+            return {}
+        azimuths = [360.0 * index / ring for index in range(ring)]
+        truth = {prompt: rows_VD[:ring] for prompt, rows_VD in self.truth_features.items()}
+        asked = [(self._view_texts[prompt], truth.get(prompt)) for prompt in sided]
+        found = {"random features": janus.floor(asked, azimuths)}
+        if len(truth) > 1:
+            others = [[rows for other, rows in truth.items() if other != prompt] for prompt in sided]
+            found["other prompts' ground truth"] = janus.floor(asked, azimuths, others)
+        return found
 
     @cached_property
     def _view_texts(self) -> dict[str, np.ndarray]:
@@ -413,6 +436,26 @@ class Study:
         return {prompt: spectrum.radial_power(_resized(views, side)) for prompt, views in images.items()}
 
     @cached_property
+    def prior_errors(self) -> pd.DataFrame:
+        """How far the prior's own samples are from the real images, the least that a distilled scene can be
+        asked for: prompt, seed, slope and `eval.spectrum.band_error`; empty where there are no samples.
+
+        Against ground truth all samples of a prompt together, as the views of a run; where the samples
+        themselves stand for real images, one half of them against the other.
+        """
+        rows = []
+        for prompt, images in self.prior_samples.items():
+            images, half = _resized(images, self._side), len(images) // 2
+            if not self.truth and not half:
+                continue
+            parts = (images, None) if self.truth else (images[:half], spectrum.radial_power(images[half:]))
+            reference_K = self.reference_spectra[prompt] if parts[1] is None else parts[1]
+            power_K = spectrum.radial_power(parts[0])
+            row = {"prompt": prompt, "seed": 0, "slope": spectrum.slope(power_K)}
+            rows.append(row | dict(spectrum.band_error(power_K, reference_K)))
+        return pd.DataFrame(rows)
+
+    @cached_property
     def _side(self) -> int:
         """Height and width of the stored views."""
         for run in self.runs:
@@ -446,6 +489,7 @@ METRICS = (
     ("spectrum", spectrum.VERSION),
     ("geometry", geometry.VERSION),
     ("gradients", gradients.VERSION),
+    ("intervals", stats.VERSION),
 )
 
 

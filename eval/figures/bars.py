@@ -16,7 +16,7 @@ from harness.config import UserError
 
 
 def diversity(study: Study) -> Sheet:
-    """Vendi score and mean pairwise distance over seeds, with 95 % intervals; the prior's distance dashed.
+    """Mean pairwise distance and Vendi score over seeds, with 95 % intervals; the prior's distance dashed.
 
     Raises UserError where no prompt has two finished seeds.
     """
@@ -33,15 +33,16 @@ def diversity(study: Study) -> Sheet:
     known = bool(prior.notna().all())
     if known:
         caption += " At the right: prompts whose seeds lie far closer together than the prior's own samples."
-    sheet, (vendi, distance) = _panels(study, 2, caption)
-    for axes, column in ((vendi, "vendi"), (distance, "distance")):
+    sheet, (distance, vendi) = _panels(study, 2, caption)
+    for axes, column in ((distance, "distance"), (vendi, "vendi")):
         for y, own, look in _rows(study, frame):
             _point(axes, y, own, column, look)
-            if axes is distance and not len(own):
+            if axes is vendi and not len(own):
                 _beside(axes, y, "no two seeds")
-            elif axes is distance and known:
+            elif axes is vendi and known:
                 _beside(axes, y, f"{np.count_nonzero(own['collapsed'])}/{len(own)}")
-    vendi.set(title="Vendi score", xlabel=f"1 = collapse, {most} = all different", xlim=(1, None))
+    size = frame["vendi_of"].iloc[0]
+    vendi.set(title=f"Vendi score of {size}", xlabel=f"1 = collapse, {size} = all different", xlim=(1, None))
     distance.set(title="distance", xlabel="mean pairwise 1 − cos", xlim=(0, None))
     if known:
         distance.axvline(prior.mean(), color=GREY, linestyle="--", linewidth=1.2)

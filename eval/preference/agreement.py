@@ -40,7 +40,7 @@ def alpha(votes: pd.DataFrame, rng: np.random.Generator, level: float = LEVEL) -
     if len(by_prompt) > 1 and not math.isnan(value):
         draws_BP = rng.integers(0, len(by_prompt), size=(RESAMPLES, len(by_prompt)))
         values_B = np.array([_alpha([by_prompt[p] for p in draws_P]) for draws_P in draws_BP])
-        low, high = (float(end) for end in percentile_interval(values_B, level))
+        low, high = (float(end) for end in percentile_interval(values_B, level, len(by_prompt)))
     return Interval(value, low, high, len(by_prompt), int(counts_UV[met_U].sum()))
 
 

@@ -14,7 +14,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from eval.stats import LEVEL, RESAMPLES, Interval, percentile_interval, resample
+from eval.stats import (
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    agresti_coull,
+    effective_n,
+    percentile_interval,
+    resample,
+)
 
 Axis = Literal["raters", "prompts"]
 BOTH: tuple[Axis, ...] = ("raters", "prompts")
@@ -85,10 +93,12 @@ def win_rate(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Interval:
-    """Share of votes for `method` over `other`, ties half, every vote alike, with its percentile interval.
+    """Share of votes for `method` over `other`, ties half, every vote alike, with its interval.
 
-    nan where there are no votes, and for the ends where an axis drawn from has one member. A resample without
-    a vote between the two is undefined, and opens the interval.
+    Over raters and prompts its ends are percentiles. Over one of the two, and where all resamples say the
+    same, percentiles are too narrow: there it is `agresti_coull` of the `effective_n` of raters or prompts,
+    whichever are fewer. nan where there are no votes, and for the ends where an axis drawn from has one
+    member. A resample without a vote between the two is undefined, and opens the interval of percentiles.
     """
     i, j = duels.methods.index(method), duels.methods.index(other)
     pair = Duels((method, other), duels.raters, duels.prompts, duels.wins_KKRP[np.ix_([i, j], [i, j])])
@@ -102,7 +112,13 @@ def win_rate(
     if not np.isnan(wins_BKK).any():
         with np.errstate(invalid="ignore"):
             shares_B = wins_BKK[:, 0, 1] / (wins_BKK[:, 0, 1] + wins_BKK[:, 1, 0])
-        low, high = (float(end) for end in percentile_interval(shares_B, level))
+        ends = percentile_interval(shares_B, level)
+        if len(over) == 1 or np.ptp(shares_B) == 0:
+            share = won / (won + lost)
+            m = min({"raters": len(duels.raters), "prompts": len(duels.prompts)}[axis] for axis in over)
+            between = np.nanvar(shares_B) * m * m / (m - 1)  # a bootstrap of m is too narrow by (m − 1)/m
+            ends = agresti_coull(share, effective_n(share * (1 - share), between, 0.0, m, n_votes), level)
+        low, high = (float(end) for end in ends)
     return Interval(won / (won + lost), max(low, 0.0), min(high, 1.0), n_prompts, n_votes)
 
 

@@ -19,11 +19,14 @@ def bench(
             help="engine: packed against solo, the usual loop and the denoiser alone; spread: a seed run "
             "again against another seed; contention: a step alone and beside busy processes; logs: loading "
             "those of 2295 runs of 10 000 steps (3.6 GB of disk); slurm: a disturbed sweep through "
-            "slurm/testbed; study: 200 raters at once.",
+            "slurm/testbed; study: 200 raters at once; coverage: how often the printed intervals hold the "
+            "truth, by simulation (docs/protocol.md).",
         ),
     ] = "engine",
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
-    runs: Annotated[int, typer.Option(min=8, help="slurm: runs of the disturbed sweep.")] = 1000,
+    runs: Annotated[
+        int, typer.Option(min=8, help="slurm: runs of the disturbed sweep; coverage: studies of a cell.")
+    ] = 1000,
     preset: Annotated[str, typer.Option(help="engine, spread, contention: whose settings.")] = "toy",
     prior: Annotated[str | None, typer.Option(help="engine, spread, contention: another prior.")] = None,
     settings: Annotated[
@@ -49,8 +52,12 @@ def bench(
         from eval.preference.bench import run as run_study
 
         raise typer.Exit(int(not run_study() and check))
+    if what == "coverage":
+        from eval.bench_coverage import run as run_coverage
+
+        raise typer.Exit(int(not run_coverage(runs) and check))
     if what not in ("engine", "spread", "contention"):
-        known = ["engine", "spread", "contention", "logs", "slurm", "study"]
+        known = ["engine", "spread", "contention", "logs", "slurm", "study", "coverage"]
         raise UserError(f"no benchmark '{what}'{nearest(what, known)}")
     from harness import bench as engine
     from harness.doctor import pin, resolve

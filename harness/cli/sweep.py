@@ -52,6 +52,9 @@ def sweep(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Run the first K prompts; all stay the pool.")
     ] = None,
+    spread: Annotated[
+        int | None, typer.Option(min=1, help="Run K prompts at even distances through the suite.")
+    ] = None,
     preset: Annotated[
         str,
         typer.Option(help="toy (the embedded prior), paper (Stable Diffusion v1.4) or iclr (DeepFloyd-IF)."),
@@ -122,6 +125,7 @@ def sweep(
         seeds=seeds,
         steps=parse_steps(steps) if steps else (),
         limit=limit,
+        spread=spread,
         preset=preset,
         settings=(*settings, *([f"guidance.prior={prior}"] if prior else [])),
         methods_dirs=tuple(d.resolve() for d in methods_dir),

@@ -53,6 +53,8 @@ class Request:
         if unused:
             raise UserError(f"--set {sorted(unused)[0]}.…: that method is not in this sweep")
         configs = [config.model_copy(update={"steps": steps}) for steps in self.steps] or [config]
+        if self.limit is not None and self.spread is not None:
+            raise UserError("--limit takes the first prompts and --spread even ones: give one of them")
         chosen = choose(suite.prompts, self.limit, self.spread)
         if config.guidance.prior != "toy-sd":
             for line in check_prompts(config.guidance, chosen):

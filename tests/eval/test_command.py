@@ -78,8 +78,8 @@ def test_the_numbers_are_right(runs: Runs, clip_folder: Path) -> None:
     rows = {row[0]: row for row in r_precision(study).rows}
     assert set(rows) == {"uniform_sds", "tp_sds", CEILING, "chance (floor)"}
     cell = rows["uniform_sds"][2]
-    assert isinstance(cell, Number) and (cell.value, cell.low, cell.high) == (pytest.approx(5 / 6), 0.5, 1)
-    assert str(cell) == "83.3 [50.0, 100.0]" and str(rows[CEILING][2]) == "100.0 [100.0, 100.0]"
+    assert isinstance(cell, Number) and cell.value == pytest.approx(5 / 6)
+    assert 0.3 < cell.low < 0.45 and cell.high < 1 and str(rows[CEILING][2]) == "100.0 [43.9, 100.0]"
     assert rows["uniform_sds"][-4:] == [3, 2, 0, 6]
 
 
@@ -161,7 +161,7 @@ def test_runs_with_their_own_number_of_steps_stand_in_rows_of_their_own(
     study, _ = evaluate(runs, clip_folder)
     assert study.totals == [20, 40]
     rows = {(row[0], row[1]): str(row[2]) for row in r_precision(study).rows}
-    assert rows["tp_sds", 20] == "100.0 [100.0, 100.0]" and rows["tp_sds", 40] == "0.0 [0.0, 0.0]"
+    assert rows["tp_sds", 20] == "100.0 [43.9, 100.0]" and rows["tp_sds", 40] == "0.0 [0.0, 56.1]"
 
 
 def test_mixed_pools_are_refused_unless_asked_for(runs: Runs, clip_folder: Path) -> None:

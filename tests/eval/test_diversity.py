@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -88,7 +90,36 @@ def test_unusable_features_are_refused(rows: np.ndarray) -> None:
             metric(rows)
 
 
+@given(shapes, st.data())
+def test_vendi_of_a_number_is_the_mean_over_subsets(shape: tuple[int, int, int], data: st.DataObject) -> None:
+    rows_SD = features(*shape)
+    size = data.draw(st.integers(1, shape[1]))
+    by_hand = [vendi(rows_SD[list(chosen)]) for chosen in itertools.combinations(range(shape[1]), size)]
+    assert vendi(rows_SD, size) == pytest.approx(np.mean(by_hand))
+    with pytest.raises(ValueError, match=f"of {shape[1] + 1} among {shape[1]}"):
+        vendi(rows_SD, shape[1] + 1)
+
+
+def test_more_seeds_of_one_population_are_no_more_diverse_at_an_equal_number() -> None:
+    centre_D = features(1, 16)
+    few, many = (
+        [of_prompt(centre_D + features(seed, size, 1, 16), 2) for seed in range(300)] for size in (2, 8)
+    )
+    for name, within in (("vendi", 0.02), ("distance", 0.03)):
+        one, other = (np.mean([getattr(each, name) for each in made]) for made in (few, many))
+        assert other == pytest.approx(one, abs=within)
+    own = [of_prompt(centre_D + features(seed, 8, 1, 16)).vendi for seed in range(20)]
+    assert np.mean(own) > 1.5 * np.mean([one.vendi for one in few]), "all seeds of each: it grows with them"
+    assert (many[0].n_seeds, many[0].vendi_of) == (8, 2)
+
+
+def test_too_many_subsets_are_drawn_from() -> None:
+    rows_SD = features(0, 20, 6)
+    drawn = vendi(rows_SD, 10)  # of 184 756 subsets
+    assert drawn == vendi(rows_SD, 10) and vendi(rows_SD, 9) < drawn < vendi(rows_SD, 11)
+
+
 def test_collapse_is_judged_by_the_priors_own_spread() -> None:
     assert collapsed(0.04, 0.1) and not collapsed(0.06, 0.1)
     assert collapsed(0.06, 0.1, share=0.7)
-    assert not collapsed(0.0, float("nan"))  # nothing to compare with
+    assert np.isnan(collapsed(0.0, float("nan"))), "nothing to compare with"

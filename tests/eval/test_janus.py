@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.signal import peak_prominences
 
 from eval.clip import load_clip
-from eval.janus import Janus, applicable, count_peaks, janus, view_scores
+from eval.janus import Janus, applicable, count_peaks, floor, janus, view_scores
 from harness.config import ViewsConfig
 from harness.guidance.views import VIEWS
 from harness.toyworld.data import suite_prompts
@@ -225,3 +225,21 @@ def test_the_toy_scorers_words_do_not_serve(world: World) -> None:
     right, wrong = (rates(by_text(world, rows)) for rows in (world.truth[world.front], world.two_faced))
     assert right[2] > 0.1
     assert right[0] > 0.1 and wrong[0] < 0.6
+
+
+def test_the_floor_of_random_features_rises_with_the_azimuths() -> None:
+    rng = np.random.default_rng(0)
+    found = {}
+    for views in (4, 8, 16):
+        azimuths = [360 * k / views for k in range(views)]
+        asked = [(np.ones((1, 64)), rng.normal(size=(views, 64))) for _ in range(60)]
+        found[views] = floor(asked, azimuths).janus
+    assert found[4] < 0.25 < 0.35 < found[8] < 0.6 < 0.75 < found[16]
+
+
+def test_the_floor_of_other_objects_is_far_above_that_of_their_own(world: World) -> None:
+    asked = [(NO_TEXTS, world.truth[n]) for n in world.front]
+    own = floor(asked, RING, [[world.truth[n]] for n in world.front])
+    others = floor(asked, RING, [[rows for k, rows in enumerate(world.truth) if k != n] for n in world.front])
+    assert (own.janus, own.false_front_rate, own.peaks) == (0, 0, 1)
+    assert 0.3 < others.janus < 0.6, "perfect renders of something else"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,14 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from eval import bench_coverage
+from eval.bench_coverage import BAR, Case, cases, coverage
 from eval.stats import (
     EXACT_UP_TO,
+    LEVEL,
+    SHAPED,
+    agresti_coull,
     bootstrap_mean,
+    difference_interval,
+    effective_n,
     holm,
+    mean_interval,
     paired_difference,
     percentile_interval,
+    prompts_to_decide,
     resample,
+    share_mean,
     sign_flip_test,
+    student_interval,
 )
 from harness.config import UserError
 
@@ -26,16 +38,131 @@ values = st.dictionaries(
 )
 
 
+# ---- coverage: the reduced form of `harness bench coverage`, whose table is in docs/protocol.md
+
+STUDIES = 400
+HARD = [case for case in cases((0.05, 0.5, 0.9, 0.98)) if case.label != "log-normal, sd 1"]
+
+
+@pytest.mark.parametrize("prompts", [6, 24])
+@pytest.mark.parametrize("case", HARD, ids=lambda case: f"{case.kind}, {case.label}")
+def test_intervals_hold_the_truth_as_often_as_the_table_says(case: Case, prompts: int) -> None:
+    found = coverage(case, prompts, (1, 3), STUDIES)
+    fewest = scipy_stats.binom.ppf(1e-4, STUDIES, case.bar) / STUDIES
+    assert fewest <= min(found), (case.kind, case.label, found)
+    assert np.mean(found) >= BAR or case.bar < BAR
+
+
+def test_the_percentile_bootstrap_would_not_pass() -> None:
+    [rare] = [case for case in cases((0.05,)) if case.kind == "share"]
+    assert max(coverage(rare, 6, (1,), STUDIES, compare=True)) < 0.5 < min(coverage(rare, 6, (1,), STUDIES))
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case.kind}, {case.label}")
+def test_populations_have_the_mean_they_are_said_to_have(case: Case) -> None:
+    if case.truth is None:
+        assert math.isfinite(bench_coverage.truth_of(case))
+        return
+    for draw in case.draws:
+        sample_TPS = draw(np.random.default_rng(3), (1, 20_000, 2))
+        error = sample_TPS.mean(axis=2).std() / math.sqrt(20_000)
+        assert sample_TPS.mean() == pytest.approx(case.truth, abs=5 * error)
+
+
+def test_the_protocol_has_a_row_for_each_case() -> None:
+    page = (Path(bench_coverage.__file__).parents[1] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    assert "| " + " | ".join(bench_coverage.COLUMNS) + " |" in page
+    for case in cases():
+        assert f"| {case.kind} | {case.label} | " in page
+
+
+# ---- shares
+
+
+def test_six_of_six_are_no_certainty() -> None:
+    found = share_mean({f"p{i}": [1.0] for i in range(6)})
+    assert (found.value, found.low, found.high) == pytest.approx((1, 0.61, 1), abs=5e-3)
+    wilson = scipy_stats.binomtest(6, 6).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high))
+    assert share_mean({f"p{i}": [1.0] * 5 for i in range(6)}).low == found.low, "equal seeds prove no more"
+
+
+@given(st.integers(1, 60), st.data())
+def test_agresti_coull_mirrors_and_holds_wilsons(n: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, n))
+    low, high = agresti_coull(hits / n, n)
+    wilson = scipy_stats.binomtest(hits, n).proportion_ci(method="wilson")
+    assert low <= wilson.low + 1e-12 and high >= wilson.high - 1e-12
+    assert agresti_coull(1 - hits / n, n) == pytest.approx((1 - high, 1 - low))
+
+
+tables = st.integers(2, 8).flatmap(
+    lambda seeds: st.lists(
+        st.lists(st.sampled_from([0.0, 1.0]), min_size=seeds, max_size=seeds), min_size=2, max_size=12
+    )
+)
+
+
+@given(tables)
+def test_a_share_is_worth_from_its_prompts_to_its_runs(rows: list[list[float]]) -> None:
+    hits_PS = np.array(rows)
+    share, P = hits_PS.mean(), len(hits_PS)
+    n = effective_n(share * (1 - share), hits_PS.mean(axis=1).var(ddof=1), hits_PS.var(), P, hits_PS.size)
+    assert P <= n <= hits_PS.size + 1e-9
+    same = effective_n(share * (1 - share), np.array([0, 1] * P).var(ddof=1), 0.25, 2 * P, 2 * P * 99)
+    assert same == 2 * P, "prompts of which each is always right or always wrong"
+
+
+@given(tables)
+def test_a_share_lies_in_its_interval(rows: list[list[float]]) -> None:
+    found = share_mean({f"p{i}": row for i, row in enumerate(rows)})
+    assert 0 <= found.low <= found.value <= found.high <= 1 and found.high - found.low > 0.05
+    mirrored = share_mean({f"p{i}": [1 - x for x in row] for i, row in enumerate(rows)})
+    assert (found.low, found.high) == pytest.approx((1 - mirrored.high, 1 - mirrored.low))
+
+
+def test_what_is_no_share_is_refused() -> None:
+    with pytest.raises(ValueError, match="0…1, got 0 to 2"):
+        share_mean({"a": [0.0], "b": [2.0]})
+    assert share_mean({"a": [1 + 1e-12], "b": [1.0]}).high == 1, "areas are added up"
+    assert math.isnan(share_mean({"a": [1.0, 0.0]}).low)
+
+
+# ---- means of other values
+
+
 def test_agrees_with_scipy() -> None:
     rng = np.random.default_rng(3)
     runs = {f"p{i:02d}": list(rng.random(3)) for i in range(40)}
     ours = bootstrap_mean(runs, np.random.default_rng(0), resamples=20_000)
     means = [np.mean(runs[prompt]) for prompt in sorted(runs)]
+    tail = scipy_stats.norm.cdf(math.sqrt(40 / 39) * scipy_stats.t.ppf(0.025, 39))
     theirs = scipy_stats.bootstrap(
-        (means,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+        (means,),
+        np.mean,
+        n_resamples=20_000,
+        confidence_level=1 - 2 * tail,
+        method="percentile",
+        rng=np.random.default_rng(1),
     ).confidence_interval
     assert ours.value == pytest.approx(np.mean(means))
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=4e-3)
+
+
+@pytest.mark.parametrize("n", [2, SHAPED - 1, 30])
+def test_student_agrees_with_scipy(n: int) -> None:
+    values_P = np.random.default_rng(n).normal(size=n)
+    theirs = scipy_stats.ttest_1samp(values_P, 0).confidence_interval(LEVEL)
+    assert student_interval(values_P) == pytest.approx((theirs.low, theirs.high))
+    if n < SHAPED:
+        counts_BP = resample(n, np.random.default_rng(0), 50)
+        assert mean_interval(values_P, counts_BP) == student_interval(values_P)
+
+
+def test_what_does_not_vary_has_no_interval() -> None:
+    for n in (1, 4, 20):
+        found = bootstrap_mean({f"p{i}": [0.1, 0.3] for i in range(n)}, np.random.default_rng(0), 100)
+        assert found.value == pytest.approx(0.2) and math.isnan(found.low) and math.isnan(found.high)
 
 
 def test_seeds_are_nested_in_prompts() -> None:
@@ -46,16 +173,6 @@ def test_seeds_are_nested_in_prompts() -> None:
     assert (a.n_runs, b.n_runs, b.n_prompts) == (10, 50, 10)
 
 
-def test_coverage_is_near_its_level() -> None:
-    rng = np.random.default_rng(5)
-    hits = 0
-    for _ in range(300):
-        draws = (rng.random(50) < 0.6).astype(float)
-        interval = bootstrap_mean({f"p{i}": [x] for i, x in enumerate(draws)}, rng, resamples=500)
-        hits += interval.low <= 0.6 <= interval.high
-    assert 0.90 <= hits / 300 <= 0.99
-
-
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(values, st.randoms())
 def test_interval_holds_the_mean_and_ignores_order(runs: dict[str, list[float]], shuffle) -> None:
@@ -63,9 +180,8 @@ def test_interval_holds_the_mean_and_ignores_order(runs: dict[str, list[float]],
     items = [(prompt, shuffle.sample(list_, len(list_))) for prompt, list_ in runs.items()]
     shuffle.shuffle(items)
     other = bootstrap_mean(dict(items), np.random.default_rng(0), resamples=400)
-    assert one.value == pytest.approx(other.value) and one.low == pytest.approx(other.low)
-    assert -1e-12 <= one.low <= one.high <= 1 + 1e-12
-    assert one.low - 1e-9 <= one.value <= one.high + 1e-9
+    assert one.value == pytest.approx(other.value) and one.low == pytest.approx(other.low, nan_ok=True)
+    assert math.isnan(one.low) or one.low - 1e-9 <= one.value <= one.high + 1e-9
 
 
 def test_one_prompt_has_no_interval_and_none_is_an_error() -> None:
@@ -78,8 +194,8 @@ def test_one_prompt_has_no_interval_and_none_is_an_error() -> None:
 
 
 def test_seeds_may_be_named() -> None:
-    listed = {"a": [1.0, 0.0], "b": [0.5, 0.5]}
-    named = {"b": {1: 0.5, 0: 0.5}, "a": {7: 0.0, 2: 1.0}}
+    listed = {"a": [1.0, 0.0], "b": [0.5, 0.6]}
+    named = {"b": {1: 0.6, 0: 0.5}, "a": {7: 0.0, 2: 1.0}}
     rng = np.random.default_rng
     assert bootstrap_mean(listed, rng(0)) == bootstrap_mean(named, rng(0))
 
@@ -112,14 +228,34 @@ def test_difference_agrees_with_scipy() -> None:
     rng = np.random.default_rng(3)
     a_PS, b_PS = rng.random((40, 3)), 0.9 * rng.random((40, 3))
     ours = paired_difference(runs_of(a_PS), runs_of(b_PS), np.random.default_rng(0), resamples=20_000)
-    gaps_P = (a_PS - b_PS).mean(axis=1)
-    theirs = scipy_stats.bootstrap(
-        (gaps_P,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
-    ).confidence_interval
-    assert ours.value == pytest.approx(gaps_P.mean())
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=4e-3)
-    assert ours.win_rate.value == pytest.approx((a_PS > b_PS).mean())
+    theirs = scipy_stats.ttest_rel(a_PS.mean(axis=1), b_PS.mean(axis=1)).confidence_interval(LEVEL)
+    assert ours.value == pytest.approx((a_PS - b_PS).mean())
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    assert (ours.wins, ours.ties, ours.losses) == ((a_PS > b_PS).sum(), 0, (a_PS < b_PS).sum())
     assert (ours.n_prompts, ours.n_pairs, ours.n_dropped) == (40, 120, 0)
+
+
+def test_a_difference_of_shares_by_hand() -> None:
+    # Bonett & Price: 8 pairs won, 2 lost of 40, and one of each more.
+    gaps_P = np.array([1.0] * 8 + [-1.0] * 2 + [0.0] * 30)
+    won, lost, n = 9 / 42, 3 / 42, 42
+    half = scipy_stats.norm.ppf(0.975) * math.sqrt((won + lost - (won - lost) ** 2) / n)
+    low, high = difference_interval(gaps_P, np.square(gaps_P).mean(), 40)
+    assert (low, high) == pytest.approx((won - lost - half, won - lost + half), rel=2e-3)
+
+
+def test_nothing_but_ties_is_no_certainty() -> None:
+    same = {f"p{i}": [1.0] for i in range(6)}
+    found = paired_difference(same, same, np.random.default_rng(0), shares=True)
+    assert (found.value, found.wins, found.ties, found.losses) == (0, 0, 6, 0)
+    assert -0.4 < found.low < -0.3 and 0.3 < found.high < 0.4
+
+
+@pytest.mark.parametrize("comparisons", [1, 2, 10])
+def test_the_prompts_that_decide_are_the_fewest(comparisons: int) -> None:
+    n = prompts_to_decide(comparisons)
+    p_values = [sign_flip_test(np.ones(k), np.random.default_rng(0)) * comparisons for k in (n, n - 1)]
+    assert p_values[0] <= 1 - LEVEL < p_values[1]
 
 
 @pytest.mark.parametrize("n", [6, 12, EXACT_UP_TO + 1, 40])
@@ -162,7 +298,7 @@ def test_pairs_by_prompt_and_seed_and_counts_what_it_drops() -> None:
     baseline = {"a": {0: 0.0, 1: 0.0}, "b": {0: 1.0, 5: 1.0}}
     found = paired_difference(method, baseline, np.random.default_rng(0))
     assert found.value == 0.25, "mean of a's (1 + 0)/2 and b's 0"
-    assert found.win_rate.value == 0.625, "mean of a's (1 + ½)/2 and b's ½"
+    assert (found.wins, found.ties, found.losses) == (1, 2, 0)
     assert (found.n_prompts, found.n_pairs, found.n_dropped) == (2, 3, 3)
     with pytest.raises(UserError, match="in common"):
         paired_difference({"a": [1.0]}, {"b": [1.0]}, np.random.default_rng(0))
@@ -172,7 +308,7 @@ def test_pairs_by_prompt_and_seed_and_counts_what_it_drops() -> None:
 
 def test_one_prompt_has_a_difference_but_no_interval_and_no_significance() -> None:
     found = paired_difference({"a": [1.0, 1.0]}, {"a": [0.0, 0.0]}, np.random.default_rng(0))
-    assert found.value == 1 and math.isnan(found.low) and math.isnan(found.win_rate.high)
+    assert found.value == 1 and math.isnan(found.low) and math.isnan(found.high)
     assert found.p_value == 1
 
 
@@ -181,14 +317,17 @@ def test_one_prompt_has_a_difference_but_no_interval_and_no_significance() -> No
 def test_exchanging_the_methods_turns_the_difference_round(rows: list[tuple[float, ...]]) -> None:
     table_PS = np.array(rows)
     a, b = runs_of(table_PS[:, :2]), runs_of(table_PS[:, 2:])
-    one, other = (
-        paired_difference(*pair, np.random.default_rng(0), resamples=500) for pair in ((a, b), (b, a))
-    )
-    assert (one.value, one.low, one.high) == pytest.approx((-other.value, -other.high, -other.low))
-    assert one.win_rate.value + other.win_rate.value == pytest.approx(1)
-    assert one.p_value == other.p_value and 0 < one.p_value <= 1
-    same = paired_difference(a, a, np.random.default_rng(0), resamples=500)
-    assert (same.value, same.low, same.high, same.win_rate.value, same.p_value) == (0, 0, 0, 0.5, 1)
+    for shares in (True, False):
+        one, other, same = (
+            paired_difference(*pair, np.random.default_rng(0), resamples=500, shares=shares)
+            for pair in ((a, b), (b, a), (a, a))
+        )
+        ends = (one.value, one.low, one.high)
+        assert ends == pytest.approx((-other.value, -other.high, -other.low), nan_ok=True)
+        assert (one.wins, one.ties, one.losses) == (other.losses, other.ties, other.wins)
+        assert one.p_value == other.p_value and 0 < one.p_value <= 1
+        assert (same.value, same.ties, same.p_value) == (0, 2 * len(rows), 1)
+        assert not shares or -1 <= one.low <= one.value <= one.high <= 1
 
 
 def test_holm_by_hand() -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from eval.command import TABLES, make_tables, open_study, write_tables
+from eval import spectrum
+from eval.command import TABLES, all_notes, make_tables, open_study, write_tables
 from eval.geometry import textureless
 from eval.gradients import DRAWS, TIMESTEPS, gradient_map
 from eval.load import load_runs
-from eval.results import differences
+from eval.results import differences, diversity_table, power, signatures_table, spectrum_table
 from eval.samples import prior_samples
 from eval.study import Study
 from eval.tables import Number, Table, as_csv, latex
@@ -61,11 +62,95 @@ def test_every_table_of_a_full_study_is_written_three_ways(
 def test_the_paired_difference_is_that_of_the_runs(runs: Runs, clip_folder: Path) -> None:
     [row] = differences(study_of(runs, clip_folder)).rows
     assert row[:2] == ["tp_sds", 20]
-    gap, wins = row[2], row[3]
-    # One of six pairs is won, the others tie.
+    gap = row[2]
     assert isinstance(gap, Number) and gap.value == pytest.approx(1 / 6)
-    assert isinstance(wins, Number) and wins.value == pytest.approx((1 + 5 / 2) / 6)
-    assert row[-3:] == [3, 6, 0]
+    assert gap.low < 0 < gap.high, "three prompts"
+    assert row[3:6] == [1, 5, 0] and row[-3:] == [3, 6, 0]
+
+
+def test_few_prompts_are_said_to_decide_nothing(runs: Runs, clip_folder: Path) -> None:
+    [note] = power(study_of(runs, clip_folder))
+    assert note == (
+        "3 prompts decide nothing: among 1 row compared with uniform_sds, even one that wins on every prompt "
+        "has p (Holm) = 0.25; it takes 6 prompts"
+    )
+    for prompt in PROMPTS[3:]:
+        for method in ("tp_sds", "uniform_sds"):
+            runs.add(method, prompt, 0)
+    study = study_of(runs, clip_folder)
+    assert power(study) == [
+        "6 prompts can show a difference of 50.0 points at the least: 6 won and none lost have p (Holm) ≤ "
+        ".05 among 1 row compared with uniform_sds"
+    ]
+    assert power(study)[0] in all_notes(study) and power(study)[0] in differences(study).notes
+    ours = [run.run_id for run in study.runs if run.method == "tp_sds"]
+    alone = open_study(runs.root, clip=str(clip_folder), device="cpu", only=ours)
+    assert power(alone) == []
+
+
+def two_toned(prompt: str, views: ViewsConfig) -> np.ndarray:
+    """Ground truth whose back half has another colour."""
+    other = PROMPTS[(PROMPTS.index(prompt) + 1) % len(PROMPTS)]
+    images_VHWC = picture(prompt, 7, views.tiles)
+    images_VHWC[1 : views.azimuths] = picture(other, 7, views.azimuths - 1)
+    return images_VHWC
+
+
+def test_janus_stands_beside_its_floor_its_azimuths_and_the_retrieved(runs: Runs, clip_folder: Path) -> None:
+    study = open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0, ground_truth=two_toned)
+    table = signatures_table(study)
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert list(rows) == [
+        "uniform_sds", "tp_sds", "random features (floor)", "other prompts' ground truth (floor)"
+    ]  # fmt: skip
+    for method, retrieved in (("tp_sds", 6), ("uniform_sds", 5)):
+        one = rows[method]
+        # One colour all around: the front is seen from everywhere.
+        assert str(one["Janus, %"]) == "100.0 [43.9, 100.0]" or method == "uniform_sds"
+        assert one["azimuths"] == "4" and one["retrieved"] == retrieved and one["sided prompts"] == 3
+        assert isinstance(one["of retrieved, %"], Number) and one["of retrieved, %"].value == 1
+    floors = study.janus_floor
+    assert 0 < floors["random features"].janus < 0.4
+    cell = rows["random features (floor)"]["Janus, %"]
+    assert isinstance(cell, Number) and cell.value == floors["random features"].janus
+
+
+def test_collapse_is_not_told_without_samples_of_the_prior(runs: Runs, clip_folder: Path) -> None:
+    table = diversity_table(study_of(runs, clip_folder))
+    assert list(table.columns)[2:6] == ["1 − cos", "prior's 1 − cos", "collapsed, %", "Vendi of 2"]
+    assert {str(row[4]) for row in table.rows} == {"–"}
+
+
+def test_vendi_is_of_as_many_seeds_as_every_prompt_has(runs: Runs, clip_folder: Path) -> None:
+    for seed in (2, 3):
+        runs.add("tp_sds", PROMPTS[0], seed)
+    frame = study_of(runs, clip_folder).diversity
+    assert set(frame["vendi_of"]) == {2} and sorted(set(frame["n_seeds"])) == [2, 4]
+    assert (frame["vendi"] <= 2).all()
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_spectra_have_the_priors_own_error_for_a_floor(
+    runs: Runs, clip_folder: Path, truth: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(runs, clip_folder)
+    if not truth:
+        study._render = None
+    monkeypatch.setattr(
+        type(study), "prior_samples", {prompt: picture(prompt, 9, 4, 32) for prompt in study.prompts}
+    )
+    rows = {str(row[0]): row for row in spectrum_table(study).rows}
+    cells = rows["prior's samples (floor)"][3:8]
+    assert all(isinstance(cell, Number) and math.isfinite(cell.value) for cell in cells)
+    assert rows["prior's samples (floor)"][8:] == [3, "–"]
+    images = (
+        study.prior_samples[PROMPTS[0]].reshape(4, 16, 2, 16, 2, 3).mean(axis=(2, 4)).round().astype(np.uint8)
+    )
+    half = spectrum.radial_power(images[:2]), spectrum.radial_power(images[2:])
+    whole = spectrum.radial_power(images), study.reference_spectra[PROMPTS[0]]
+    expected = spectrum.band_error(*(whole if truth else half))["overall"]
+    found = study.prior_errors.set_index("prompt").loc[PROMPTS[0], "overall"]
+    assert found == pytest.approx(expected, abs=0.02) and found > 0
 
 
 def test_a_table_that_cannot_be_made_is_left_out_or_refused(tmp_path: Path, clip_folder: Path) -> None:

@@ -63,6 +63,12 @@ def test_prompts_at_even_distances() -> None:
     assert choose(prompts, limit=3) == ["0", "1", "2"]
     assert choose(prompts, spread=5) == ["0", "2", "4", "6", "8"]
     assert choose(prompts, spread=99) == prompts
+    with pytest.raises(UserError, match="--limit takes the first prompts and --spread even ones"):
+        Request(Path("prompts/smoke.txt"), limit=2, spread=2).resolve()
+    suite, specs = Request(Path("prompts/smoke.txt"), methods="tp_sds", spread=2).resolve()
+    assert (
+        [spec.prompt for spec in specs] == choose(suite.prompts, spread=2) != choose(suite.prompts, limit=2)
+    )
 
 
 def test_several_numbers_of_steps_are_runs_of_their_own() -> None:

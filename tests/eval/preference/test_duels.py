@@ -90,7 +90,7 @@ def test_raters_who_say_the_same_again_narrow_wilson_alone(votes: pd.DataFrame) 
     assert four[1] - four[0] < one[1] - one[0]
 
 
-def test_the_interval_over_raters_is_that_of_their_means() -> None:
+def test_the_interval_over_raters_is_near_that_of_their_means() -> None:
     generator = np.random.default_rng(3)
     wins_RP = generator.random((25, 8)) < generator.beta(2, 1, size=(25, 1))
     votes = frame([(f"r{r:02d}", f"p{p}", "a" if won else "b") for (r, p), won in np.ndenumerate(wins_RP)])
@@ -102,15 +102,26 @@ def test_the_interval_over_raters_is_that_of_their_means() -> None:
         method="percentile",
         rng=np.random.default_rng(1),
     ).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=6e-3)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.03)
+    assert ours.high - ours.low > theirs.high - theirs.low, "25 raters' percentiles are too narrow"
     both = win_rate(Duels.of(votes, ("x", "y")), "x", "y", rng())
     assert both.high - both.low > ours.high - ours.low, "prompts vary, too"
+
+
+def test_votes_that_all_say_the_same_are_no_certainty() -> None:
+    cells = [(f"r{r}", f"p{p}") for r, p in itertools.product(range(6), range(9))]
+    all_won, all_tied = (
+        Duels.of(frame([(*cell, winner) for cell in cells]), ("x", "y")) for winner in ("a", "tie")
+    )
+    won, tied = (win_rate(duels, "x", "y", rng(), resamples=FEW) for duels in (all_won, all_tied))
+    assert (won.value, won.low, won.high) == pytest.approx((1, 0.61, 1), abs=5e-3), "as six hits of six"
+    assert tied.low < 0.4 and tied.high > 0.6
 
 
 def test_one_rater_says_nothing_of_others() -> None:
     duels = Duels.of(frame([("r", "p1", "a"), ("r", "p2", "b"), ("r", "p3", "a")]), ("x", "y"))
     assert math.isnan(win_rate(duels, "x", "y", rng()).low)
-    assert win_rate(duels, "x", "y", rng(), ("prompts",), FEW).low == 0
+    assert 0 < win_rate(duels, "x", "y", rng(), ("prompts",), FEW).low < 0.3
     nothing = win_rate(Duels.of(frame([]), ("x", "y")), "x", "y", rng())
     assert math.isnan(nothing.value) and nothing.n_runs == 0
 

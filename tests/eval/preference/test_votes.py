@@ -118,7 +118,7 @@ def test_results_say_who_was_left_out_and_what_they_would_have_changed(
     written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
     assert {f"{name}.{kind}" for name in tables for kind in ("md", "csv", "tex")} <= set(written)
     assert "excluded: hasty (min_seconds 1: 0.20)" in written["results.md"]
-    assert "toy · preference v1 · 34 people answered, 4 excluded" in written["results.md"]
+    assert "toy · preference v2 · 34 people answered, 4 excluded" in written["results.md"]
     assert "links without an answer: 1" in written["results.md"]
     data = json.loads(written["results.json"])
     assert data["exclusion"]["min_seconds"] == 1 and data["judge"] is None and data["rests on"]["toy"] == 1
