@@ -26,6 +26,7 @@ from eval.results import rng
 from eval.study import Study
 
 BANDS = 4  # that many shaded bands can be told apart
+MARKS = 12  # on a line, at most
 
 
 def r_precision(study: Study) -> Sheet:
@@ -47,13 +48,17 @@ def r_precision(study: Study) -> Sheet:
 
 
 def r_precision_time(study: Study) -> Sheet:
-    """Majority R-Precision of the runs with the most steps against their wall time, with 95 % bands."""
-    sheet, frame = _sheet(study, PAGE if _crowded(study) else COLUMN, "Wall time of a run in its pack.")
+    """Majority R-Precision of the runs with the most steps against wall time, with 95 % bands.
+
+    Wall time is steps × the method's cost per step; UserError where that was not measured.
+    """
+    costs = study.costs
+    sheet, frame = _sheet(study, PAGE if _crowded(study) else COLUMN, f"Wall time: steps × {costs.line}.")
     axes = sheet.subplots()
     longest = _longest(frame)
-    curves = curve(longest, rng(), "time")
-    unit, seconds = time_unit(float(curves["x"].to_numpy().max()))
-    _draw(axes, curves.assign(x=curves["x"] / seconds), looks(study.methods), longest, study, marks=6)
+    curves = curve(longest.assign(cost=costs.seconds_at(longest)), rng(), "cost")
+    unit, length = time_unit(float(curves["x"].to_numpy().max()))
+    _draw(axes, curves.assign(x=curves["x"] / length), looks(study.methods), longest, study)
     axes.set(xlabel=f"wall time, {unit}", ylabel="R-Precision, %")
     return sheet.shows(longest["run"])
 
@@ -102,7 +107,6 @@ def _draw(
     frame: pd.DataFrame,
     study: Study,
     bars: bool = False,
-    marks: int = 12,
 ) -> None:
     """Lines with bands, or points with error bars; the ceiling dashed and chance dotted."""
     apart = 0.008 * curves["x"].max()  # between error bars that would hide each other
@@ -117,7 +121,7 @@ def _draw(
         if bars:
             axes.errorbar(x + shift, mean, spread, elinewidth=1.2, **look[name].draw())
             continue
-        axes.plot(x, mean, markevery=max(1, math.ceil(len(x) / marks)), **look[name].draw())
+        axes.plot(x, mean, markevery=max(1, math.ceil(len(x) / MARKS)), **look[name].draw())
         if _crowded(study):
             axes.errorbar(x[-1] + apart * (place + 1), mean[-1], spread[:, -1:], color=colour, elinewidth=1.2)
         else:

@@ -16,7 +16,12 @@ from eval.study import SIGNATURES, Study
 from eval.tables import Number, Table
 
 HEADLINE = ("r_precision", "differences", "claims")  # tables that stand open
-AXES = {"step": "step", "wall time": "wall time, s", "own N": "N, the run's own number of steps"}
+AXES = {
+    "step": "step",
+    "wall time": "wall time, s: steps × the method's measured cost",
+    "NFE": "denoiser evaluations per run",
+    "own N": "N, the run's own number of steps",
+}
 MEASURES = {
     "per_view": ("R-Precision, share of views", "%"),
     "majority": ("R-Precision, majority", "%"),

@@ -18,9 +18,13 @@ def bench(
         typer.Argument(
             help="engine: packed against solo, the usual loop and the denoiser alone; spread: a seed run "
             "again against another seed; logs: loading those of 2295 runs of 10 000 steps (3.6 GB of disk); "
-            "slurm: a disturbed sweep through slurm/testbed; study: 200 raters at once.",
+            "slurm: a disturbed sweep through slurm/testbed; study: 200 raters at once; methods: a step of "
+            "every method of RUNS side by side, kept with them as their wall time.",
         ),
     ] = "engine",
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[RUNS]", help="methods: the folder that a sweep wrote.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
     runs: Annotated[int, typer.Option(min=8, help="slurm: runs of the disturbed sweep.")] = 1000,
     preset: Annotated[str, typer.Option(help="engine, spread: whose settings.")] = "toy",
@@ -33,6 +37,9 @@ def bench(
             "--set", metavar="KEY=VALUE", help="engine, spread: a setting.", autocompletion=complete_settings
         ),
     ] = [],  # noqa: B006 - typer copies it
+    methods_dir: Annotated[
+        list[Path], typer.Option(help="methods: a folder with more methods; may be given several times.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Speed, side by side, as ratios; how logs load; what a cluster and a crowd of raters cost and lose."""
     if what == "logs":
@@ -47,8 +54,15 @@ def bench(
         from eval.preference.bench import run as run_study
 
         raise typer.Exit(int(not run_study() and check))
+    if what == "methods":
+        from harness.bench_methods import run as run_methods
+
+        run_methods(folder or Path("runs"), methods_dir)
+        return
+    if folder:
+        raise UserError(f"harness bench {what} takes no RUNS, and got '{folder}'; `bench methods RUNS` does")
     if what not in ("engine", "spread"):
-        known = ["engine", "spread", "logs", "slurm", "study"]
+        known = ["engine", "spread", "logs", "slurm", "study", "methods"]
         raise UserError(f"no benchmark '{what}'{nearest(what, known)}")
     from harness import bench as engine
     from harness.doctor import resolve
