@@ -17,8 +17,10 @@ from eval.fonts import boxes, fallbacks
 from eval.load import RunRecord
 from eval.results import (
     convergence_table,
+    cost_table,
     differences,
     diversity_table,
+    own_n_table,
     power,
     r_precision,
     r_precision_steps,
@@ -41,6 +43,8 @@ TABLES: Mapping[str, Callable[[Study], Table]] = {
     "r_precision_steps": r_precision_steps,
     "differences": differences,
     "convergence": convergence_table,
+    "own_n": own_n_table,
+    "cost": cost_table,
     "diversity": diversity_table,
     "signatures": signatures_table,
     "spectrum": spectrum_table,

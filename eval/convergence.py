@@ -1,21 +1,18 @@
 """Convergence: how many steps, or seconds, a method needs for a level of R-Precision. No torch.
 
 Input is one table of scores with the columns method, prompt, seed, total (the run's own number of steps N),
-step, time (wall seconds since the run's start; read for x = "time" only) and value (0…1; a failed run is a
-miss, 0). "Iterations" has two readings, and for a schedule tied to N they differ:
+step and value (0…1; a failed run is a miss, 0). "Iterations" has two readings, and for a schedule tied to N
+they differ:
 
-- checkpoints of one run: rows of one `total`, x = "step" or x = "time";
+- checkpoints of one run: rows of one `total`, x = "step", or x = "cost": a column that holds the step times
+  what a step of the method costs, in seconds or denoiser evaluations;
 - separate runs, each with its own N: rows with step == total, x = "total".
 
-A method's curve is the mean over prompts of the mean over a prompt's seeds. It is a straight line between the
-evaluated points, and the line from (0, 0) before the first: nothing is retrieved from an empty scene. Runs
-without a score at every x of their method are dropped and counted, so that each point of a curve is a mean
-over the same runs.
-
-Wall times differ between runs. Each run's curve, drawn as above over its own times, is read off on one grid
-for all methods: the times at which any run was evaluated, at most `GRID` of them, evenly spaced in rank.
-After a run's last checkpoint its last value is carried forward. A miss without a time counts from the run's
-previous checkpoint on.
+A method's curve is the mean over prompts of the mean over a prompt's seeds. Over the checkpoints of a run it
+is a straight line between the evaluated points, and the line from (0, 0) before the first: nothing is
+retrieved from an empty scene. Between separate runs nothing is drawn: nobody ran an N in between, so a level
+is reached between two of the N that were run (`own_n`). Runs without a score at every x of their method are
+dropped and counted, so that each point of a curve is a mean over the same runs.
 """
 
 from __future__ import annotations
@@ -39,13 +36,13 @@ from eval.stats import (
 )
 from harness.config import UserError, nearest
 
-VERSION = 1
-AXES = ("step", "time", "total")
+VERSION = 2
+AXES = ("step", "cost", "total")
 KEY = ["method", "prompt", "seed", "total", "step"]
-GRID = 200  # points of a curve over wall time
+SHARES = (0.8, 0.95, 1.0)  # of the baseline's final level; the first is the headline (docs/protocol.md)
 TOLERANCE = 1e-12  # of a level: equal means added up in another order
 
-Axis = Literal["step", "time", "total"]
+Axis = Literal["step", "cost", "total"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,44 @@ class Ratio(Interval):
     x_baseline: float
     n_undefined: int  # resamples in which the method never reaches the level, or the level is zero
     resamples: int
+    n_dropped: int  # pairs that are not complete in both methods
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two methods' curves over the (prompt, seed) pairs that both have in full: x, and a row per prompt."""
+
+    method_X: np.ndarray
+    method_PX: np.ndarray
+    baseline_X: np.ndarray
+    baseline_PX: np.ndarray
+    n_runs: int
+    n_dropped: int
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """A value that is known to lie between two others; 0 and inf where one end is open.
+
+    `outer_low`, `outer_high`: what 95 % of the resamples' brackets lie within; nan for a single prompt.
+    """
+
+    low: float
+    high: float
+    outer_low: float
+    outer_high: float
+
+
+@dataclass(frozen=True)
+class OwnN:
+    """Between which N of the grid a level is reached, by a method and by the baseline, and their ratio."""
+
+    method: Bracket
+    baseline: Bracket
+    ratio: Bracket  # of the N at which they reach it; below 1 is faster
+    level: float  # share × the baseline's mean at its largest N
+    n_prompts: int
+    n_runs: int  # (prompt, seed) pairs
     n_dropped: int  # pairs that are not complete in both methods
 
 
@@ -88,9 +123,7 @@ class _Curves:
         return np.asarray(runs.groupby(level="prompt").mean())
 
 
-def curve(
-    frame: pd.DataFrame, rng: np.random.Generator, x: Axis = "step", resamples: int = RESAMPLES
-) -> pd.DataFrame:
+def curve(frame: pd.DataFrame, x: Axis = "step") -> pd.DataFrame:
     """Mean curves with bands: method, x, mean, low, high, n_prompts, n_seeds, n_runs, n_dropped.
 
     Bands (95 %, `eval.stats.share_interval`) hold at each x by itself, not for the whole curve; they are nan
@@ -132,54 +165,96 @@ def ratio_to_baseline(
     method: str,
     baseline: str,
     rng: np.random.Generator,
-    share: float = 1.0,
+    share: float = SHARES[0],
     x: Axis = "step",
     resamples: int = RESAMPLES,
+    scatter_B: np.ndarray | None = None,
 ) -> Ratio:
     """x_method(c) / x_baseline(c) at the level c = share × the baseline's final mean: "faster convergence".
 
     Both curves are means over the (prompt, seed) pairs complete in both. A resample draws prompts for both
-    methods together and computes c, both crossings and the ratio anew. A level that the method never reaches
-    makes the ratio +inf, and the interval's upper end with it once more than 2.5 % of the resamples do so. A
-    level of zero leaves the ratio undefined: such a resample counts as 0 for the lower end and +inf for the
-    upper. Over "time" the baseline is final when its slowest run is, so share = 1 rests on that run; read
-    0.95 beside it. Raises UserError for an unknown method, a share outside (0, 1], no common pair.
+    methods together and computes c, both crossings and the ratio anew; `scatter_B` [resamples] multiplies
+    the resampled ratios, for an x that is itself measured with an error. A level that the method never
+    reaches makes the ratio +inf, and the interval's upper end with it once more than 2.5 % of the resamples
+    do so. A level of zero leaves the ratio undefined: such a resample counts as 0 for the lower end and +inf
+    for the upper. Raises UserError for an unknown method, a share outside (0, 1], no common pair, and for
+    x = "total", where `own_n` is the answer.
     """
-    if not 0 < share <= 1:
-        raise UserError(
-            f"share {share} of the baseline's final level; choose above 0 and at most 1, such as 0.95"
-        )
-    rows = _rows(frame, x)
-    for name in (method, baseline):
-        _known(name, rows)
-    rows = rows.loc[rows["method"].isin([method, baseline])]
-    curves = _curves(rows, x)
-    ours, theirs = curves[method], curves[baseline]
-    pairs = ours.runs.index.intersection(theirs.runs.index).sort_values()
-    if not len(pairs):
-        raise UserError(f"{method} and {baseline} have no (prompt, seed) in common that is complete over {x}")
-    method_PX, baseline_PX = ours.prompts_PX(pairs), theirs.prompts_PX(pairs)
-    n = len(baseline_PX)
+    if x == "total":
+        raise UserError("separate runs have no curve between their N; ask own_n for brackets")
+    return ratio_of(_pair(frame, method, baseline, share, x), rng, share, resamples, scatter_B)
+
+
+def ratio_of(
+    pair: Pair,
+    rng: np.random.Generator,
+    share: float,
+    resamples: int = RESAMPLES,
+    scatter_B: np.ndarray | None = None,
+) -> Ratio:
+    """`ratio_to_baseline` of curves that are there already."""
+    n = len(pair.baseline_PX)
     counts_BP = np.vstack([np.ones(n), resample(n, rng, resamples)])  # row 0 is the sample itself
-    means_BX = counts_BP @ baseline_PX / n
+    means_BX = counts_BP @ pair.baseline_PX / n
     level_B = share * means_BX[:, -1]
-    x_baseline_B = _first_crossing(theirs.x_X, means_BX, level_B)
-    x_method_B = _first_crossing(ours.x_X, counts_BP @ method_PX / n, level_B)
+    x_baseline_B = _first_crossing(pair.baseline_X, means_BX, level_B)
+    x_method_B = _first_crossing(pair.method_X, counts_BP @ pair.method_PX / n, level_B)
     with np.errstate(divide="ignore", invalid="ignore"):  # both reach a level of zero at 0
         ratio_B = x_method_B / x_baseline_B
-    low, high = percentile_interval(ratio_B[1:], n=n) if n > 1 else (np.nan, np.nan)
+    drawn_B = ratio_B[1:] if scatter_B is None else ratio_B[1:] * scatter_B
+    low, high = percentile_interval(drawn_B, n=n) if n > 1 else (np.nan, np.nan)
     return Ratio(
         value=float(ratio_B[0]),
         low=float(np.maximum(low, 0.0)),
         high=float(high),
         n_prompts=n,
-        n_runs=len(pairs),
+        n_runs=pair.n_runs,
         level=float(level_B[0]),
         x=float(x_method_B[0]),
         x_baseline=float(x_baseline_B[0]),
         n_undefined=int((~np.isfinite(ratio_B[1:])).sum()),
         resamples=resamples,
-        n_dropped=len(rows.drop_duplicates(["prompt", "seed"])) - len(pairs),
+        n_dropped=pair.n_dropped,
+    )
+
+
+def own_n(
+    frame: pd.DataFrame,
+    method: str,
+    baseline: str,
+    rng: np.random.Generator,
+    share: float = SHARES[0],
+    resamples: int = RESAMPLES,
+) -> OwnN:
+    """The N of separate runs between which a level c = share × the baseline's mean at its largest N is
+    reached: above the last N below c before the first N at c or above, and at most that one.
+
+    A level reached at the smallest N lies in (0, N], one that no N reaches in (N, inf]. The ratio lies
+    between the least and the most that both brackets allow. A resample draws prompts for both methods
+    together and finds all three brackets anew; a level of zero leaves them open. Raises UserError as
+    `ratio_to_baseline`.
+    """
+    return own_n_of(_pair(frame, method, baseline, share, "total"), rng, share, resamples)
+
+
+def own_n_of(pair: Pair, rng: np.random.Generator, share: float, resamples: int = RESAMPLES) -> OwnN:
+    """`own_n` of means by N that are there already."""
+    n = len(pair.baseline_PX)
+    counts_BP = np.vstack([np.ones(n), resample(n, rng, resamples)])
+    means_BX = counts_BP @ pair.baseline_PX / n
+    level_B = share * means_BX[:, -1]
+    ours = _between(pair.method_X, counts_BP @ pair.method_PX / n, level_B)
+    theirs = _between(pair.baseline_X, means_BX, level_B)
+    with np.errstate(divide="ignore"):
+        ratio = ours[0] / theirs[1], np.where(theirs[0] > 0, ours[1] / theirs[0], np.inf)
+    return OwnN(
+        method=_bracket(*ours, n),
+        baseline=_bracket(*theirs, n),
+        ratio=_bracket(*ratio, n),
+        level=float(level_B[0]),
+        n_prompts=n,
+        n_runs=pair.n_runs,
+        n_dropped=pair.n_dropped,
     )
 
 
@@ -192,10 +267,12 @@ def area_under_curve(
 ) -> dict[str, Area]:
     """Area under each method's curve over [0, N] / N with its interval, and the difference to the baseline.
 
-    N is the largest x that every method of the table has: the number of steps; over "time", the end of the
-    slowest run; over "total", the largest N run by all. The area is taken run by run: its mean is the area
-    under the mean curve, and it is paired by prompt and seed. Raises UserError as `curve` does.
+    N is the largest x that every method of the table has: the number of steps, or the end of the method
+    whose steps cost least. The area is taken run by run: its mean is the area under the mean curve, and it is
+    paired by prompt and seed. Raises UserError as `curve` does, and for x = "total", which has no curve.
     """
+    if x == "total":
+        raise UserError("separate runs have no curve between their N, so no area; compare them N by N")
     rows = _rows(frame, x)
     if baseline is not None:
         _known(baseline, rows)
@@ -211,6 +288,47 @@ def area_under_curve(
             difference = paired_difference(values, areas[baseline], np.random.default_rng(seed), resamples)
         found[method] = Area(**vars(mean), difference=difference, n_dropped=curves[method].n_dropped)
     return found
+
+
+def _pair(frame: pd.DataFrame, method: str, baseline: str, share: float, x: Axis) -> Pair:
+    if not 0 < share <= 1:
+        raise UserError(
+            f"share {share} of the baseline's final level; choose above 0 and at most 1, such as 0.8"
+        )
+    rows = _rows(frame, x)
+    for name in (method, baseline):
+        _known(name, rows)
+    rows = rows.loc[rows["method"].isin([method, baseline])]
+    curves = _curves(rows, x)
+    ours, theirs = curves[method], curves[baseline]
+    pairs = ours.runs.index.intersection(theirs.runs.index).sort_values()
+    if not len(pairs):
+        raise UserError(f"{method} and {baseline} have no (prompt, seed) in common that is complete over {x}")
+    return Pair(
+        ours.x_X,
+        ours.prompts_PX(pairs),
+        theirs.x_X,
+        theirs.prompts_PX(pairs),
+        len(pairs),
+        len(rows.drop_duplicates(["prompt", "seed"])) - len(pairs),
+    )
+
+
+def _between(x_X: np.ndarray, y_BX: np.ndarray, level_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The evaluated x before and at which each row first has its level; (0, inf) for a level of zero."""
+    reached_BX = y_BX >= level_B[:, None] - TOLERANCE
+    first_B = np.where(reached_BX.any(axis=1), reached_BX.argmax(axis=1), len(x_X))
+    defined_B = level_B > 0
+    low_B = np.where(defined_B, np.r_[0.0, x_X][first_B], 0.0)
+    return low_B, np.where(defined_B, np.r_[x_X, np.inf][first_B], np.inf)
+
+
+def _bracket(low_B: np.ndarray, high_B: np.ndarray, n_prompts: int) -> Bracket:
+    """The sample's own bracket, row 0, and what the resamples' lie within."""
+    outer = (np.nan, np.nan)
+    if n_prompts > 1:
+        outer = percentile_interval(low_B[1:])[0], percentile_interval(high_B[1:])[1]
+    return Bracket(float(low_B[0]), float(high_B[0]), float(outer[0]), float(outer[1]))
 
 
 def _anchored(x_X: np.ndarray, y_BX: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -243,39 +361,16 @@ def _areas(curves: _Curves, end: float) -> dict[str, dict[int, float]]:
 
 
 def _curves(rows: pd.DataFrame, x: Axis) -> dict[str, _Curves]:
-    column = "step" if x == "time" else x
     found = {}
     for method, part in rows.groupby("method"):
-        values = part.pivot(index=["prompt", "seed"], columns=column, values="value")
+        values = part.pivot(index=["prompt", "seed"], columns=x, values="value")
         complete = values.dropna()
         if complete.empty:
             points = ", ".join(map(str, values.columns))
             raise UserError(
-                f"no run of {method} has a score at every {column} of {points}; finish or leave out some"
+                f"no run of {method} has a score at every {x} of {points}; finish or leave out some"
             )
         found[str(method)] = _Curves(complete, len(values) - len(complete))
-    return _over_time(rows, found) if x == "time" else found
-
-
-def _over_time(rows: pd.DataFrame, tables: dict[str, _Curves]) -> dict[str, _Curves]:
-    by_run = rows.pivot(index=["method", "prompt", "seed"], columns="step", values="time")
-    times = {}
-    for method, curves in tables.items():
-        known = by_run.loc[method].loc[curves.runs.index, curves.runs.columns]
-        times[method] = known.ffill(axis="columns").fillna(0.0).to_numpy(dtype=np.float64)
-    observed = np.unique(np.concatenate([time_RX.ravel() for time_RX in times.values()]))
-    ranks = np.linspace(0, len(observed) - 1, min(len(observed), GRID)).round().astype(int)
-    grid = observed[ranks]
-    if grid[-1] <= 0:
-        raise UserError("no run has a wall time above zero")
-    found = {}
-    for method, curves in tables.items():
-        y_RX = [
-            np.interp(grid, np.r_[0.0, time_X], np.r_[0.0, y_X])
-            for time_X, y_X in zip(times[method], curves.runs.to_numpy(), strict=True)
-        ]
-        runs = pd.DataFrame(np.array(y_RX), index=curves.runs.index, columns=grid)
-        found[method] = _Curves(runs, curves.n_dropped)
     return found
 
 
@@ -289,7 +384,7 @@ def _rows(frame: pd.DataFrame, x: Axis) -> pd.DataFrame:
     """The rows that a curve over `x` is read from; UserError where none can be."""
     if x not in AXES:
         raise UserError(f"unknown axis '{x}'{nearest(x, AXES)}")
-    for column in [*KEY, "value", *["time"] * (x == "time")]:
+    for column in [*KEY, "value", *["cost"] * (x == "cost")]:
         if column not in frame.columns:
             raise UserError(f"the table of scores has no column '{column}'{nearest(column, frame.columns)}")
     rows = frame.reset_index(drop=True)
@@ -305,11 +400,11 @@ def _rows(frame: pd.DataFrame, x: Axis) -> pd.DataFrame:
         )
     _refuse(rows, "two scores for one run and step", rows.duplicated(KEY))
     _refuse(rows, "a score outside 0..1", ~rows["value"].between(0, 1))
-    if x == "time":
-        _refuse(rows, "a score without wall time", rows["time"].isna() & (rows["value"] > 0))  # a miss may
-        _refuse(rows, "a wall time below zero", rows["time"] < 0)
-        timed = rows.dropna(subset=["time"]).sort_values("step")
-        _refuse(timed, "a wall time that falls", timed.groupby(KEY[:-1])["time"].diff() < 0)
+    if x == "cost":
+        _refuse(rows, "a cost that is not above zero", ~(rows["cost"] > 0))
+        per_step = rows["cost"] / rows["step"]
+        first = per_step.groupby(rows["method"]).transform("first")
+        _refuse(rows, "another cost per step than the method's", ~np.isclose(per_step, first))
     return rows
 
 

@@ -63,15 +63,15 @@ class RunRecord:
         config = without_place(self.config)
         return _hash(config.model_dump(mode="json", exclude={*NOT_HASHED, "steps"}))
 
-    def times(self) -> dict[int, float]:
-        """Wall seconds that the run had been worked on, at every logged step."""
-        rows = self.folder.metrics()
-        return {row["step"]: float(row["time"]) for row in rows if row.get("time") is not None}
-
     @property
     def settings_hash(self) -> str:
         """8 hex digits over the configuration and the method's parameters."""
         return _hash([self.config_hash, dict(self.params)])
+
+    @property
+    def cost_key(self) -> str:
+        """What the cost of a step hangs on, the machine aside: the method and all settings but N."""
+        return f"{self.method}@{self.settings_hash}"
 
     def view_path(self, step: int) -> Path:
         """The picture that holds the views of a step."""

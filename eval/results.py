@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from eval import convergence, spectrum
+from eval.cost import Costs
+from eval.load import BASELINE
 from eval.r_precision import SCORES
 from eval.stats import Interval, bootstrap_mean, holm, paired_difference, prompts_to_decide, share_mean
 from eval.study import Study
@@ -177,48 +180,159 @@ def _baseline(study: Study) -> str:
 
 
 def convergence_frames(study: Study) -> dict[str, tuple[convergence.Axis, pd.DataFrame]]:
-    """Reading → (axis, scores as eval.convergence takes them), for the readings that the runs allow."""
+    """Reading → (axis, scores as eval.convergence takes them), for the readings that the runs allow.
+
+    step, own N where there are several, and where the methods' steps were timed side by side wall time; NFE
+    where methods differ in them, since it is the steps' ratio elsewhere.
+    """
     frame = study.scores.rename(columns={"majority": "value"})
     longest = frame.loc[frame["total"] == max(study.totals)]
     readings: dict[str, tuple[convergence.Axis, pd.DataFrame]] = {"step": ("step", longest)}
-    # Other people's renders carry no clock, and runs that failed at once have none.
-    if (longest["time"] > 0).any() and longest.loc[longest["value"] > 0, "time"].notna().all():
-        readings["wall time"] = ("time", longest)
+    if costs := measured_costs(study):
+        readings["wall time"] = ("cost", longest.assign(cost=costs.seconds_at(longest)))
+        if len(set(costs.nfe.values())) > 1:
+            readings["NFE"] = ("cost", longest.assign(cost=costs.evaluations_at(longest)))
     if len(study.totals) > 1:
         readings["own N"] = ("total", frame.loc[frame["final"]])
     return readings
 
 
+def measured_costs(study: Study) -> Costs | None:
+    """What a step of each method costs; None where it was not measured."""
+    try:
+        return study.costs
+    except UserError:
+        return None
+
+
 def convergence_table(study: Study) -> Table:
-    """Steps to the baseline's level, and the area under the curve."""
+    """Steps, and seconds, to the baseline's level, and the area under the curve."""
     baseline = _baseline(study)
+    costs = measured_costs(study)
     rows: list[list[Cell]] = []
     for reading, (axis, frame) in convergence_frames(study).items():
+        if axis == "total":
+            continue
         areas = convergence.area_under_curve(frame, rng(), axis, baseline)
         for method in study.methods:
             if method not in areas:
                 continue
             cells: list[Cell] = []
-            for share in (1.0, 0.95):
+            scatter = costs.scatter(method, baseline) if costs and reading == "wall time" else None
+            for share in convergence.SHARES:
                 if method == baseline:
                     cells.append(Number(1.0, digits=2))
                     continue
-                ratio = convergence.ratio_to_baseline(frame, method, baseline, rng(), share, axis)
+                ratio = convergence.ratio_to_baseline(
+                    frame, method, baseline, rng(), share, axis, scatter_B=scatter
+                )
                 cells.append(number(ratio))
             area = areas[method]
             gap = percent(area.difference, sign=True) if area.difference else Number(math.nan)
+            if reading == "wall time":  # an interval over prompts alone would leave out the cost's own error
+                gap = Number(math.nan)
             rows.append([method, reading, *cells, percent(area), gap, area.n_prompts, area.n_runs])
+    try:
+        about = f"Wall time: steps × the method's {study.costs.line}."
+    except UserError as error:
+        about = f"No rows of wall time: {error}."
     return Table(
         "convergence",
         "convergence",
-        f"Convergence: x to reach the final R-Precision of {baseline}, as a ratio [95 % interval]",
-        ["method", "x", "ratio", "ratio at 95 %", "area, %", "area − baseline", "prompts", "runs"],
+        f"Convergence: x to reach a share of the final R-Precision of {baseline}, as a ratio [95 % interval]",
+        ["method", "x", *(f"ratio at {100 * share:.0f} %" for share in convergence.SHARES), "area, %",
+         "area − baseline", "prompts", "runs"],
         rows,
         [
             "Below 1 is faster. ∞: the level is not reached (an upper end: in more than 2.5 % of resamples). "
-            "step: checkpoints of the runs with the most steps. own N: separate runs, each with its own "
-            "number of steps, which is what a schedule tied to N calls for. Wall time: a run's in its pack."
+            f"The ratio at {100 * convergence.SHARES[0]:.0f} % is the headline: further up curves are flat "
+            "and the ratio can tell next to nothing (docs/protocol.md). step: checkpoints of the runs with "
+            f"the most steps; for runs with their own N see own_n. {about}"
         ],
+    )  # fmt: skip
+
+
+def own_n_table(study: Study) -> Table:
+    """Runs with their own N: R-Precision at every N, and the N that reach the baseline's level."""
+    baseline = _baseline(study)
+    totals = study.totals
+    if len(totals) < 2:
+        raise UserError("runs with their own N need several N: sweep with --steps 100,200,400 or the like")
+    final = study.scores.loc[study.scores["final"]].rename(columns={"majority": "value"})
+    rows: list[list[Cell]] = []
+    for method in study.methods:
+        own = final.loc[final["method"] == method]
+        cells: list[Cell] = []
+        for total in totals:
+            part = own.loc[own["total"] == total]
+            cells.append(percent(mean(part, "value")) if len(part) else "–")
+        reached = [convergence.own_n(final, method, baseline, rng(), share) for share in convergence.SHARES]
+        cells += [steps_between(each.method) for each in reached]
+        cells.append("1" if method == baseline else ratio_between(reached[0].ratio))
+        rows.append([method, *cells, reached[0].n_prompts, reached[0].n_runs])
+    shares = [f"{100 * share:.0f} %" for share in convergence.SHARES]
+    return Table(
+        "own_n",
+        "convergence",
+        f"Runs with their own N: R-Precision by majority, %, and the N that reach the last of {baseline}",
+        ["method", *(f"N = {total}" for total in totals), *(f"N to {share}" for share in shares),
+         f"ratio at {shares[0]}", "prompts", "runs"],
+        rows,
+        [
+            f"N to 80 %: between which N of {', '.join(map(str, totals))} the method reaches 80 % of "
+            f"{baseline}'s level at N = {totals[-1]}; nothing was run in between. [In brackets: what 95 % of "
+            "the resamples of prompts lie within.] The ratio lies between the least and the most both allow."
+        ],
+    )  # fmt: skip
+
+
+def steps_between(bracket: convergence.Bracket) -> str:
+    """A bracket of N, such as "100–200 [≤ 200]"."""
+    return _between(bracket, "{:.0f}".format)
+
+
+def ratio_between(bracket: convergence.Bracket) -> str:
+    """A bracket of a ratio, such as "0.25–1.00 [0.12, ∞]"."""
+    return _between(bracket, "{:.2f}".format)
+
+
+def _between(bracket: convergence.Bracket, one: Callable[[float], str]) -> str:
+    def text(low: float, high: float) -> str:
+        if low > 0 and math.isinf(high):
+            return f"> {one(low)}"
+        if math.isinf(high):
+            return "any"
+        return f"{one(low)}–{one(high)}" if low > 0 else f"≤ {one(high)}"
+
+    inner = text(bracket.low, bracket.high)
+    if math.isnan(bracket.outer_low):
+        return inner
+    return f"{inner} [{text(bracket.outer_low, bracket.outer_high)}]"
+
+
+def cost_table(study: Study) -> Table:
+    """Seconds and denoiser evaluations, per step and per run of the most steps."""
+    costs, total = study.costs, max(study.totals)
+    rows: list[list[Cell]] = []
+    for method in study.methods:
+        per_step = costs.seconds(method)
+        ratio = costs.ratio(method, study.baseline) if study.baseline else Number(math.nan)
+        rows.append(
+            [
+                method, f"{costs.nfe[method]:g}", replace(per_step, scale=1e3, digits=2),
+                replace(ratio, digits=3), f"{costs.nfe[method] * total:g}",
+                replace(per_step, scale=total / 60, digits=2),
+            ]
+        )  # fmt: skip
+    return Table(
+        "cost",
+        "cost",
+        "What a step and a run cost [95 % interval over rounds]",
+        ["method", "NFE per step", "ms per step", f"ratio to {BASELINE}", f"NFE, {total} steps",
+         f"min, {total} steps"],
+        rows,
+        [f"NFE: denoiser evaluations of a run. {costs.line[0].upper()}{costs.line[1:]}; evaluation views, "
+         "logging and checkpoints are left out."],
     )  # fmt: skip
 
 

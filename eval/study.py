@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from eval import appearance, convergence, diversity, geometry, gradients, janus, spectrum, stats
+from eval import appearance, convergence, cost, diversity, geometry, gradients, janus, spectrum, stats
 from eval.clip import Clip, load_clip
+from eval.cost import Costs, costs_of
 from eval.features import ViewFeatures, view_features
 from eval.load import BASELINE, DAMAGED, ENDED, RunRecord, in_order, load_runs, method_labels
 from eval.r_precision import MISS, VERSION, Pool, Scorer, load_pool, score_run
 from harness.config import UserError, ViewsConfig, dotted, first_line
 from harness.guidance.views import VIEWS
+from harness.records.costs import read_costs
 from harness.records.reader import RecordError
 from harness.records.stamp import TOY
 
@@ -159,7 +161,7 @@ class Study:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """One row per run and evaluated step: run, method, prompt, seed, total, step, time, final, pool, the
+        """One row per run and evaluated step: run, method, prompt, seed, total, step, final, pool, the
         scores, and why a run counts as a miss there.
 
         A step without readable views is a miss; so is the last step of a failed run, whatever its folder
@@ -170,7 +172,6 @@ class Study:
             assert run.suite is not None  # check_comparable refuses a run without one
             scorer = self.scorers[run.suite]
             scores, problems = score_run(run, scorer, self._features[run.run_id])
-            times = run.times()
             for step in run.config.views.steps(run.total):
                 problem = problems.get(step)
                 if run.status == "failed" and (step == run.total or step not in scores):
@@ -185,7 +186,6 @@ class Study:
                         "seed": run.seed,
                         "total": run.total,
                         "step": step,
-                        "time": times.get(step, float("nan")),
                         "final": step == run.total,
                         "pool": len(scorer.pool.prompts),
                         **asdict(MISS if problem else scores[step]),
@@ -227,6 +227,11 @@ class Study:
                     score = retrieval.score(scorer.pool.index(prompt))
                     rows.append({"prompt": prompt, "pool": len(scorer.pool.prompts), **asdict(score)})
         return pd.DataFrame(rows)
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What a step of each method costs; UserError where it was not measured."""
+        return costs_of(self.runs, self.labels, read_costs(self.root))
 
     # ---- beyond R-Precision, at each run's last step
 
@@ -483,6 +488,7 @@ def _resized(images_VHWC: np.ndarray, side: int) -> np.ndarray:
 METRICS = (
     ("r_precision", VERSION),
     ("convergence", convergence.VERSION),
+    ("cost", cost.VERSION),
     ("diversity", diversity.VERSION),
     ("janus", janus.VERSION),
     ("appearance", appearance.VERSION),

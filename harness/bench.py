@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +28,13 @@ from harness.config import Config, Execution, UserError
 from harness.console import Console
 from harness.device import fix_workspaces, peak_memory_mb, pick_device
 from harness.distill import runner, step
-from harness.distill.method import NoiseSchedule, load_method
+from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.optim import Adam
 from harness.guidance.prior import Guidance
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.scene.field import HashField, choose_backend
-from harness.scene.generator import FieldGenerator
+from harness.scene.generator import make_generator
 from harness.sweep.pool import cores
 from harness.threads import CHOICES
 
@@ -163,17 +163,18 @@ def floor(guidance: Guidance, pack: step.Pack, times: dict[str, float]) -> list[
     return lines
 
 
-def make_pack(config: Config, guidance: Guidance, runs: int, encoder: str) -> step.Pack:
-    """A fresh pack of `runs` seeds of one prompt."""
+def make_pack(
+    config: Config, guidance: Guidance, runs: int, encoder: str, method: Method | None = None
+) -> step.Pack:
+    """A fresh pack of `runs` seeds of one prompt; of `METHOD` where none is given."""
     keys = [rng.Key(PROMPT, seed) for seed in range(runs)]
-    scene = FieldGenerator(config.scene, guidance.latent_shape[0], encoder)
+    scene = make_generator(config.scene, guidance.latent_shape[0], str(guidance.device), encoder)
     background_C = guidance.flat_code(config.scene.background_rgb)
     params = scene.init(keys, background_C.cpu().expand(runs, -1))
     params = {name: value.to(guidance.device) for name, value in params.items()}
-    method_class = load_method(METHOD)
-    method = method_class(
-        method_class.resolve({}, METHOD), NoiseSchedule(guidance.alphas_cumprod_T, *guidance.t_range)
-    )
+    method = method or make_method(config, guidance, METHOD, {})
+    learnt = method.initial_state(keys)
+    method.load_state({name: value.to(guidance.device) for name, value in learnt.items()})
     return step.Pack(
         config=config,
         method=method,
@@ -187,6 +188,15 @@ def make_pack(config: Config, guidance: Guidance, runs: int, encoder: str) -> st
         adam=Adam(config.optim, params),
         scene_state={name: value.to(guidance.device) for name, value in scene.state(runs).items()},
     )
+
+
+def make_method(
+    config: Config, guidance: Guidance, name: str, params: Mapping[str, Any], dirs: Sequence[Path] = ()
+) -> Method:
+    """A method with its settings, on this prior."""
+    method_class = load_method(name, dirs)
+    noise = NoiseSchedule(guidance.alphas_cumprod_T, *guidance.t_range)
+    return method_class(method_class.resolve(params, name), noise, config.guidance.weighting)
 
 
 def in_turn(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:

@@ -100,6 +100,8 @@ def has_c_compiler() -> bool:
 
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 itself; one that does not takes twenty times float32's time."""
+    import torch
+
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

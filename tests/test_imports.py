@@ -26,7 +26,7 @@ FLOORS = [
     {"harness.distill", "eval", "harness.toyworld"},
     {"harness.sweep", "methods"},
     {"slurm"},
-    {"harness.cli", "harness.bench", "harness.doctor"},
+    {"harness.cli", "harness.bench", "harness.bench_methods", "harness.doctor"},
 ]
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
 
@@ -56,7 +56,7 @@ EVAL_MAY = {
     "harness.threads",
     "eval",
 }
-# harness.cli, harness.bench and harness.doctor sit on top; inside functions they may reach everything.
+# harness.cli, harness.bench… and harness.doctor sit on top; inside functions they may reach everything.
 
 LIGHT = [
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "harness" / "cli").glob("*.py")),

@@ -42,7 +42,7 @@ FIGURES: dict[str, Figure] = {
         Figure("r_precision", "R-Precision over steps (fig. 8)", curves.r_precision,
                metrics=("r_precision", "convergence")),
         Figure("r_precision_time", "R-Precision over wall time", curves.r_precision_time,
-               "runs with logged times", ("r_precision", "convergence")),
+               "methods timed side by side", ("r_precision", "convergence", "cost")),
         Figure("steps_grid", "renders over steps (fig. 7)", grids.steps_grid),
         Figure("seeds_grid", "renders over seeds (fig. 10)", grids.seeds_grid, "two seeds or more"),
         Figure("methods_grid", "renders of prompts × methods (fig. 11, 12, 14)", grids.methods_grid),
@@ -51,7 +51,8 @@ FIGURES: dict[str, Figure] = {
         Figure("spectra", "radial spectra against real images (fig. 4)", spectra.spectra,
                "runs and real images of their prompts", ("spectrum",)),
         Figure("diversity", "spread over seeds", bars.diversity, "two seeds or more", ("diversity",)),
-        Figure("cost", "wall time per step, run and method", bars.cost, "runs with logged times"),
+        Figure("cost", "wall time and denoiser evaluations per step, run and method", bars.cost,
+               "methods timed side by side", ("cost",)),
     )
 }  # fmt: skip
 

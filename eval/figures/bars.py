@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from eval.figures.curves import counted, time_unit
+from eval.figures.curves import time_unit
 from eval.figures.style import FINE, GREY, PAGE, SMALL, Sheet, chart
 from eval.looks import Look, looks
 from eval.results import mean
 from eval.study import Study
-from harness.config import UserError
 
 
 def diversity(study: Study) -> Sheet:
@@ -53,38 +54,31 @@ def diversity(study: Study) -> Sheet:
 
 
 def cost(study: Study) -> Sheet:
-    """Wall seconds per step and per run, and the sum over runs, of the finished runs with the most steps.
+    """Seconds per step and per run of the most steps, and denoiser evaluations per run.
 
-    Runs of a pack advance together and each is charged the pack's time, so that a sum over runs is an upper
-    end of the machine's time. Raises UserError where no finished run has a time.
+    Raises UserError where the methods' steps were not timed side by side.
     """
-    final = study.scores.loc[
-        study.scores["final"] & study.scores["time"].notna() & study.scores["problem"].isna()
-    ]
-    if final.empty:
-        raise UserError("no finished run has a wall time")
-    final = final.loc[final["total"] == final["total"].max()]
-    unit, seconds = time_unit(final["time"].max())
-    sum_unit, sum_seconds = time_unit(final.groupby("method")["time"].sum().max())
-    frame = final.assign(per_step=final["time"] / final["step"], per_run=final["time"] / seconds)
-    caption = (
-        f"{counted(frame.drop(columns='problem'))}, finished runs of {final['total'].iloc[0]} steps; bars: "
-        f"95 % over prompts. Time as run: runs of a pack share the machine and each is charged the pack's "
-        f"whole time, evaluation views and logging included."
-    )
-    sheet, (per_step, per_run, total) = _panels(study, 3, caption)
-    for y, own, look in _rows(study, frame):
-        for axes, column in ((per_step, "per_step"), (per_run, "per_run")):
-            _bar(axes, y, own, column, look)
-        if len(own):
-            total.barh(y, own["time"].sum() / sum_seconds, 0.6, color=look.colour)
-            _beside(total, y, f"{len(own)} runs")
-    per_step.set(title="per step", xlabel="wall time, s")
+    costs, total = study.costs, max(study.totals)
+    unit, length = time_unit(total * max(costs.seconds(name).value for name in study.methods))
+    caption = f"{costs.line[0].upper()}{costs.line[1:]}; bars: 95 % over rounds. Per run: {total} steps."
+    caption += f" ×: ratio to {study.baseline}." * bool(study.baseline)
+    sheet, (per_step, per_run, evaluations) = _panels(study, 3, caption)
+    look = looks(study.methods)
+    for y, name in enumerate(study.methods):
+        seconds, colour = costs.seconds(name), look[name].colour
+        for axes, scale in ((per_step, 1e3), (per_run, total / length)):
+            spread = scale * _spread(seconds.low, seconds.value, seconds.high)
+            axes.barh(y, seconds.value * scale, 0.6, xerr=spread, color=colour, ecolor="0.1",
+                      error_kw={"linewidth": 1.2})  # fmt: skip
+        evaluations.barh(y, costs.nfe[name] * total, 0.6, color=colour)
+        if study.baseline and name != study.baseline:
+            _beside(per_step, y, f"× {replace(costs.ratio(name, study.baseline), digits=2)}")
+    per_step.set(title="per step", xlabel="wall time, ms")
     per_run.set(title="per run", xlabel=f"wall time, {unit}")
-    total.set(title="sum over runs", xlabel=f"wall time, {sum_unit}")
-    for axes in (per_step, per_run, total):
+    evaluations.set(title="per run", xlabel="denoiser evaluations")
+    for axes in (per_step, per_run, evaluations):
         axes.set_xlim(left=0)
-    return sheet.shows(final["run"])
+    return sheet.shows(run.run_id for run in study.runs if run.total == total)
 
 
 def _panels(study: Study, count: int, caption: str) -> tuple[Sheet, list[Axes]]:
@@ -117,15 +111,6 @@ def _point(axes: Axes, y: int, own: pd.DataFrame, column: str, look: Look) -> No
         spread = _spread(interval.low, interval.value, interval.high)
         axes.errorbar(
             interval.value, y, xerr=spread, color=look.colour, marker=look.marker, markersize=5, clip_on=False
-        )
-
-
-def _bar(axes: Axes, y: int, own: pd.DataFrame, column: str, look: Look) -> None:
-    if len(own):
-        interval = mean(own, column)
-        spread = _spread(interval.low, interval.value, interval.high)
-        axes.barh(
-            y, interval.value, 0.6, xerr=spread, color=look.colour, ecolor="0.1", error_kw={"linewidth": 1.2}
         )
 
 

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from eval.convergence import curve
 from eval.figures.style import COLUMN, GREY, PAGE, SMALL, Sheet, chart, few_ticks, handle, legend
 from eval.looks import Look, looks
-from eval.results import rng
 from eval.study import Study
 
 BANDS = 4  # that many shaded bands can be told apart
+MARKS = 12  # on a line, at most
 
 
 def r_precision(study: Study) -> Sheet:
@@ -24,25 +24,29 @@ def r_precision(study: Study) -> Sheet:
     panels = np.atleast_1d(sheet.subplots(1, 1 + several, sharey=True))
     look = looks(study.methods)
     longest = _longest(frame)
-    _draw(panels[0], curve(longest, rng(), "step"), look, longest, study)
+    _draw(panels[0], curve(longest, "step"), look, longest, study)
     panels[0].set_xlabel("step")
     if several:
         panels[0].set_title(f"checkpoints of runs with N = {max(study.totals)}")
         final = frame.loc[frame["final"]]
-        _draw(panels[1], curve(final, rng(), "total"), look, final, study, bars=True)
+        _draw(panels[1], curve(final, "total"), look, final, study, bars=True)
         panels[1].set(title="runs with their own N", xlabel="N")
     panels[0].set_ylabel("R-Precision, %")
     return sheet.shows(frame["run"] if several else longest["run"])
 
 
 def r_precision_time(study: Study) -> Sheet:
-    """Majority R-Precision of the runs with the most steps against their wall time, with 95 % bands."""
-    sheet, frame = _sheet(study, PAGE if _crowded(study) else COLUMN, "Wall time of a run in its pack.")
+    """Majority R-Precision of the runs with the most steps against wall time, with 95 % bands.
+
+    Wall time is steps × the method's cost per step; UserError where that was not measured.
+    """
+    costs = study.costs
+    sheet, frame = _sheet(study, PAGE if _crowded(study) else COLUMN, f"Wall time: steps × {costs.line}.")
     axes = sheet.subplots()
     longest = _longest(frame)
-    curves = curve(longest, rng(), "time")
-    unit, seconds = time_unit(float(curves["x"].to_numpy().max()))
-    _draw(axes, curves.assign(x=curves["x"] / seconds), looks(study.methods), longest, study, marks=6)
+    curves = curve(longest.assign(cost=costs.seconds_at(longest)), "cost")
+    unit, length = time_unit(float(curves["x"].to_numpy().max()))
+    _draw(axes, curves.assign(x=curves["x"] / length), looks(study.methods), longest, study)
     axes.set(xlabel=f"wall time, {unit}", ylabel="R-Precision, %")
     return sheet.shows(longest["run"])
 
@@ -91,7 +95,6 @@ def _draw(
     frame: pd.DataFrame,
     study: Study,
     bars: bool = False,
-    marks: int = 12,
 ) -> None:
     """Lines with bands, or points with error bars; the ceiling dashed and chance dotted."""
     apart = 0.008 * curves["x"].max()  # between error bars that would hide each other
@@ -106,7 +109,7 @@ def _draw(
         if bars:
             axes.errorbar(x + shift, mean, spread, elinewidth=1.2, **look[name].draw())
             continue
-        axes.plot(x, mean, markevery=max(1, math.ceil(len(x) / marks)), **look[name].draw())
+        axes.plot(x, mean, markevery=max(1, math.ceil(len(x) / MARKS)), **look[name].draw())
         if _crowded(study):
             axes.errorbar(x[-1] + apart * (place + 1), mean[-1], spread[:, -1:], color=colour, elinewidth=1.2)
         else:

@@ -116,7 +116,8 @@ def win_rate(
         if len(over) == 1 or np.ptp(shares_B) == 0:
             share = won / (won + lost)
             m = min({"raters": len(duels.raters), "prompts": len(duels.prompts)}[axis] for axis in over)
-            between = np.nanvar(shares_B) * m * m / (m - 1)  # a bootstrap of m is too narrow by (m − 1)/m
+            # a bootstrap of m is too narrow by (m − 1)/m
+            between = float(np.nanvar(shares_B)) * m * m / (m - 1)
             ends = agresti_coull(share, effective_n(share * (1 - share), between, 0.0, m, n_votes), level)
         low, high = (float(end) for end in ends)
     return Interval(won / (won + lost), max(low, 0.0), min(high, 1.0), n_prompts, n_votes)

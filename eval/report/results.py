@@ -11,12 +11,17 @@ import pandas as pd
 from eval.command import all_notes, make_tables
 from eval.convergence import Axis, curve
 from eval.r_precision import SCORES
-from eval.results import convergence_frames, rng
+from eval.results import convergence_frames
 from eval.study import SIGNATURES, Study
 from eval.tables import Number, Table
 
 HEADLINE = ("r_precision", "differences", "claims")  # tables that stand open
-AXES = {"step": "step", "wall time": "wall time, s", "own N": "N, the run's own number of steps"}
+AXES = {
+    "step": "step",
+    "wall time": "wall time, s: steps × the method's measured cost",
+    "NFE": "denoiser evaluations per run",
+    "own N": "N, the run's own number of steps",
+}
 MEASURES = {
     "per_view": ("R-Precision, share of views", "%"),
     "majority": ("R-Precision, majority", "%"),
@@ -112,7 +117,7 @@ def _cell(cell: Any) -> Any:
 
 
 def _curves(study: Study, reading: str, axis: Axis, frame: pd.DataFrame) -> dict[str, Any]:
-    drawn = curve(frame, rng(), axis)
+    drawn = curve(frame, axis)
     lines = []
     for method in study.methods:
         own = drawn.loc[drawn["method"] == method]

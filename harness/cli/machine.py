@@ -17,12 +17,17 @@ def bench(
         str,
         typer.Argument(
             help="engine: packed against solo, the usual loop and the denoiser alone; spread: a seed run "
-            "again against another seed; contention: a step alone and beside busy processes; logs: loading "
-            "those of 2295 runs of 10 000 steps (3.6 GB of disk); slurm: a disturbed sweep through "
-            "slurm/testbed; study: 200 raters at once; coverage: how often the printed intervals hold the "
-            "truth, by simulation (docs/protocol.md).",
+            "again against another seed; contention: a step alone and beside busy processes; methods: a step "
+            "of every method of RUNS side by side, kept with them as their wall time; logs: loading those of "
+            "2295 runs of 10 000 steps (3.6 GB of disk); slurm: a disturbed sweep through slurm/testbed; "
+            "study: 200 raters at once; coverage: how often the printed intervals hold the truth, by "
+            "simulation (docs/protocol.md).",
         ),
     ] = "engine",
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUNS]", help="methods: the folder that a sweep wrote.", callback=expanded),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
     runs: Annotated[
         int, typer.Option(min=8, help="slurm: runs of the disturbed sweep; coverage: studies of a cell.")
@@ -38,6 +43,9 @@ def bench(
             autocompletion=complete_settings,
         ),
     ] = [],  # noqa: B006 - typer copies it
+    methods_dir: Annotated[
+        list[Path], typer.Option(help="methods: a folder with more methods; may be given several times.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Speed, side by side, as ratios; how logs load; what a cluster and a crowd of raters cost and lose."""
     if what == "logs":
@@ -56,8 +64,15 @@ def bench(
         from eval.bench_coverage import run as run_coverage
 
         raise typer.Exit(int(not run_coverage(runs) and check))
+    if what == "methods":
+        from harness.bench_methods import run as run_methods
+
+        run_methods(folder or Path("runs"), methods_dir)
+        return
+    if folder:
+        raise UserError(f"harness bench {what} takes no RUNS, and got '{folder}'; `bench methods RUNS` does")
     if what not in ("engine", "spread", "contention"):
-        known = ["engine", "spread", "contention", "logs", "slurm", "study", "coverage"]
+        known = ["engine", "spread", "contention", "methods", "logs", "slurm", "study", "coverage"]
         raise UserError(f"no benchmark '{what}'{nearest(what, known)}")
     from harness import bench as engine
     from harness.doctor import pin, resolve
@@ -73,7 +88,10 @@ def bench(
 def doctor(
     runs: Annotated[
         Path | None,
-        typer.Argument(help="Try the file system of this folder, too: locks, renaming, fsync, its clock."),
+        typer.Argument(
+            help="Try the file system of this folder, too: locks, renaming, fsync, its clock.",
+            callback=expanded,
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(help="Whose needs are looked at: toy, paper or iclr.")] = "toy",
     prior: Annotated[

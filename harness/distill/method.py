@@ -82,6 +82,7 @@ class Method:
 
     Params: ClassVar[type[MethodParams]] = MethodParams
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    nfe: ClassVar[float] = 2  # denoiser evaluations per run and step: ε without and with the prompt
 
     def __init__(self, params: MethodParams, noise: NoiseSchedule, weighting: str = "one"):
         self.params: Any = params

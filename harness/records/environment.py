@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -82,6 +83,11 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def machine(env: Mapping[str, Any]) -> str:
+    """What did the computing, of an env.json: the GPU's name, or the processor's; "" where it is not said."""
+    return str((env.get("gpu") or {}).get("name") or env.get("processor") or "")
 
 
 def snapshot(device: str = "cpu", **more: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Size(Strict):
     preset: str
     suite: str = "prompts/coco.txt"  # relative to the repository
     prompts: int | None = Field(default=None, ge=1, description="so many at even distances; none = all")
-    methods: str = "uniform_sds,linear_decay,tp_sds"
+    methods: str = "uniform_sds,linear_decay,tp_sds,tp_sds:iclr"  # TP-SDS as v1 and as v2 has it
     seeds: str = "0"
     steps: tuple[int, ...] = ()
     set: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,9 @@ from open_clip.tokenizer import default_bpe
 from safetensors.torch import save_file
 
 from eval.clip import CONFIG_FILE, MODEL_FILE, Clip, load_clip, normalise
+from eval.load import load_runs
 from harness.config import Config, apply_overrides, preset
+from harness.records.costs import MethodCost, SideBySide, keep_costs
 from harness.records.files import write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef
@@ -145,6 +147,22 @@ class Runs:
         else:
             folder.fail("non-finite gradient", step=13)
         return folder
+
+    def timed(self, nfe: Mapping[str, float] | None = None, **seconds: Sequence[float]) -> None:
+        """Keep a measurement of every method's step, as `harness bench methods` would: `seconds` per round,
+        and NFE per step, by method; .1 and 2 for those not given."""
+        runs, _ = load_runs(self.root)
+        rounds = max(map(len, seconds.values()), default=3)
+        methods = {
+            run.cost_key: MethodCost(
+                nfe=(nfe or {}).get(run.method, 2),
+                seconds=tuple(seconds.get(run.method, [0.1] * rounds)),
+            )
+            for run in runs
+        }
+        keep_costs(
+            self.root, SideBySide(machine="a machine", device="cpu", threads=2, pack=4, methods=methods)
+        )
 
 
 @pytest.fixture

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from eval.convergence import Axis, Ratio, area_under_curve, curve, ratio_to_baseline, steps_to_level
+from eval.convergence import (
+    Axis,
+    Ratio,
+    area_under_curve,
+    curve,
+    own_n,
+    ratio_to_baseline,
+    steps_to_level,
+)
 from eval.stats import share_mean
 from harness.config import UserError
 
@@ -25,13 +33,13 @@ def rng() -> np.random.Generator:
 def scores(
     method: str, onsets: Mapping[tuple[str, int], float], steps: Sequence[int], seconds: float = 0.1
 ) -> pd.DataFrame:
-    """Runs that retrieve their prompt from the step `onsets[prompt, seed]` on, at `seconds` per step."""
+    """Runs that retrieve their prompt from the step `onsets[prompt, seed]` on, at `seconds` a step."""
     rows = [
         (method, prompt, seed, N, step, seconds * step, float(step >= onset))
         for (prompt, seed), onset in onsets.items()
         for step in steps
     ]
-    return pd.DataFrame(rows, columns=["method", "prompt", "seed", "total", "step", "time", "value"])
+    return pd.DataFrame(rows, columns=["method", "prompt", "seed", "total", "step", "cost", "value"])
 
 
 def onsets(prompts: int = 20, seeds: int = 3, fastest: float = 40, slowest: float = N) -> dict:
@@ -51,21 +59,55 @@ TWICE_AS_FAST = pd.concat(
 )
 
 
-@pytest.mark.parametrize("share", [1.0, 0.95, 0.5])
-def test_half_the_steps_is_half(share: float) -> None:
-    checkpoints, own = TWICE_AS_FAST, own_totals(TWICE_AS_FAST)
-    frames: dict[Axis, pd.DataFrame] = {"step": checkpoints, "time": checkpoints, "total": own}
-    for x, frame in frames.items():
-        found = ratio_to_baseline(frame, "fast", "base", rng(), share, x)
-        assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5)), x
-        assert found.level == pytest.approx(share) and found.x == pytest.approx(found.x_baseline / 2)
-        assert (found.n_prompts, found.n_runs, found.n_dropped, found.n_undefined) == (20, 60, 0, 0)
+@pytest.mark.parametrize("share", [1.0, 0.95, 0.8, 0.5])
+@pytest.mark.parametrize("x", ["step", "cost"])
+def test_half_the_steps_is_half(share: float, x: Axis) -> None:
+    found = ratio_to_baseline(TWICE_AS_FAST, "fast", "base", rng(), share, x)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert found.level == pytest.approx(share) and found.x == pytest.approx(found.x_baseline / 2)
+    assert (found.n_prompts, found.n_runs, found.n_dropped, found.n_undefined) == (20, 60, 0, 0)
 
 
-def test_half_the_steps_at_twice_the_cost_is_no_gain_in_time() -> None:
-    frame = TWICE_AS_FAST.assign(time=TWICE_AS_FAST["time"] * (1 + (TWICE_AS_FAST["method"] == "fast")))
-    assert ratio_to_baseline(frame, "fast", "base", rng(), 0.9, "time").value == pytest.approx(1)
+def test_half_the_steps_at_twice_the_cost_is_no_gain() -> None:
+    frame = TWICE_AS_FAST.assign(cost=TWICE_AS_FAST["cost"] * (1 + (TWICE_AS_FAST["method"] == "fast")))
+    assert ratio_to_baseline(frame, "fast", "base", rng(), 0.9, "cost").value == pytest.approx(1)
     assert ratio_to_baseline(frame, "fast", "base", rng(), 0.9, "step").value == pytest.approx(0.5)
+
+
+def test_the_error_of_a_measured_cost_widens_the_interval() -> None:
+    scatter_B = np.linspace(0.9, 1.1, FEW)
+    found = ratio_to_baseline(TWICE_AS_FAST, "fast", "base", rng(), 0.8, "cost", FEW, scatter_B)
+    assert found.value == pytest.approx(0.5)
+    assert (found.low, found.high) == pytest.approx((0.5 * 0.905, 0.5 * 1.095), abs=2e-3)
+
+
+def test_separate_runs_reach_a_level_between_two_of_their_n() -> None:
+    """The baseline has 100 % at N = 400 and half of it at 200; the method half at 100 and all at 200."""
+    half = {run: 200 if i < 30 else 400 for i, run in enumerate(BASE)}
+    base = own_totals(scores("base", half, [100, 200, 400]))
+    fast = own_totals(scores("fast", {run: at / 2 for run, at in half.items()}, [100, 200, 400]))
+    found = own_n(pd.concat([base, fast]), "fast", "base", rng(), 0.8, FEW)
+    assert (found.level, found.n_prompts, found.n_runs, found.n_dropped) == (0.8, 20, 60, 0)
+    assert (found.method.low, found.method.high) == (100, 200)
+    assert (found.baseline.low, found.baseline.high) == (200, 400)
+    assert (found.ratio.low, found.ratio.high) == (0.25, 1), "from 100/400 to 200/200"
+    at_half = own_n(pd.concat([base, fast]), "fast", "base", rng(), 0.5, FEW)
+    assert (at_half.method.low, at_half.method.high) == (0, 100), "reached at the smallest N"
+    assert (at_half.ratio.low, at_half.ratio.high) == (0, 1)
+    # Half of the prompts: a resample draws fewer than half of the early ones as often as not.
+    assert (at_half.baseline.outer_low, at_half.baseline.outer_high) == (100, 400)
+
+
+def test_an_n_that_is_not_run_is_not_invented() -> None:
+    late = {run: math.inf for run in BASE}
+    frame = own_totals(pd.concat([scores("base", BASE, [100, 400]), scores("late", late, [100, 400])]))
+    found = own_n(frame, "late", "base", rng(), 0.8, FEW)
+    assert (found.method.low, found.method.high, found.ratio.high) == (400, math.inf, math.inf)
+    assert found.ratio.low == 1
+    nothing = own_n(frame, "base", "late", rng(), 0.8, FEW)  # a level of zero says nothing
+    assert (nothing.ratio.low, nothing.ratio.high) == (0, math.inf)
+    one = own_n(frame.loc[frame["prompt"] == "p00"], "late", "base", rng(), 0.8, FEW)
+    assert math.isnan(one.method.outer_low) and math.isnan(one.ratio.outer_high)
 
 
 def test_ratio_agrees_with_scipy_and_a_search() -> None:
@@ -97,7 +139,7 @@ def test_ratio_agrees_with_scipy_and_a_search() -> None:
 def test_a_level_never_reached_is_infinite_and_opens_the_interval() -> None:
     late = {run: math.inf for run in BASE}
     frame = pd.concat([scores("base", BASE, [200, 400]), scores("late", late, [200, 400])])
-    found = ratio_to_baseline(frame, "late", "base", rng(), resamples=FEW)
+    found = ratio_to_baseline(frame, "late", "base", rng(), 1.0, resamples=FEW)
     assert found.value == found.low == found.high == math.inf
     assert found.n_undefined == found.resamples == FEW and found.x_baseline == pytest.approx(400)
 
@@ -107,7 +149,7 @@ def test_some_resamples_without_the_level_open_only_the_upper_end() -> None:
     base = {(name, 0): 200 if i < 10 else math.inf for i, name in enumerate(names)}
     other = {(name, 0): 100 if i >= 9 else math.inf for i, name in enumerate(names)}
     frame = pd.concat([scores("base", base, [100, 200, 400]), scores("other", other, [100, 200, 400])])
-    found = ratio_to_baseline(frame, "other", "base", rng())
+    found = ratio_to_baseline(frame, "other", "base", rng(), 1.0)
     assert found.value == pytest.approx(100 * 10 / 11 / 200)
     assert 0 < found.low < 1 and found.high == math.inf
     assert 0.2 < found.n_undefined / found.resamples < 0.6
@@ -125,7 +167,7 @@ def test_one_prompt_has_a_ratio_but_no_interval() -> None:
     frame = TWICE_AS_FAST.loc[TWICE_AS_FAST["prompt"] == "p00"]
     found = ratio_to_baseline(frame, "fast", "base", rng())
     assert found.value == pytest.approx(0.5) and math.isnan(found.low) and math.isnan(found.high)
-    assert curve(frame, rng())[["low", "high"]].isna().to_numpy().all()
+    assert curve(frame)[["low", "high"]].isna().to_numpy().all()
 
 
 def test_only_pairs_complete_in_both_methods_count() -> None:
@@ -133,23 +175,25 @@ def test_only_pairs_complete_in_both_methods_count() -> None:
     lacks = (frame["method"] == "fast") & (frame["prompt"] == "p03") & (frame["seed"] == 1)
     gap, absent = frame.loc[~(lacks & (frame["step"] == 200))], frame.loc[~lacks]
     for part, dropped in ((gap, 1), (absent, 0)):
-        found = ratio_to_baseline(part, "fast", "base", rng(), 0.5, "total", FEW)
+        found = own_n(part, "fast", "base", rng(), 0.5, FEW)
         assert (found.n_prompts, found.n_runs, found.n_dropped) == (20, 59, 1)
-        assert found.value == pytest.approx(0.5), "the pair is left out of both curves"
-        table = curve(part, rng(), "total", FEW).groupby("method").first()
+        assert found.ratio.low <= 0.5 <= found.ratio.high, "the pair is left out of both methods"
+        steps = ratio_to_baseline(part.assign(total=N), "fast", "base", rng(), 0.5, "step", FEW)
+        assert (steps.n_runs, steps.n_dropped, steps.value) == (59, 1, pytest.approx(0.5))
+        table = curve(part, "total").groupby("method").first()
         assert table.loc["fast", ["n_runs", "n_dropped", "n_seeds"]].tolist() == [59, dropped, 3]
     only = frame.loc[~((frame["method"] == "base") ^ (frame["prompt"] == "p00"))]
     with pytest.raises(UserError, match="in common"):
-        ratio_to_baseline(only, "fast", "base", rng(), x="total")
+        own_n(only, "fast", "base", rng())
     torn = frame.loc[(frame["method"] == "base") | ((frame["seed"] == 0) ^ (frame["step"] < 200))]
     with pytest.raises(UserError, match="no run of fast has a score at every total"):
-        curve(torn, rng(), "total")
+        curve(torn, "total")
 
 
 def test_curve_is_the_mean_over_prompts_with_the_interval_of_a_share() -> None:
     uneven = {run: onset for run, onset in BASE.items() if run != ("p00", 2)}
     frame = scores("base", uneven, [100, 200, 400])
-    table = curve(frame, rng()).set_index("x")
+    table = curve(frame).set_index("x")
     assert list(table.index) == [100, 200, 400] and set(table["n_prompts"]) == {20}
     at_200 = frame.loc[frame["step"] == 200]
     values = {str(prompt): list(part["value"]) for prompt, part in at_200.groupby("prompt")}
@@ -159,39 +203,10 @@ def test_curve_is_the_mean_over_prompts_with_the_interval_of_a_share() -> None:
 
 def test_methods_that_score_alike_have_the_same_band() -> None:
     frame = pd.concat([scores(name, BASE, [100, 200, 400]) for name in ("a", "b")])
-    for x in ("step", "time"):
-        table = curve(frame, rng(), x, FEW)
+    for x in ("step", "cost"):
+        table = curve(frame, x)
         a, b = (table[table["method"] == name].drop(columns="method").to_numpy() for name in ("a", "b"))
         assert np.array_equal(a, b) and np.ptp(a[:, 2]) > 0
-
-
-def test_over_time_every_run_is_read_at_its_own_pace_and_kept_after_its_end() -> None:
-    quick = scores("m", {("a", 0): 100}, [100, 200], seconds=1).assign(total=200)
-    slow = scores("m", {("b", 0): 200}, [100, 200], seconds=4).assign(total=200)
-    table = curve(pd.concat([quick, slow]), rng(), "time", FEW).set_index("x")["mean"]
-    # a rises from (0, 0) to 1 at 100 s, ends at 200 s and stays; b is 0 until 400 s and rises to 1 at 800 s
-    assert table.to_dict() == pytest.approx({100: 0.5, 200: 0.5, 400: 0.5, 800: 1.0})
-
-
-def test_a_miss_without_a_time_counts_from_the_checkpoint_before() -> None:
-    frame = scores("m", {("a", 0): 100}, [100, 200, 400], seconds=1)
-    frame.loc[frame["step"] == 400, ["time", "value"]] = [math.nan, 0.0]  # failed after step 200
-    other = scores("m", {("b", 0): 100}, [100, 200, 400], seconds=1)
-    table = curve(pd.concat([frame, other]), rng(), "time", FEW).set_index("x")["mean"]
-    assert table.to_dict() == {100: 1.0, 200: 0.5, 400: 0.5}
-
-
-def test_the_grid_of_times_is_bounded() -> None:
-    paces = np.random.default_rng(3).uniform(0.5, 2, 60)
-    runs = [
-        scores("m", {run: BASE[run]}, range(40, N + 1, 40), s) for run, s in zip(BASE, paces, strict=True)
-    ]
-    frame = pd.concat(runs)
-    table = curve(frame, rng(), "time", FEW)
-    assert len(table) == 200 and table["x"].is_monotonic_increasing
-    assert table["x"].iloc[-1] == pytest.approx(N * paces.max()) and table["mean"].iloc[-1] == pytest.approx(
-        1
-    )
 
 
 def test_area_of_known_curves() -> None:
@@ -207,16 +222,20 @@ def test_area_of_known_curves() -> None:
 
 
 def test_areas_are_compared_over_the_range_that_all_methods_have() -> None:
-    base = own_totals(scores("base", BASE, [100, 200, 400]))
-    short = own_totals(scores("short", BASE, [100, 200]))
-    found = area_under_curve(pd.concat([base, short]), rng(), "total", "base", FEW)
-    assert found["base"].value == found["short"].value
-    difference = found["short"].difference
-    assert difference and (difference.value, difference.p_value) == (0, 1)
+    frame = pd.concat(
+        [scores("base", BASE, [100, 200, 400], 0.2), scores("cheap", BASE, [100, 200, 400], 0.1)]
+    )
+    found = area_under_curve(frame, rng(), "cost", "base", FEW)
+    alone = area_under_curve(frame.loc[frame["method"] == "cheap"], rng(), "cost", resamples=FEW)
+    assert found["cheap"].value == alone["cheap"].value, "over its 40 s"
+    half = frame.loc[(frame["method"] == "base") & (frame["step"] <= 200)]
+    assert found["base"].value == area_under_curve(half, rng(), "cost", resamples=FEW)["base"].value
+    with pytest.raises(UserError, match="compare them N by N"):
+        area_under_curve(own_totals(frame), rng(), "total")
 
 
 def test_mean_area_is_the_area_under_the_mean_curve() -> None:
-    table = curve(TWICE_AS_FAST, rng(), resamples=FEW)
+    table = curve(TWICE_AS_FAST)
     for method, one in area_under_curve(TWICE_AS_FAST, rng(), resamples=FEW).items():
         mine = table[table["method"] == method]
         area = np.trapezoid([0, *mine["mean"]], [0, *mine["x"]]) / N
@@ -274,26 +293,26 @@ def as_frame(rows: list[list[float]]) -> pd.DataFrame:
             for m, method in enumerate("ab")
             for k, step in enumerate((10, 20, 30))
         ],
-        columns=["method", "prompt", "seed", "total", "step", "time", "value"],
+        columns=["method", "prompt", "seed", "total", "step", "cost", "value"],
     )
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
-@given(tables, st.randoms(use_true_random=False), st.sampled_from(["step", "time"]))
+@given(tables, st.randoms(use_true_random=False), st.sampled_from(["step", "cost"]))
 def test_the_order_of_rows_changes_nothing(rows: list[list[float]], random, x: Axis) -> None:
     frame = as_frame(rows)
     shuffled = frame.iloc[random.sample(range(len(frame)), len(frame))]
     functions: list[Callable] = [
         lambda f: repr(ratio_to_baseline(f, "a", "b", rng(), x=x, resamples=50)),
         lambda f: repr(area_under_curve(f, rng(), x, "a", resamples=50)),
-        lambda f: curve(f, rng(), x, resamples=50).to_csv(),
+        lambda f: curve(f, x).to_csv(),
     ]
     for function in functions:
         assert function(frame) == function(shuffled)
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(tables, st.sampled_from([0.5, 0.95, 1.0]), st.sampled_from(["step", "time"]))
+@given(tables, st.sampled_from([0.5, 0.95, 1.0]), st.sampled_from(["step", "cost"]))
 def test_ranges_and_the_ratio_of_a_method_to_itself(rows: list[list[float]], share: float, x: Axis) -> None:
     frame = as_frame(rows)
     for area in area_under_curve(frame, rng(), x, resamples=200).values():
@@ -312,16 +331,16 @@ def test_ranges_and_the_ratio_of_a_method_to_itself(rows: list[list[float]], sha
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(tables)
-def test_time_proportional_to_steps_gives_the_ratio_of_steps(rows: list[list[float]]) -> None:
+def test_one_cost_per_step_gives_the_ratio_of_steps(rows: list[list[float]]) -> None:
     frame = as_frame(rows)
-    by_step, by_time = (
-        ratio_to_baseline(frame, "a", "b", rng(), x=x, resamples=50) for x in ("step", "time")
+    by_step, by_cost = (
+        ratio_to_baseline(frame, "a", "b", rng(), x=x, resamples=50) for x in ("step", "cost")
     )
 
     def ends(ratio: Ratio) -> tuple[float, ...]:
         return ratio.value, ratio.low, ratio.high, ratio.level, ratio.n_undefined
 
-    assert ends(by_step) == pytest.approx(ends(by_time), nan_ok=True)
+    assert ends(by_step) == pytest.approx(ends(by_cost), nan_ok=True)
 
 
 def test_tables_that_do_not_fit_are_refused() -> None:
@@ -330,25 +349,28 @@ def test_tables_that_do_not_fit_are_refused() -> None:
 
     def refused(match: str, table: pd.DataFrame, x: str = "step") -> None:
         with pytest.raises(UserError, match=match):
-            curve(table, rng(), x)  # pyright: ignore[reportArgumentType]
+            curve(table, x)  # pyright: ignore[reportArgumentType]
 
     refused("did you mean 'step'", frame, "steps")
     refused("no column 'value'.*did you mean 'values'", frame.rename(columns={"value": "values"}))
-    refused("no column 'time'", frame.drop(columns="time"), "time")
+    refused("no column 'cost'", frame.drop(columns="cost"), "cost")
     refused("no scores", frame.iloc[:0])
     refused("step == total", frame.loc[frame["step"] < N], "total")
     refused("one total, got 200, 400", frame.assign(total=np.where(frame["method"] == "fast", 200, 400)))
     refused("two scores.*base, 'p00', seed 0, step 40 of 400", pd.concat([frame, frame.loc[first]]))
     refused("outside 0..1: base", frame.assign(value=frame["value"].mask(first, 1.5)))
     refused("outside 0..1: base", frame.assign(value=frame["value"].mask(first, math.nan)))
-    hit = frame["value"] > 0
-    refused("without wall time", frame.assign(time=frame["time"].mask(hit)), "time")
-    refused("below zero", frame.assign(time=-frame["time"]), "time")
-    refused("falls: base, 'p00', seed 0, step 80", frame.assign(time=frame["time"].mask(first, 9.0)), "time")
-    refused("no run has a wall time", frame.assign(time=0.0), "time")
+    refused(
+        "not above zero: base, 'p00', seed 0, step 40", frame.assign(cost=frame["cost"].mask(first)), "cost"
+    )
+    refused("another cost per step", frame.assign(cost=frame["cost"].mask(frame.index == 5, 9.0)), "cost")
+    with pytest.raises(UserError, match="ask own_n"):
+        ratio_to_baseline(own_totals(frame), "fast", "base", rng(), x="total")
     with pytest.raises(UserError, match="did you mean 'base'"):
         ratio_to_baseline(frame, "fast", "bose", rng())
     with pytest.raises(UserError, match="did you mean 'fast'"):
         area_under_curve(frame, rng(), baseline="fats")
     with pytest.raises(UserError, match="share"):
         ratio_to_baseline(frame, "fast", "base", rng(), share=1.5)
+    with pytest.raises(UserError, match="share"):
+        own_n(own_totals(frame), "fast", "base", rng(), share=0)

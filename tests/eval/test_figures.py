@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,6 +62,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             failed = (prompt, seed) == (PROMPTS[0], 1)
             shows = [PROMPTS[4], prompt]
             runs.add("uniform_sds", prompt, seed, shows=shows, end="failed" if failed else "done")
+    runs.timed(tp_sds=[0.2, 0.21, 0.19], uniform_sds=[0.1, 0.1, 0.1], nfe={"tp_sds": 4})
     return runs.root
 
 
@@ -79,6 +81,7 @@ def several(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Stud
             for prompt in PROMPTS[:2]:
                 shows = PROMPTS[5] if total == 10 and method == "uniform_sds" else prompt
                 runs.add(method, prompt, 0, config=config, shows=shows)
+    runs.timed()
     return open_study(runs.root, clip_folder, truth=False)
 
 
@@ -144,7 +147,7 @@ def test_manifests_name_the_runs_that_were_shown(study: Study, tmp_path: Path) -
     about = {path.stem: json.loads(path.read_bytes()) for path in tmp_path.glob("*.json")}
     everything = [run.run_id for run in study.runs]
     assert about["r_precision"]["runs"] == everything
-    assert about["cost"]["runs"] == [run.run_id for run in study.runs if not run.failure]
+    assert about["cost"]["runs"] == everything
     alone = [run.run_id for run in study.runs if run.method == "uniform_sds" and run.prompt == PROMPTS[0]]
     assert about["diversity"]["runs"] == [run_id for run_id in everything if run_id not in alone]
     shown = [run.run_id for run in study.runs if run.prompt == PROMPTS[0] and run.seed == 0]
@@ -154,7 +157,10 @@ def test_manifests_name_the_runs_that_were_shown(study: Study, tmp_path: Path) -
         assert data["toy"] and data["stamp"].startswith("toy · ")
         assert data["packages"]["matplotlib"] and data["packages"]["numpy"]
         assert data["clip"] == {"tag": study.stamp.clip, "sha256": study.stamp.weights}
-    assert about["r_precision"]["metrics"] == {"r_precision": 1, "convergence": 1}
+    versions = dict(study.stamp.metrics)
+    assert about["r_precision"]["metrics"] == {
+        name: versions[name] for name in ("r_precision", "convergence")
+    }
 
 
 def test_the_curve_shows_the_scores_the_ceiling_and_chance(study: Study) -> None:
@@ -179,9 +185,17 @@ def test_the_curve_shows_the_scores_the_ceiling_and_chance(study: Study) -> None
     assert "3 prompts × 2 seeds, 1 failed, pool 6" in sheet.caption
 
 
-def test_the_curve_over_wall_time_ends_where_the_runs_end(study: Study) -> None:
-    x, y = line(FIGURES["r_precision_time"].draw(study), "uniform_sds")
-    assert x[-1] == pytest.approx(2) and y[-1] == pytest.approx(250 / 3)
+def test_wall_time_is_steps_times_the_measured_cost(study: Study) -> None:
+    sheet = FIGURES["r_precision_time"].draw(study)
+    x, y = line(sheet, "uniform_sds")
+    assert list(x) == pytest.approx([1, 2]) and y[-1] == pytest.approx(250 / 3)
+    assert list(line(sheet, "tp_sds")[0]) == pytest.approx([2, 4]), "its steps take twice as long"
+    assert "a machine, 2 threads" in sheet.caption
+    cost = FIGURES["cost"].draw(study)
+    bars: list[list[Any]] = [list(axes.patches) for axes in cost.axes[:3]]
+    widths = [[bar.get_width() for bar in each] for each in bars]
+    assert widths == [pytest.approx([100, 200]), pytest.approx([2, 4]), pytest.approx([40, 80])]
+    assert "× 2.00" in texts(cost)
 
 
 def test_runs_with_their_own_n_get_a_panel(several: Study) -> None:
@@ -245,10 +259,11 @@ def test_what_the_runs_do_not_allow_is_skipped_unless_it_is_named(
     study = Study(runs.root, clip=str(clip_folder), device="cpu", samples=0)
     told: list[str] = []
     written = {path.stem for path in write_figures(study, [], tmp_path, "x", told.append)}
-    missing = {"seeds_grid", "diversity", "gradients", "spectra"}
+    missing = {"seeds_grid", "diversity", "gradients", "spectra", "r_precision_time", "cost"}
     assert written == set(FIGURES) - missing
     assert {text.split(":")[0].removeprefix("no figure ") for text in told} == missing
     assert not [text for text in told if "\n" in text]
+    assert sum("harness bench methods RUNS" in text for text in told) == 2
     for name in missing:
         with pytest.raises(UserError, match=f"no figure {name}: "):
             write_figures(study, [name], tmp_path, "x")
@@ -266,7 +281,7 @@ def test_without_a_study_there_are_the_schedules(tmp_path: Path) -> None:
     assert {path.stem for path in paths} == {"schedules"} and len(told) == len(FIGURES) - 1
     about = json.loads((tmp_path / "schedules.json").read_bytes())
     assert about["runs"] == [] and about["stamp"] is None and not about["toy"]
-    with pytest.raises(UserError, match="no figure cost: needs runs"):
+    with pytest.raises(UserError, match="no figure cost: needs methods timed side by side"):
         write_figures(None, ["cost"], tmp_path, "x")
 
 

@@ -141,7 +141,7 @@ def test_agrees_with_scipy() -> None:
         (means,),
         np.mean,
         n_resamples=20_000,
-        confidence_level=1 - 2 * tail,
+        confidence_level=float(1 - 2 * tail),
         method="percentile",
         rng=np.random.default_rng(1),
     ).confidence_interval

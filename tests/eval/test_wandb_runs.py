@@ -43,19 +43,20 @@ def test_figures_and_tables_of_a_synced_project_are_those_of_the_runs(
 ) -> None:
     options = ["--clip", clip_folder, "--device", "cpu"]
     more = ["--prior-samples", 0, "--allow-mixed"]
-    names = ["r_precision", "r_precision_time", "steps_grid", "seeds_grid", "methods_grid", "spectra"]
+    names = ["r_precision", "steps_grid", "seeds_grid", "methods_grid", "spectra"]
     for source, out in ((str(synced.root), tmp_path / "folders"), (SOURCE, tmp_path / "wandb")):
-        call("figures", source, *names, "diversity", "cost", "--out", out, *options, *more)
+        call("figures", source, *names, "diversity", "--out", out, *options, *more)
         call("tables", source, *TABLES, "--out", out / "tables", *options, *more)
         call("eval", source, "--out", out / "eval", "--allow-mixed", *options)
     kinds = (".pdf", ".png", ".md", ".csv", ".tex")
     here, there = files(tmp_path / "folders", *kinds), files(tmp_path / "wandb", *kinds)
-    assert len(here) > 2 * 8 + 3 * 3 and here.keys() == there.keys()
+    assert len(here) >= 2 * 6 + 3 * 3 + 4 and here.keys() == there.keys()
     assert [name for name in here if here[name] != there[name]] == []
-    about = json.loads((tmp_path / "wandb" / "cost.json").read_bytes())
+    about = json.loads((tmp_path / "wandb" / "diversity.json").read_bytes())
     assert about["command"].startswith(f"harness figures {SOURCE}")
     command = {"command": "harness figures …"}
-    assert about | command == json.loads((tmp_path / "folders" / "cost.json").read_bytes()) | command
+    assert "No rows of wall time" in (tmp_path / "wandb" / "tables" / "convergence.md").read_text()
+    assert about | command == json.loads((tmp_path / "folders" / "diversity.json").read_bytes()) | command
 
 
 def test_a_rebuilt_folder_holds_the_files_of_the_run(synced: Runs, tmp_path: Path) -> None:

@@ -116,13 +116,15 @@ def test_what_a_judge_cannot_do_is_told(study: Path, runs: Runs, clip_folder: Pa
         judge_by_clip(moved, str(clip_folder), "cpu", tmp_path / "moved")
 
 
-def test_claims_ask_people_first_then_a_judge(runs: Runs, study: Path, clip_folder: Path) -> None:
+def test_claims_ask_people_first_then_a_judge_and_nobody_else(
+    runs: Runs, study: Path, clip_folder: Path
+) -> None:
     def said() -> str:
         opened = open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0)
         [row] = [row for row in claims(opened).rows if "80.2" in str(row[2])]
-        return str(row[3])
+        return str(row[5])
 
-    assert "nobody was asked" in said()
+    assert said() == "not tested by these runs: nobody was asked (`harness study`)"
     judge_by_clip(study, str(clip_folder), "cpu")
     assert said().startswith("58.3 [") and "% of votes (CLIP judge toy-tiny" in said(), said()
     assert ", no people; 6 pairs, “overall”, one)" in said()

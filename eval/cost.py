@@ -1,0 +1,94 @@
+"""What a step costs, by method: seconds measured side by side, and denoiser evaluations (NFE). No torch.
+
+A run's own clock is no measure of its method: runs advance in packs, at whatever else the machine did then,
+and each is charged its pack's time. So `harness bench methods` times steps of all methods in turn, in one
+process, and a run's wall time is its steps times that. In each round a method's time is divided by that of a
+reference in the same round; what slows the machine for a while cancels. Values are medians over rounds, their
+intervals those of the bootstrapped median.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from eval.load import BASELINE, RunRecord
+from eval.stats import RESAMPLES, percentile_interval
+from eval.tables import Number
+from harness.config import UserError
+from harness.records.costs import SideBySide
+
+VERSION = 1
+HOW = "`harness bench methods RUNS`, on the machine that made the runs, measures it"
+
+
+class Costs:
+    """Measured costs of these methods, by their names in tables."""
+
+    def __init__(self, measured: SideBySide, keys: Mapping[str, str], seed: int = 0):
+        self.measured = measured
+        self.nfe = {name: measured.methods[key].nfe for name, key in keys.items()}
+        seconds = {name: np.array(measured.methods[key].seconds) for name, key in keys.items()}
+        reference_K = seconds.get(BASELINE, next(iter(seconds.values())))
+        self.rounds = len(reference_K)
+        rounds_BK = np.random.default_rng(seed).integers(self.rounds, size=(RESAMPLES, self.rounds))
+        self._reference_B = _medians(reference_K, rounds_BK)
+        self._shares_B = {name: _medians(own_K / reference_K, rounds_BK) for name, own_K in seconds.items()}
+
+    def seconds(self, method: str) -> Number:
+        """Seconds per run and step."""
+        return _number(self._shares_B[method] * self._reference_B)
+
+    def ratio(self, method: str, baseline: str) -> Number:
+        """Seconds of a step of the method / of the baseline."""
+        return _number(self._ratios_B(method, baseline))
+
+    def scatter(self, method: str, baseline: str) -> np.ndarray:
+        """[RESAMPLES] factors around 1: by how much a resample of the rounds moves `ratio`."""
+        ratios_B = self._ratios_B(method, baseline)
+        return ratios_B[1:] / ratios_B[0]
+
+    def _ratios_B(self, method: str, baseline: str) -> np.ndarray:
+        return self._shares_B[method] / self._shares_B[baseline]
+
+    def seconds_at(self, frame: pd.DataFrame) -> np.ndarray:
+        """Seconds of a run up to each row's step; columns method and step."""
+        per_step = {name: self.seconds(name).value for name in self.nfe}
+        return frame["step"].to_numpy() * np.array([per_step[name] for name in frame["method"]])
+
+    def evaluations_at(self, frame: pd.DataFrame) -> np.ndarray:
+        """Denoiser evaluations of a run up to each row's step; columns method and step."""
+        return frame["step"].to_numpy() * np.array([self.nfe[name] for name in frame["method"]])
+
+    @property
+    def line(self) -> str:
+        """Where, how and how often it was measured."""
+        one = self.measured
+        threads = f", {one.threads} threads" if one.device == "cpu" else ""
+        return (
+            f"seconds per step: {self.rounds} rounds of all methods in turn, a pack of {one.pack}, on "
+            f"{one.machine}{threads}"
+        )
+
+
+def costs_of(runs: Sequence[RunRecord], labels: Mapping[str, str], kept: Iterable[SideBySide]) -> Costs:
+    """The last measurement that holds every method of these runs; UserError where there is none."""
+    keys = {labels[run.run_id]: run.cost_key for run in runs}
+    for measured in kept:
+        if measured.methods.keys() >= set(keys.values()):
+            return Costs(measured, keys)
+    raise UserError(f"wall time was not measured for all of these methods side by side; {HOW}")
+
+
+def _medians(values_K: np.ndarray, rounds_BK: np.ndarray) -> np.ndarray:
+    """[1 + B]: the median, then those of the resampled rounds."""
+    return np.r_[np.median(values_K), np.median(values_K[rounds_BK], axis=1)]
+
+
+def _number(values_B: np.ndarray) -> Number:
+    if len(np.unique(values_B)) == 1:
+        return Number(float(values_B[0]))
+    low, high = percentile_interval(values_B[1:])
+    return Number(float(values_B[0]), float(low), float(high))

@@ -1,0 +1,107 @@
+"""`harness bench methods`: what a step of each method costs, timed side by side and kept with the runs.
+
+Steps of fresh packs, every method in turn, in one process, on the machine that made the runs; views, logging
+and checkpoints are not in it. Why no run's own clock is used: eval/cost.py.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from harness.bench import make_method, make_pack, steps
+from harness.config import UserError
+from harness.device import pick_device
+from harness.distill.runner import load_guidance
+from harness.records.costs import MethodCost, SideBySide, keep_costs, read_costs
+from harness.records.environment import machine, snapshot
+
+ROUNDS = 9
+SECONDS = 0.2  # that a method's turn in a round lasts, at least
+
+
+def run(
+    root: Path,
+    methods_dirs: Sequence[Path] = (),
+    rounds: int = ROUNDS,
+    console: Console | None = None,
+) -> None:
+    """Measure every method under `root`, print what was found, and keep it in the folder's costs.json.
+
+    Raises UserError where no run can be read, where they were made on other machines, and for a method or
+    prior that is not here.
+    """
+    from eval.cost import costs_of
+    from eval.load import in_order, load_runs, method_labels
+
+    runs, _ = load_runs(root)
+    environments = [env for record in runs if (env := record.folder.env())]
+    asked = next((env["device"] for env in environments if "device" in env), "auto")
+    here = torch.device(pick_device(asked.partition(":")[0]))
+    snapped = snapshot(str(here))
+    theirs = {name for name in map(machine, environments) if name}
+    if theirs and machine(snapped) not in theirs:
+        raise UserError(
+            f"{root}: its runs were made on {', '.join(sorted(theirs))}, and this is {machine(snapped)}; "
+            "a step's time there is not a step's time here: run this command on that machine"
+        )
+    if here.type == "cpu":
+        torch.set_num_threads(
+            next((env["threads"] for env in environments if "threads" in env), torch.get_num_threads())
+        )
+
+    longest = {run.cost_key: run for run in sorted(runs, key=lambda run: run.total)}
+    pack = max(4, *(run.config.guidance.microbatch // 2 for run in runs))
+    turns, nfe = {}, {}
+    for key, record in longest.items():
+        guidance, name = load_guidance(record.config, here), record.folder.spec().method
+        method = make_method(record.config, guidance, name, record.params, methods_dirs)
+        turns[key] = make_pack(record.config, guidance, pack, "auto", method)
+        nfe[key] = float(method.nfe)
+    for key in turns:  # what is built or compiled at first use is no part of a step
+        steps(turns[key], 2)()
+    once = max(steps(each, 1)() for each in turns.values()) * pack
+    repeats = max(1, math.ceil(SECONDS / once))
+    seconds: dict[str, list[float]] = {key: [] for key in turns}
+    for index in range(rounds):
+        for key in list(turns)[:: 1 - 2 * (index % 2)]:  # there and back: a steady drift cancels
+            seconds[key].append(steps(turns[key], repeats)())
+    measured = SideBySide(
+        machine=machine(snapped),
+        device=here.type,
+        threads=torch.get_num_threads(),
+        pack=pack,
+        methods={key: MethodCost(nfe=nfe[key], seconds=tuple(seconds[key])) for key in turns},
+    )
+    keep_costs(root, measured)
+
+    labels = method_labels(runs)
+    costs = costs_of(runs, labels, [measured])
+    table = Table(
+        "method", "ms per run and step", "ratio", "NFE per step", caption=costs.line, caption_justify="left"
+    )
+    names = in_order(labels.values())
+    for name in names:
+        per_step = replace(costs.seconds(name), scale=1e3, digits=2)
+        ratio = replace(costs.ratio(name, names[0]), digits=3)
+        table.add_row(name, str(per_step), str(ratio), f"{costs.nfe[name]:g}")
+    (console or Console()).print(table)
+
+
+def run_where_missing(root: Path, methods_dirs: Sequence[Path] = ()) -> None:
+    """`run`, unless all methods under `root` have been measured; one line where it cannot be done here."""
+    from eval.cost import costs_of
+    from eval.load import load_runs, method_labels
+
+    try:
+        runs, _ = load_runs(root)
+        try:
+            costs_of(runs, method_labels(runs), read_costs(root))
+        except UserError:
+            run(root, methods_dirs)
+    except UserError as error:
+        print(f"wall time is not measured: {error}", flush=True)

@@ -1,0 +1,59 @@
+"""What a step of each method costs, measured side by side; kept beside the runs as costs.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, TypeAdapter, ValidationError, model_validator
+
+from harness.config import Strict, UserError, first_problem
+from harness.records.files import read_json, write_json
+from harness.records.lease import locked
+
+FILE = "costs.json"
+
+
+class MethodCost(Strict):
+    """One method: denoiser evaluations per run and step, and seconds per run and step, one per round."""
+
+    nfe: PositiveFloat
+    seconds: tuple[PositiveFloat, ...] = Field(min_length=1)
+
+
+class SideBySide(Strict):
+    """Methods whose steps were timed in turn, round by round, in one process."""
+
+    machine: str  # the GPU's name, or the processor's
+    device: str
+    threads: int
+    pack: int  # runs that advanced together
+    methods: dict[str, MethodCost]  # by the settings of the method and of all else (RunRecord.cost_key)
+
+    @model_validator(mode="after")
+    def _every_round_has_all(self) -> SideBySide:
+        if len({len(method.seconds) for method in self.methods.values()}) != 1:
+            raise ValueError("methods measured side by side have equally many rounds, and there is one")
+        return self
+
+
+_FILE = TypeAdapter(list[SideBySide])
+
+
+def read_costs(root: Path) -> list[SideBySide]:
+    """What was measured for the runs under `root`, the last first; [] where nothing was.
+
+    Raises UserError for a file that holds something else.
+    """
+    try:
+        return _FILE.validate_python(read_json(root / FILE) or [])
+    except ValidationError as error:
+        raise UserError(
+            f"{root / FILE}: {first_problem(error)}; delete it, `harness bench methods` makes it anew"
+        ) from None
+
+
+def keep_costs(root: Path, measured: SideBySide) -> None:
+    """Add a measurement; it takes the place of those whose methods are all in it."""
+    with locked(root):
+        others = [one for one in read_costs(root) if not one.methods.keys() <= measured.methods.keys()]
+        write_json(root / FILE, [one.model_dump(mode="json") for one in (measured, *others)])
