@@ -24,6 +24,7 @@ from eval.results import (
     power,
     r_precision,
     r_precision_steps,
+    shapes_table,
     signatures_table,
     spectrum_table,
 )
@@ -46,6 +47,7 @@ TABLES: Mapping[str, Callable[[Study], Table]] = {
     "own_n": own_n_table,
     "cost": cost_table,
     "diversity": diversity_table,
+    "shapes": shapes_table,
     "signatures": signatures_table,
     "spectrum": spectrum_table,
     "claims": claims,

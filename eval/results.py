@@ -20,7 +20,11 @@ from harness.config import UserError
 
 SEED = 0  # of the bootstrap: every row sees the same resamples
 TITLES = {"majority": "majority", "per_view": "per view", "mean_sim": "mean sim.", "held_out": "held-out"}
-SHARES = {*SCORES, "janus", "false_front_rate", "collapsed", "diverged"}  # columns of values in 0…1
+SHAPES = {
+    "iou": "IoU, %", "aligned_iou": "IoU aligned, %", "f_score": "F-score, %",
+    "aligned_f_score": "F-score aligned, %", "silhouette_iou": "silhouette IoU, %",
+}  # fmt: skip
+SHARES = {*SCORES, *SHAPES, "janus", "false_front_rate", "collapsed", "diverged"}  # columns of values in 0…1
 CEILING, FLOOR = "ground truth (ceiling)", "chance (floor)"
 
 
@@ -403,6 +407,29 @@ def signatures_table(study: Study) -> Table:
              "retrieved: Janus among those runs whose views retrieve their prompt by majority. Floor: what "
              "the same ring of azimuths flags where the prompt is not shown at all."]  # fmt: skip
     return Table("signatures", "janus", title, columns, rows, notes)
+
+
+def shapes_table(study: Study) -> Table:
+    """Shapes at the last step against the solids that the captions describe."""
+    if not len(study.shapes):
+        raise UserError("shapes need the solids of the prompts, and runs of a field: the toy world has both")
+    rows: list[list[Cell]] = []
+    for method, total, part in groups(study, study.shapes):
+        cells: list[Cell] = [percent(mean(part, name)) for name in SHAPES]
+        rows.append([method, total, *cells, number(mean(part, "view_error"), 3), *counts(part)])
+    if len(study.shape_floor):
+        floor = study.shape_floor
+        fits = [percent(mean(floor, name)) for name in list(SHAPES)[:4]]
+        rows.append(["another prompt's (floor)", "–", *fits, "–", "–", distinct(floor, "prompt"), "–", "–"])
+    return Table(
+        "shapes",
+        "shapes",
+        "Shapes at the final step against ground truth [95 % interval over prompts]",
+        ["method", "step", *SHAPES.values(), "view error", "prompts", "seeds", "failed"],
+        rows,
+        ["Aligned: after the turn about the vertical, the small scale and the shift that fit best. The solid "
+         "is the level surface whose outlines are the run's own views'. The ground truth itself has 100."],
+    )  # fmt: skip
 
 
 def spectrum_table(study: Study) -> Table:

@@ -19,19 +19,20 @@ Floor: the solid of another prompt of the suite. An empty solid has an IoU and a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Protocol
 
 import numpy as np
 import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from eval.load import RunRecord
-from harness.config import UserError, ViewsConfig
+from harness.config import UserError
 from harness.objects.final import Final, NoField, load
 from harness.objects.mesh import OUTLINE, silhouette_threshold
-from harness.records.files import write_bytes
+from harness.records.files import write_cache
 from harness.scene.cameras import evaluation
 
 VERSION = 1
@@ -39,6 +40,21 @@ CELLS, COARSE = 48, 24
 TOLERANCE = 0.05
 TURNS = 36
 MOST_SCALE, MOST_SHIFT = 1.15, 0.2
+
+
+class Solid(Protocol):
+    """The solid that a caption describes."""
+
+    def distance(self, points_N3: np.ndarray) -> np.ndarray:
+        """Signed distance [N], negative inside."""
+        ...
+
+    def silhouettes(self, cameras_N4: np.ndarray, side: int) -> np.ndarray:
+        """Bool [N, side, side] of what cameras in degrees and world units see covered."""
+        ...
+
+
+Solids = Callable[[str], Solid]  # by caption; UserError where there is none
 
 
 @dataclass(frozen=True)
@@ -72,19 +88,17 @@ def centres(cells: int) -> np.ndarray:
 
 
 def solid_of(
-    rows: np.ndarray,
+    solid: Solid,
     cells: int,
     turn: float = 0.0,
     scale: float = 1.0,
     shift: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0),
 ) -> np.ndarray:
-    """A toy scene's solid, bool [cells, cells, cells], turned (degrees), then scaled, then shifted."""
-    from harness.toyworld.render import signed_distance
-
+    """A solid on the grid, bool [cells, cells, cells], turned (degrees), then scaled, then shifted."""
     c, s = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
     rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    points = (centres(cells) - np.asarray(shift)) / scale @ rotation
-    return (signed_distance(rows, points) <= 0).reshape((cells,) * 3)
+    points_N3 = (centres(cells) - np.asarray(shift)) / scale @ rotation
+    return (solid.distance(points_N3) <= 0).reshape((cells,) * 3)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -105,9 +119,9 @@ def f_score(a_XYZ: np.ndarray, b_XYZ: np.ndarray, tolerance: float = TOLERANCE) 
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def fit(found_XYZ: np.ndarray, rows: np.ndarray) -> Fit:
-    """A solid on the grid of `CELLS` beside a toy scene's."""
-    truth = solid_of(rows, CELLS)
+def fit(found_XYZ: np.ndarray, solid: Solid) -> Fit:
+    """What was found on the grid of `CELLS`, beside a solid."""
+    truth = solid_of(solid, CELLS)
     plain = (iou(found_XYZ, truth), f_score(found_XYZ, truth))
     if not found_XYZ.any():
         return Fit(*plain, 0.0, 0.0, 0.0)
@@ -118,7 +132,7 @@ def fit(found_XYZ: np.ndarray, rows: np.ndarray) -> Fit:
     def placed(turn: float, cells: int) -> np.ndarray:
         c, s = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
         turned = scale * np.array([c * own[0] - s * own[1], s * own[0] + c * own[1], own[2]])
-        return solid_of(rows, cells, turn, scale, np.clip(middle - turned, -MOST_SHIFT, MOST_SHIFT))
+        return solid_of(solid, cells, turn, scale, np.clip(middle - turned, -MOST_SHIFT, MOST_SHIFT))
 
     turns = [360 * k / TURNS for k in range(TURNS)]
     best = max(turns, key=lambda turn: iou(coarse, placed(turn, COARSE)))
@@ -140,57 +154,30 @@ def _middle(solid_XYZ: np.ndarray) -> np.ndarray:
     return centres(len(solid_XYZ))[solid_XYZ.ravel()].mean(0)
 
 
-def floor(rows: np.ndarray, others: np.ndarray) -> Fit:
+def floor(solid: Solid, other: Solid) -> Fit:
     """What another prompt's object scores."""
-    return fit(solid_of(others, CELLS), rows)
+    return fit(solid_of(other, CELLS), solid)
 
 
-def of_run(run: RunRecord) -> Shape | None:
-    """The shape of a finished run, kept as `<run>/eval/shape-v<version>.json`; None where it has no solid, or
-    its caption is of no toy scene."""
-    path = run.folder.eval / f"shape-v{VERSION}.json"
-    name = str(path.relative_to(run.path))
-    kept = run.folder.json(name) if run.folder.made_after_result(name) else None
-    if (
-        isinstance(kept, dict)
-        and set(kept) == set(asdict(MISS))
-        and all(isinstance(value, int | float) for value in kept.values())
-    ):
-        return Shape(**kept)
-    rows = toy_rows(run.prompt)
-    if rows is None:
-        return None
+def of_run(run: RunRecord, solid: Solid, truth_VHWC: np.ndarray) -> Shape | None:
+    """The shape of a finished run, kept as `<run>/eval/shape-v<version>.json`; None where it has no solid."""
+    name = f"{run.folder.eval.name}/shape-v{VERSION}.json"
+    if run.folder.made_after_result(name):
+        kept = run.folder.json(name)
+        if isinstance(kept, dict) and set(kept) == set(asdict(MISS)):
+            return Shape(**kept)
     try:
         final = load(run.folder)
     except NoField:
         return None
-    found = _measure(run, final, rows)
-    path.parent.mkdir(exist_ok=True)
-    write_bytes(path, json.dumps(asdict(found)).encode())
-    return found
-
-
-def toy_rows(prompt: str) -> np.ndarray | None:
-    """The primitives behind a caption; None for one that the toy world does not speak."""
-    from harness.toyworld.grammar import parse
-    from harness.toyworld.objects import primitives
-
-    try:
-        return primitives(parse(prompt))
-    except UserError:
-        return None
-
-
-def _measure(run: RunRecord, final: Final, rows: np.ndarray) -> Shape:
-    from harness.toyworld.render import ground_truth
-
-    views = run.config.views
-    error = run.views(run.total) / 255.0 - ground_truth(run.prompt, views) / 255.0
-    return Shape(
-        **asdict(fit(solid_of_run(final), rows)),
-        silhouette_iou=_outlines(final, rows, views),
+    error = run.views(run.total) / 255.0 - truth_VHWC / 255.0
+    found = Shape(
+        **asdict(fit(solid_of_run(final), solid)),
+        silhouette_iou=_outlines(final, solid),
         view_error=float(np.sqrt(np.square(error).mean())),
     )
+    write_cache(run.path / name, json.dumps(asdict(found)).encode())
+    return found
 
 
 @torch.no_grad()
@@ -209,13 +196,11 @@ def solid_of_run(final: Final) -> np.ndarray:
 
 
 @torch.no_grad()
-def _outlines(final: Final, rows: np.ndarray, views: ViewsConfig) -> float:
-    from harness.toyworld.render import silhouettes
-
-    cameras = evaluation(views)
+def _outlines(final: Final, solid: Solid) -> float:
+    cameras = evaluation(final.spec.config.views)
     side = OUTLINE * final.scene.cfg.resolution
     angles = (cameras.azimuth_R, cameras.elevation_R, cameras.distance_R, cameras.fov_R)
-    truth = silhouettes(rows, np.stack([values.numpy() for values in angles], axis=1), side)
+    truth = solid.silhouettes(np.stack([values.numpy() for values in angles], axis=1), side)
     flat = torch.zeros(1, final.scene.field.channels, device=final.device)
     shares = []
     for v in range(len(cameras)):

@@ -11,7 +11,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from eval import appearance, convergence, cost, diversity, geometry, gradients, janus, spectrum, stats
+from eval import (
+    appearance,
+    convergence,
+    cost,
+    diversity,
+    geometry,
+    gradients,
+    janus,
+    shapes,
+    spectrum,
+    stats,
+)
 from eval.clip import Clip, load_clip
 from eval.cost import Costs, costs_of
 from eval.features import ViewFeatures, view_features
@@ -68,7 +79,8 @@ class Stamp:
 class Study:
     """Ended runs under `root` whose numbers may stand in one table, and the scorer.
 
-    `ground_truth(prompt, views)` returns the ceiling's images, [V, H, W, 3] uint8. `only` keeps these run
+    `ground_truth(prompt, views)` returns the ceiling's images, [V, H, W, 3] uint8, and `solids(prompt)` the
+    solid they are of. `only` keeps these run
     ids. What is derived is computed when it is first asked for, and cached in the run folders where it is
     slow.
     Raises UserError for no ended run, for runs that do not belong together, and for an unusable scorer.
@@ -82,6 +94,7 @@ class Study:
         device: str = "auto",
         allow_mixed: bool = False,
         ground_truth: GroundTruth | None = None,
+        solids: shapes.Solids | None = None,
         only: Collection[str] | None = None,
         samples: int | None = None,
         track: Track = lambda runs, text: runs,
@@ -105,7 +118,7 @@ class Study:
         self.pools = {run.suite: load_pool(root, run.suite) for run in self.runs if run.suite}
         self.clip: Clip = load_clip(clip, device)
         self.scorers = {suite: Scorer.over(self.clip, pool) for suite, pool in self.pools.items()}
-        self._render = ground_truth
+        self._render, self._solids = ground_truth, solids
 
     # ---- what the runs are
 
@@ -398,6 +411,43 @@ class Study:
         return rows_VD, None if rows_VD is not None else "its parameters are not there"
 
     @cached_property
+    def solids(self) -> dict[str, shapes.Solid]:
+        """The solid of each prompt; {} where there is no ground truth."""
+        if self._solids is None or not self.truth:
+            return {}
+        return {prompt: self._solids(prompt) for prompt in self.truth}
+
+    @cached_property
+    def shapes(self) -> pd.DataFrame:
+        """Shapes at the last step against ground truth: run, method, prompt, seed, total, problem and the
+        fields of `eval.shapes.Shape`. Failed runs are misses; empty where there is no solid to compare."""
+        rows, found = [], 0
+        for run in self._track(self.runs if self.solids else [], "shapes"):
+            shape, problem = None, run.failure
+            if problem is None:
+                try:
+                    shape = shapes.of_run(run, self.solids[run.prompt], self.truth[run.prompt])
+                except UserError as error:
+                    problem = first_line(error)
+            found += shape is not None
+            if shape is not None or problem is not None:
+                rows.append(self._about(run) | {"problem": problem} | asdict(shape or shapes.MISS))
+        return pd.DataFrame(rows if found else [])
+
+    @cached_property
+    def shape_floor(self) -> pd.DataFrame:
+        """What the next prompt's object scores in a prompt's place: prompt and the fields of a fit."""
+        names = list(self.solids)
+        pairs = zip(names, names[1:] + names[:1], strict=True)
+        return pd.DataFrame(
+            [
+                {"prompt": one, "seed": 0} | asdict(shapes.floor(self.solids[one], self.solids[other]))
+                for one, other in pairs
+                if one != other
+            ]
+        )
+
+    @cached_property
     def gradients(self) -> pd.DataFrame:
         """Maps of ‖ε̂ − ε‖: run, method, prompt, seed, total, step, t, mean, variance.
 
@@ -494,6 +544,7 @@ METRICS = (
     ("appearance", appearance.VERSION),
     ("spectrum", spectrum.VERSION),
     ("geometry", geometry.VERSION),
+    ("shapes", shapes.VERSION),
     ("gradients", gradients.VERSION),
     ("intervals", stats.VERSION),
 )

@@ -34,8 +34,9 @@ TIMED = {"convergence", "cost", "r_precision_time"}  # tables and figures that s
 def study_of(runs: Path, **options: Any) -> Any:
     from eval.command import console_for_tables, open_study
     from harness.toyworld.render import ground_truth
+    from harness.toyworld.solid import Solid
 
-    return open_study(runs, console_for_tables(), ground_truth=ground_truth, **options)
+    return open_study(runs, console_for_tables(), ground_truth=ground_truth, solids=Solid, **options)
 
 
 def runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, Path]:

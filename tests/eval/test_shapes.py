@@ -7,27 +7,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.shapes import CELLS, TOLERANCE, centres, f_score, fit, floor, iou, solid_of, toy_rows
-from harness.config import ViewsConfig
-from harness.toyworld.grammar import parse
-from harness.toyworld.objects import ball, box, primitives
-from harness.toyworld.render import BACKGROUND, ground_truth, signed_distance, silhouettes
+from eval.load import load_run
+from eval.shapes import CELLS, TOLERANCE, centres, f_score, fit, floor, iou, of_run, solid_of
+from harness.config import UserError, ViewsConfig
+from harness.toyworld.objects import ball, box
+from harness.toyworld.render import BACKGROUND, ground_truth
+from harness.toyworld.solid import Solid
+from tests import solids
+
+
+class Made(Solid):
+    """A solid of primitives, without a caption."""
+
+    def __init__(self, *rows):
+        self.rows = np.array(rows, dtype=np.float32)
 
 
 def sphere(radius, centre=(0, 0, 0)):
-    return np.array([ball(centre, radius, "red")], dtype=np.float32)
+    return Made(ball(centre, radius, "red"))
 
 
-CAR = primitives(parse("a red car"))
+CAR = Solid("a red car")
 
 
 def test_distances_of_a_ball_and_a_box_are_those_of_geometry():
     points = np.random.default_rng(0).uniform(-1, 1, (200, 3))
-    assert np.allclose(signed_distance(sphere(0.5), points), np.linalg.norm(points, axis=1) - 0.5, atol=1e-5)
+    assert np.allclose(sphere(0.5).distance(points), np.linalg.norm(points, axis=1) - 0.5, atol=1e-5)
     half = np.array([0.3, 0.4, 0.5])
-    rows = np.array([box((0, 0, 0), tuple(half), "red", rounding=0.0)], dtype=np.float32)
+    solid = Made(box((0, 0, 0), (0.3, 0.4, 0.5), "red", rounding=0.0))
     inside = (np.abs(points) <= half).all(1)
-    assert np.array_equal(signed_distance(rows, points) <= 0, inside)
+    assert np.array_equal(solid.distance(points) <= 0, inside)
 
 
 def test_volume_and_overlap_of_balls():
@@ -62,7 +71,7 @@ def test_the_truth_itself_is_the_ceiling_another_object_is_not_and_nothing_is_no
     assert fit(solid_of(CAR, CELLS), CAR) == fit(solid_of(CAR, CELLS), CAR)
     exact = fit(solid_of(CAR, CELLS), CAR)
     assert exact.iou == exact.f_score == 1.0 and exact.aligned_iou == 1.0
-    other = floor(CAR, primitives(parse("a red giraffe")))
+    other = floor(CAR, Solid("a red giraffe"))
     assert other.aligned_iou < 0.6
     nothing = fit(np.zeros((CELLS,) * 3, dtype=bool), CAR)
     assert (nothing.iou, nothing.aligned_iou, nothing.f_score) == (0.0, 0.0, 0.0)
@@ -73,13 +82,23 @@ def test_silhouettes_are_where_the_pictures_are_not_background():
     cameras = np.array([[azimuth, 30.0, 2.8, 40.0] for azimuth in (0.0, 120.0, 240.0)])
     pictures = ground_truth("a red car", views)
     solid = np.abs(pictures / 255 - np.array(BACKGROUND)).max(-1) > 0.02
-    outline = silhouettes(CAR, cameras)
+    outline = CAR.silhouettes(cameras)
     assert (outline & ~solid).sum() == 0
     assert (solid & ~outline).sum() < 0.06 * solid.sum()  # half-covered pixels at the edge
 
 
 def test_a_caption_of_another_world_has_no_solid():
-    assert toy_rows("a corgi riding a bicycle") is None
-    found = toy_rows("a red car")
-    assert found is not None and np.array_equal(found, CAR)
+    with pytest.raises(UserError, match="toy prior does not know"):
+        Solid("a corgi riding a bicycle")
     assert TOLERANCE > 2 / CELLS and len(centres(CELLS)) == CELLS**3
+
+
+def test_a_field_fitted_to_a_box_has_the_boxs_shape_and_keeps_what_was_measured(tmp_path):
+    run = load_run(solids.make(tmp_path, solids.fitted()))
+    known = Made(box((0, 0, 0), solids.HALF_3, "red", rounding=0.0))
+    truth = ground_truth("a red car", run.config.views)
+    found = of_run(run, known, truth)
+    assert found is not None and found.view_error > 0
+    assert min(found.iou, found.f_score, found.silhouette_iou) > 0.85, found
+    assert found.aligned_iou >= found.iou
+    assert of_run(run, Solid("a red cup"), truth) == found, "kept from before"
