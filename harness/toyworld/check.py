@@ -95,7 +95,7 @@ def check_vae(guidance: Guidance) -> list[Finding]:
     clean = render([primitives(s) for s in scenes], data.cameras(rng, len(scenes)))
     pixels = torch.from_numpy(clean).permute(0, 3, 1, 2).float() / 255
     z = guidance.encode(pixels)
-    hurt, target = disturb(z, pixels, generator(UNSEEN, 1), strength=0.8)
+    hurt, target = disturb(z, pixels, generator(UNSEEN, 1), sigma=0.2)
     decoded = guidance.decode(hurt)
     worst = 0.0
     for colour in COLOURS:

@@ -85,10 +85,10 @@ def train_vae(
 
 
 def disturb(
-    z_NCHW: torch.Tensor, x_NCHW: torch.Tensor, draw: torch.Generator, strength: float = 1.0
+    z_NCHW: torch.Tensor, x_NCHW: torch.Tensor, draw: torch.Generator, sigma: float | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents with noise of up to σ = .25 of their spread, gains of .9 to 1.15 and shifts of up to half a
-    latent; and the pictures that they should decode to."""
+    """Latents with noise of `sigma` times their spread (None: of up to .25), gains of .9 to 1.15 and, half of
+    them, shifts of up to half a latent; and the pictures that they should decode to."""
     n, device = len(z_NCHW), z_NCHW.device
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
@@ -96,11 +96,11 @@ def disturb(
 
     centre = z_NCHW.detach().mean((0, 2, 3), keepdim=True)
     spread = z_NCHW.detach().std((0, 2, 3), keepdim=True)
-    z = centre + uniform(1 - 0.1 * strength, 1 + 0.15 * strength, n, 1, 1, 1) * (z_NCHW - centre)
-    offset = uniform(-0.5 * strength, 0.5 * strength, n, 2) * (uniform(0, 1, n, 1) < 0.5)
+    z = centre + uniform(0.9, 1.15, n, 1, 1, 1) * (z_NCHW - centre)
+    offset = uniform(-0.5, 0.5, n, 2) * (uniform(0, 1, n, 1) < 0.5)
     z, x = shift(z, offset), shift(x_NCHW, offset * (x_NCHW.shape[-1] / z_NCHW.shape[-1]))
-    sigma = uniform(0, 0.25 * strength, n, 1, 1, 1)
-    return z + sigma * spread * torch.randn(z.shape, generator=draw).to(device), x
+    noise = uniform(0, 0.25, n, 1, 1, 1) if sigma is None else sigma
+    return z + noise * spread * torch.randn(z.shape, generator=draw).to(device), x
 
 
 def shift(x_NCHW: torch.Tensor, offset_N2: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Compiles the field's Triton kernels for a GPU (`python -m tests.scene.compile_kernels 90`), without one.
+"""Compiles all Triton kernels for a GPU (`python -m tests.scene.compile_kernels 90`), without one.
 
 A process of its own: Triton decides at its import whether kernels are interpreted or compiled.
 """
@@ -11,8 +11,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from harness.scene import fused_cuda
+from harness.toyworld import render_cuda
 
-NUMBERS = {"N": "i32", "E": "i32", "P": "i32", "S": "i32", "bound": "fp32", "bias": "fp32", "radius": "fp32"}
+NUMBERS = dict.fromkeys(("N", "E", "P", "S", "K", "SIDE"), "i32")
+NUMBERS |= dict.fromkeys(("bound", "bias", "radius"), "fp32")
+KINDS = {"levels_L4": "*i32", "counts_N": "*i32", "out_NHW3": "*u8"}
 GRID = {
     "L": 16,
     "F": 2,
@@ -26,7 +29,7 @@ RAYS = {"O": 5, "SP": 64, "B": fused_cuda.RAYS}
 def compiled(kernel: Any, constants: dict[str, Any]) -> Any:
     """The kernel as it is launched at the paper's size; arrays are float32 but for what is whole numbers."""
     names = kernel.arg_names
-    kinds = {"levels_L4": "*i32"} | ({"gtable_REF": "*i64"} if constants.get("WHOLE") else {})
+    kinds = KINDS | ({"gtable_REF": "*i64"} if constants.get("WHOLE") else {})
     signature = {
         name: "constexpr" if name in constants else NUMBERS.get(name) or kinds.get(name, "*fp32")
         for name in names
@@ -44,5 +47,6 @@ if __name__ == "__main__":
         (fused_cuda._network_backward, NETWORK | {"OP": 16}),
         (fused_cuda._composite_forward, RAYS),
         (fused_cuda._composite_backward, RAYS),
+        (render_cuda._trace, {"OVER": 2, "B": render_cuda.BLOCK}),
     ):
         print(kernel.fn.__name__, len(compiled(kernel, constants).asm["cubin"]))

@@ -4,12 +4,13 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.config import ViewsConfig
 from harness.scene.cameras import make, rays
-from harness.toyworld.grammar import KINDS, Scene, Thing, sample
+from harness.toyworld.grammar import KINDS, Scene, Thing, parse, sample
 from harness.toyworld.objects import RGB, ball, primitives
 from harness.toyworld.render import BACKGROUND, ground_truth, render
 
@@ -60,7 +61,37 @@ def test_a_named_part_and_a_pattern_change_the_picture():
     assert (carried.min(-1) > 200).sum() > (alone.min(-1) > 200).sum() + 100
 
 
+def test_a_gpu_draws_what_a_cpu_draws(monkeypatch):
+    """The kernel, interpreted where there is no GPU, on every kind of primitive and both patterns."""
+    pytest.importorskip("triton")
+    from harness.toyworld import render, render_cuda
+
+    monkeypatch.setattr(render, "SUPERSAMPLING", 1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    captions = ("a striped red cup", "a spotted blue car", "a white donut")
+    scenes = [primitives(parse(caption)) for caption in captions]
+    assert {int(row[0]) for rows in scenes for row in rows} == {0, 1, 2, 3}
+    cameras = np.array([[30.0, 20.0, 2.8, 40.0], [200.0, 60.0, 2.6, 40.0], [90.0, 5.0, 3.0, 38.0]])
+    lights = render.world_lights(3)
+    ours = render.trace(scenes, cameras, lights, torch.device("cpu"), 10).numpy().astype(int)
+    packed = np.zeros((3, max(map(len, scenes)), scenes[0].shape[1]), dtype=np.float32)
+    for n, rows in enumerate(scenes):
+        packed[n, : len(rows)] = rows
+    seen = np.column_stack([np.deg2rad(cameras[:, :2]), cameras[:, 2], np.tan(np.deg2rad(cameras[:, 3]) / 2)])
+    theirs = render_cuda.trace(
+        torch.from_numpy(packed).to(device),
+        torch.tensor([len(rows) for rows in scenes], dtype=torch.int32, device=device),
+        torch.from_numpy(seen).float().to(device),
+        torch.from_numpy(lights).float().to(device),
+        torch.tensor(render.BACKGROUND, device=device),
+        10,
+        1,
+    )
+    assert (np.abs(ours - theirs.cpu().numpy().astype(int)).max(-1) > 3).mean() < 0.02
+
+
 @given(st.integers(0, 2**32))
+@settings(deadline=None)
 def test_scenes_lie_in_the_unit_ball(seed):
     rng = random.Random(seed)
     rows = primitives(sample(rng), rng)
