@@ -6,20 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from harness.device import gpus
 from harness.records.lease import locked
 from harness.threads import environment, wait_asleep
 
-
-def pytest_configure() -> None:
-    """What is read when torch, numba and Triton are first imported: by the test modules, after this."""
-    wait_asleep()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ |= environment(1)
-    import torch
-
-    # Triton's kernels are interpreted where no GPU can run them.
-    if not torch.cuda.is_available():
-        os.environ["TRITON_INTERPRET"] = "1"
+# What is read when torch, numba and Triton are first imported, which other conftests do before any hook.
+wait_asleep()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ |= environment(1)
+if not gpus():  # Triton's kernels are interpreted where no GPU can run them
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -86,9 +86,9 @@ def _trace(rows_NKW, counts_N, cameras_N4, lights_N4, backgrounds_3, out_NHW3, K
     ox, oy, oz = distance * ce * ca, distance * ce * sa, distance * se
     lx, ly = tl.load(lights_N4 + n * 4), tl.load(lights_N4 + n * 4 + 1)
     lz, ambient = tl.load(lights_N4 + n * 4 + 2), tl.load(lights_N4 + n * 4 + 3)
-    red = tl.zeros([B], tl.float32)
-    green = tl.zeros([B], tl.float32)
-    blue = tl.zeros([B], tl.float32)
+    red = tl.full([B], 0.0, tl.float32)
+    green = tl.full([B], 0.0, tl.float32)
+    blue = tl.full([B], 0.0, tl.float32)
     for sub in range(OVER * OVER):
         u = (2.0 * (j + (sub % OVER + 0.5) / OVER) / SIDE - 1.0) * scale
         v = (1.0 - 2.0 * (i + (sub // OVER + 0.5) / OVER) / SIDE) * scale
@@ -102,12 +102,12 @@ def _trace(rows_NKW, counts_N, cameras_N4, lights_N4, backgrounds_3, out_NHW3, K
         t, end = -b - root, -b + root
         going = here & (disc > 0.0)
         hit = going & (disc < 0.0)  # nowhere
-        which = tl.zeros([B], tl.int32)
+        which = tl.full([B], 0, tl.int32)
         step = 0
         while (step < 64) & (tl.max(going.to(tl.int32), 0) > 0):
             x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
             best = tl.full([B], 1e9, tl.float32)
-            nearest = tl.zeros([B], tl.int32)
+            nearest = tl.full([B], 0, tl.int32)
             for k in range(count):
                 d = _distance(first + k * _WIDTH, x, y, z)
                 nearest = tl.where(d < best, k, nearest)

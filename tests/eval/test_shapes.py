@@ -94,9 +94,11 @@ def test_a_caption_of_another_world_has_no_solid():
 
 
 def test_a_field_fitted_to_a_box_has_the_boxs_shape_and_keeps_what_was_measured(tmp_path):
-    run = load_run(solids.make(tmp_path, solids.fitted()))
+    folder = solids.make(tmp_path, solids.fitted())
+    truth = ground_truth("a red car", solids.config().views)
+    folder.save_views(1, np.roll(truth, 1, axis=0))
+    run = load_run(folder)
     known = Made(box((0, 0, 0), solids.HALF_3, "red", rounding=0.0))
-    truth = ground_truth("a red car", run.config.views)
     found = of_run(run, known, truth)
     assert found is not None and found.view_error > 0
     assert min(found.iou, found.f_score, found.silhouette_iou) > 0.85, found
