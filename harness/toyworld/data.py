@@ -98,8 +98,9 @@ class Ring:
     def draw(self, rng: random.Random, count: int, nouns: int | None = None) -> list[int]:
         """Places of `count` pictures, kinds of things evenly; of only so many kinds, drawn anew, if asked."""
         kinds = len(KINDS)
-        among = rng.sample(range(kinds), nouns) if nouns else range(kinds)
         first = self.end - self.capacity
+        here = [group % kinds for group in range(first // VIEWS_EACH, self.end // VIEWS_EACH)][:kinds]
+        among = rng.sample(here, min(nouns, len(here))) if nouns else here
 
         def place(kind: int) -> int:
             while True:  # a picture; and of that turn of nouns, the picture of the kind asked for

@@ -124,6 +124,9 @@ def test_draws_come_from_every_kind_evenly_or_from_a_few():
     drawn = [ring.scenes[i].thing.noun for i in ring.draw(random.Random(0), 4400)]
     counts = [drawn.count(noun) for noun in KINDS]
     assert min(counts) > 60 and max(counts) < 140
+    small = Ring(3, CPU, capacity=8, fresh=4)
+    small.advance(0)
+    assert set(small.draw(random.Random(0), 50)) == set(range(8))
     few = {ring.scenes[i].thing.noun for i in ring.draw(random.Random(0), 200, nouns=6)}
     assert len(few) == 6
 
