@@ -44,7 +44,10 @@ def bench(
         ),
     ] = [],  # noqa: B006 - typer copies it
     methods_dir: Annotated[
-        list[Path], typer.Option(help="methods: a folder with more methods; may be given several times.")
+        list[Path],
+        typer.Option(
+            help="methods: a folder with more methods; may be given several times.", callback=expanded
+        ),
     ] = [],  # noqa: B006
 ) -> None:
     """Speed, side by side, as ratios; how logs load; what a cluster and a crowd of raters cost and lose."""

@@ -71,6 +71,11 @@ class GradientContext:
     keys: "tuple[Key, ...]"
     guidance: "Guidance"
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The runs' seeds alone; what is drawn from them is alike for all prompts, so draw from `keys`."""
+        return tuple(key.seed for key in self.keys)
+
 
 class Method:
     """A distillation method: it owns the timestep, the weight and the gradient at the rendered latent.
@@ -301,7 +306,7 @@ def load_method(name: str, dirs: Sequence[Path] = ()) -> type[Method]:
     )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    for helper in [loaded for loaded in sys.modules if loaded.startswith(f"{module_name}.")]:
+    for helper in [loaded for loaded in list(sys.modules) if loaded.startswith(f"{module_name}.")]:
         del sys.modules[helper]  # of an earlier import, of another folder perhaps
     importlib.invalidate_caches()
     # Registered while it runs: pydantic and dataclasses look their module up by name.

@@ -127,9 +127,9 @@ def typed(name: str, data: bytes, form: TypeAdapter[Any]) -> Any:
 
 
 def parse_json(data: bytes) -> Any:
-    """Plain data from JSON; RecordError says what keeps it from being any."""
+    """Plain data from JSON, byte-order marks dropped; RecordError says what keeps it from being any."""
     try:
-        text = data.decode()
+        text = data.decode().replace("\ufeff", "")
     except UnicodeDecodeError:
         raise RecordError("is not UTF-8") from None
     if not text.strip():

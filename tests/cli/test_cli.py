@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -109,26 +108,12 @@ def test_light_commands_import_no_torch(tmp_path: Path):
             "from harness.cli import main\n"
             "try: main()\n"
             "except SystemExit as end: assert not end.code\n"
-            "heavy = {'torch', 'diffusers', 'wandb', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+            "heavy = {'torch', 'diffusers', 'wandb', 'pandas', 'matplotlib', 'numpy', 'PIL', 'scipy'}\n"
+            "heavy &= set(sys.modules)\n"
             "assert not heavy, heavy"
         )
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, (arguments, done.stderr)
-
-
-def test_light_commands_answer_in_half_a_second(tmp_path: Path):
-    RunFolder.create(tmp_path, RunSpec(method="tp_sds", prompt="a red bus", seed=0))
-    for arguments in [*LIGHT, ["status", str(tmp_path)]]:
-        seconds = []
-        for _ in range(3):
-            before = os.times()
-            started = time.perf_counter()
-            assert _run(*arguments).returncode == 0
-            after = os.times()
-            busy = after.children_user + after.children_system - before.children_user - before.children_system
-            # Processor time where other programs share the machine: what is tested is this program.
-            seconds.append(min(busy, time.perf_counter() - started))
-        assert min(seconds) < 0.5, (arguments, seconds)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -119,8 +119,10 @@ def test_a_setting_takes_any_text_or_refuses_it_in_a_line(text: str) -> None:
 
 def test_whole_numbers_of_settings_have_a_bound() -> None:
     with pytest.raises(UserError, match="at most 2147483647"):
-        apply_overrides(preset("toy"), [f"steps={2**31}"])
-    assert isinstance(apply_overrides(preset("toy"), [f"steps={2**31 - 1}"]), Config)
+        apply_overrides(preset("toy"), [f"scene.hidden={2**31}"])
+    assert isinstance(apply_overrides(preset("toy"), [f"scene.hidden={2**31 - 1}"]), Config)
+    with pytest.raises(UserError, match="steps: Input should be less than or equal to"):
+        apply_overrides(preset("toy"), [f"steps={2**31 - 1}"])
 
 
 def test_seeds_are_never_materialised_and_have_a_bound(tmp_path: Path) -> None:

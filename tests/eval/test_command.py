@@ -250,7 +250,8 @@ def test_runs_of_random_weights_say_so_everywhere(tmp_path: Path, clip_folder: P
         assert (line["stamp"], line["toy"]) == ("RANDOM WEIGHTS", "0")
     for table in make_tables(study)[0]:
         if table.name == "claims":
-            assert {row[4] for row in table.rows} == {"RANDOM WEIGHTS"}
+            at = table.columns.index("scale")
+            assert {row[at] for row in table.rows} == {"RANDOM WEIGHTS"}
     sheet = FIGURES["r_precision"].draw(study)
     assert "RANDOM WEIGHTS" in [text.get_text() for text in sheet.texts]
     runs.add("tp_sds", PROMPTS[2], 0, stamp="toy")

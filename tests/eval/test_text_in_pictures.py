@@ -48,7 +48,7 @@ def test_figures_show_hostile_texts_as_they_are(study: Study, tmp_path: Path) ->
         warnings.simplefilter("error", UserWarning)  # a missing glyph is told by us, once
         paths = write_figures(study, [], tmp_path, "x", told.append)
     drawn = {path.stem for path in paths}
-    assert {"r_precision", "steps_grid", "seeds_grid", "methods_grid", "cost", "diversity"} <= drawn
+    assert {"r_precision", "steps_grid", "seeds_grid", "methods_grid", "diversity"} <= drawn
     boxes = [line for line in told if "boxes" in line]
     _, missing = fonts.fallbacks(HOSTILE)
     assert len(boxes) == bool(missing) and all(char in "".join(boxes) for char in missing[:8])

@@ -42,5 +42,5 @@ def test_other_files_are_refused(tmp_path: Path):
     (tmp_path / "q.py").write_text("x = (")
     with pytest.raises(UserError, match="no Python file"):
         import_dreamfields(tmp_path / "q.py", "d")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="no file"):
         import_dreamfields(tmp_path / "none.py", "d")
