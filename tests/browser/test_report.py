@@ -158,7 +158,9 @@ def test_a_curve_tells_its_values_to_mouse_keyboard_and_screen_reader(report: Pa
     assert line["x"] == [10, 20] and 0 < line["mean"][1] < 1
 
     def shown(k: int) -> str:
-        return "{:g} [{:g}, {:g}]".format(*(100 * line[name][k] for name in ("mean", "low", "high")))
+        return "{:g} [{:g}, {:g}]".format(
+            *(round(100 * line[name][k], 1) for name in ("mean", "low", "high"))
+        )
 
     plot = page.locator(".plot svg").first
     plot.scroll_into_view_if_needed()
