@@ -23,7 +23,8 @@ DEPTH = 32
 LARGEST = 2**63 - 1
 HEADER_BYTES = 2**20
 _PLAIN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO would be waited for
-_REMARKABLE = re.compile(rb"\d{19}|[eE]\+?\d{3}|NaN|Infinity")  # numbers that may be too long, or none
+# Numbers that may be too long, or none; a hash in a string is not taken for one.
+_REMARKABLE = re.compile(rb"\d{19}|(?:^|[\s:,\[])-?\d+(?:\.\d+)?[eE]\+?\d{3}|NaN|Infinity")
 _OF_THE_FILE = (
     errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.EPERM,
     errno.ENAMETOOLONG, errno.EINVAL,

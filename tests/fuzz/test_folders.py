@@ -356,7 +356,7 @@ def test_one_damaged_run_is_told_and_the_others_do_not_notice(world: World, monk
             break
         victim, name, damage = inputs[number]
         is_heavy = SECONDS >= LONG_SECONDS and number % HEAVY_EVERY == 0
-        commands = LIGHT | (HEAVY if is_heavy else {}) | LAST
+        commands = LIGHT | (HEAVY if is_heavy else LAST)  # a sweep, too, is the last of all
         for each in commands:
             if (each, victim) not in undamaged:
                 world.fresh()
