@@ -22,6 +22,7 @@ from rich.table import Table
 from harness.config import Execution
 from harness.console import Console
 from harness.records.environment import own_code
+from harness.records.files import make_folder
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import run_id
 from harness.sweep.display import duration
@@ -126,6 +127,7 @@ def disturbed(root: Path, runs: int, say: Callable[[str], None]) -> bool:
         settings=settings,
     )
     sweep = ask(root, request, load("testbed").model_copy(update={"pack": 16}))
+    make_folder(root)
     chaos = Chaos(root)
     started = struck = time.monotonic()
     submissions = 0
