@@ -71,6 +71,11 @@ class GradientContext:
     keys: "tuple[Key, ...]"
     guidance: "Guidance"
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The runs' seeds, without their prompts."""
+        return tuple(key.seed for key in self.keys)
+
 
 class Method:
     """A distillation method: it owns the timestep, the weight and the gradient at the rendered latent.
