@@ -11,7 +11,8 @@ views' (`harness.objects.mesh.silhouette_threshold`). Both solids are sampled at
 - aligned: the same after the turn about the vertical, the scale (at most 15 %) and the shift (at most .2)
   that make the IoU largest; distillation has no reason to face the front, nor to fill the frame.
 - silhouette IoU: of what the evaluation views see covered to at least a half, mean over the views.
-- view error: root mean square difference of the decoded views and the ground truth's, in 0…1.
+- view error: root mean square difference of the decoded views and the ground truth's, in 0…1, at the smaller
+  side of the two; the larger is averaged over areas.
 
 Floor: the solid of another prompt of the suite. An empty solid has an IoU and an F-score of 0.
 """
@@ -27,6 +28,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
+from torch.nn.functional import adaptive_avg_pool2d
 
 from eval.load import RunRecord
 from harness.config import UserError
@@ -170,14 +172,23 @@ def of_run(run: RunRecord, solid: Solid, truth_VHWC: np.ndarray) -> Shape | None
         final = load(run.folder)
     except NoField:
         return None
-    error = run.views(run.total) / 255.0 - truth_VHWC / 255.0
     found = Shape(
         **asdict(fit(solid_of_run(final), solid)),
         silhouette_iou=_outlines(final, solid),
-        view_error=float(np.sqrt(np.square(error).mean())),
+        view_error=view_error(run.views(run.total), truth_VHWC),
     )
     write_cache(run.path / name, json.dumps(asdict(found)).encode())
     return found
+
+
+def view_error(views_VHWC: np.ndarray, truth_VHWC: np.ndarray) -> float:
+    """Root mean square difference of pictures in 0…255, told in 0…1, at the smaller side of the two."""
+    side = min(views_VHWC.shape[1], truth_VHWC.shape[1])
+    views, truth = (
+        adaptive_avg_pool2d(torch.from_numpy(each / 255.0).movedim(-1, 1), side).numpy()
+        for each in (views_VHWC, truth_VHWC)
+    )
+    return float(np.sqrt(np.square(views - truth).mean()))
 
 
 @torch.no_grad()

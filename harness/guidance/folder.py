@@ -481,6 +481,11 @@ def _check_scheduler(layout: Layout, settings: Mapping[str, Any]) -> None:
     _only_known("scheduler", settings, _BETAS | _OF_SAMPLING, _ALPHA_ONLY)
     if settings.get("rescale_betas_zero_snr") and name not in _RESCALING:
         raise UserError(f"scheduler: {name} does not apply rescale_betas_zero_snr")
+    count, betas = settings.get("num_train_timesteps", 1000), settings.get("trained_betas")
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"scheduler: num_train_timesteps = {count} is no number of timesteps")
+    if betas is not None and (not isinstance(betas, list) or len(betas) != count):
+        raise UserError(f"scheduler: trained_betas must hold {count} numbers, one for each timestep")
     return None
 
 

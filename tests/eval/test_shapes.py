@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.load import load_run
-from eval.shapes import CELLS, TOLERANCE, centres, f_score, fit, floor, iou, of_run, solid_of
+from eval.shapes import CELLS, TOLERANCE, centres, f_score, fit, floor, iou, of_run, solid_of, view_error
 from harness.config import UserError, ViewsConfig
 from harness.toyworld.objects import ball, box
 from harness.toyworld.render import BACKGROUND, ground_truth
@@ -85,6 +85,16 @@ def test_silhouettes_are_where_the_pictures_are_not_background():
     outline = CAR.silhouettes(cameras)
     assert (outline & ~solid).sum() == 0
     assert (solid & ~outline).sum() < 0.06 * solid.sum()  # half-covered pixels at the edge
+
+
+def test_views_of_another_side_than_the_truths_are_compared_at_the_smaller_one():
+    truth = ground_truth("a red car", ViewsConfig(azimuths=2, heldout_elevation=None))
+    small = truth.reshape(2, 32, 2, 32, 2, 3).mean((2, 4))
+    large = truth.repeat(4, axis=1).repeat(4, axis=2)
+    assert view_error(small, truth) == pytest.approx(0, abs=1e-9) == view_error(large, truth)
+    apart = np.sqrt(np.square(truth / 255.0 - truth[::-1] / 255.0).mean())
+    assert view_error(truth[::-1], truth) == pytest.approx(apart) == view_error(large[::-1], truth)
+    assert 0 < view_error(small[::-1], truth) < apart
 
 
 def test_a_caption_of_another_world_has_no_solid():

@@ -135,6 +135,16 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
         put(SCHEDULER, beta_end=3.0, beta_schedule="linear"),
         "no noise schedule",
     ),
+    "too few betas": (
+        "sd14",
+        put(SCHEDULER, trained_betas=[0.1, 0.2]),
+        "trained_betas must hold 1000 numbers",
+    ),
+    "no number of timesteps": (
+        "sd14",
+        put(SCHEDULER, num_train_timesteps="many"),
+        "num_train_timesteps = many is no number",
+    ),
     "a shifted code": ("sd14", put(VAE, shift_factor=0.1), "vae: shift_factor = 0.1 is not supported"),
     "means of a code": ("sd3", put(VAE, latents_mean=[0.1] * 16), "vae: latents_mean = "),
     "half of the means": ("sdxl", put(VAE, latents_mean=[0.1] * 4), "one of them is missing"),
