@@ -179,7 +179,7 @@ def parse(prompt: str) -> Scene:
     for view in VIEWS:
         text = text.removesuffix(f", {view} view")
     known = words()
-    unknown = [w for w in text.split() if w.strip(",") not in known]
+    unknown = list(dict.fromkeys(w for w in text.split() if w.strip(",") not in known))
     if unknown:
         hints = []
         for word in unknown:
