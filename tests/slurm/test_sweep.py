@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -261,12 +262,14 @@ def test_a_task_that_never_begins_is_given_up_after_three_times(sweep: Sweep):
     sweep.wait(sweep.done)
 
 
-def test_runs_that_cannot_be_advanced_are_given_up_too(sweep: Sweep):
-    """As where a compute node does not see the weights."""
+def test_runs_that_cannot_be_advanced_are_given_up_too(sweep: Sweep, tiny_prior: Path):
+    """As where a compute node does not see the weights that the login node has."""
     prior = sweep.folder / "gone"
     sweep.flags += ["--set", f"guidance.prior={prior}"]
     for _ in range(3):
+        shutil.copytree(tiny_prior, prior)
         sweep.submit("--limit", "1", "--methods", "tp_sds")
+        shutil.rmtree(prior)
         sweep.wait(lambda: not sweep.queue())
     assert sweep.states() == ["failed"]
     (folder,) = run_folders(sweep.root)
