@@ -117,7 +117,12 @@ def is_number(cell: str) -> bool:
     return re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", cell) is not None
 
 
-@given(st.lists(TEXTS, min_size=1, max_size=5), st.booleans())
+def is_unicode(text: str) -> bool:
+    """Whether pandas can hold a text: half a character is none to its arrow strings."""
+    return text.encode(errors="ignore").decode() == text
+
+
+@given(st.lists(TEXTS.filter(is_unicode), min_size=1, max_size=5), st.booleans())
 @settings(deadline=None, max_examples=50)
 def test_a_frame_keeps_its_numbers_and_its_texts(texts: list[str], as_category: bool) -> None:
     frame = pd.DataFrame({"prompt": texts, "value": [-1.5] * len(texts), "seed": [-2] * len(texts)})
