@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 from PIL import Image
@@ -122,7 +122,7 @@ def import_renders(
     return written
 
 
-def _is_texts(value: object) -> bool:
+def _is_texts(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
@@ -134,7 +134,7 @@ def _listed(path: Path) -> list[str] | None:
         return None
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}), so the indices of folders mean nothing") from None
-    if not (isinstance(prompts, list) and all(isinstance(prompt, str) for prompt in prompts)):
+    if not _is_texts(prompts):
         raise UserError(f"{path} must be a list of prompts")
     return prompts
 

@@ -43,17 +43,11 @@ GROUND = {
 METHODS_MAY = {"harness.distill.method", "harness.distill.schedules"}
 EVAL_MAY_NAME = {"harness.distill.schedules"}  # formulas alone: the schedules are drawn, too
 EVAL_MAY = {
+    *GROUND,
     "harness.records",
     "harness.guidance",
     "harness.scene",
     "harness.objects",  # textureless renders are of the field that turntables show
-    "harness.config",
-    "harness.console",
-    "harness.device",
-    "harness.prompt",
-    "harness.rng",
-    "harness.text",
-    "harness.threads",
     "eval",
 }
 # harness.cli, harness.bench… and harness.doctor sit on top; inside functions they may reach everything.
