@@ -4,13 +4,8 @@ A method is a folder `NAME/` with a `method.py` that holds exactly one subclass 
 Listing reads the docstring without importing; a method is imported when it is used.
 """
 
-import ast
-import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +13,7 @@ from pydantic import ValidationError
 
 import harness
 from harness.config import Strict, UserError, first_problem, nearest
+from harness.extensions import Extension, Seam
 from harness.records.files import make_folder, write_bytes
 
 if TYPE_CHECKING:
@@ -155,180 +151,18 @@ class Method:
             raise UserError(f"method {name}, {first_problem(error)}") from None
 
 
-@dataclass(frozen=True)
-class MethodFolder:
-    """A folder that holds a method: its name, where it is, and the first line of its docstring."""
-
-    name: str
-    path: Path
-    summary: str
-
-
 BUILT_IN = Path(harness.__file__).resolve().parent.parent / "methods"
+_SEAM = Seam("method", BUILT_IN)
 
 
-def discover(dirs: Sequence[Path] = ()) -> dict[str, MethodFolder]:
-    """All method folders of the built-in directory and of `dirs`, by name; nothing is imported.
-
-    Raises UserError for a directory that does not exist or holds none, and for two folders of one name.
-    """
-    found: dict[str, MethodFolder] = {}
-    for root in dict.fromkeys([BUILT_IN, *(Path(d).expanduser().resolve() for d in dirs)]):
-        sources = sorted(root.glob("*/method.py"))
-        if not sources:
-            raise UserError(f"methods directory {root} {_why_empty(root)}")
-        for source in sources:
-            name = source.parent.name
-            if name.startswith((".", "_")):
-                continue
-            if name in found:
-                raise UserError(
-                    f"two methods are named '{name}': {found[name].path} and {source.parent}; rename one"
-                )
-            found[name] = MethodFolder(name, source.parent, _summary(source))
-    return found
-
-
-def _why_empty(root: Path) -> str:
-    """Why no method is found in a folder, and which one was meant, as far as that can be seen."""
-    if not root.is_dir():
-        return f"is a file; name {root.parent.parent}" if root.is_file() else "does not exist"
-    if (root / "method.py").is_file():
-        return f"is a method itself; name the folder it lies in: {root.parent}"
-    deeper = next(iter(sorted(root.glob("*/*/method.py"))), None)
-    return "holds no method, which is a folder with a method.py" + (
-        f"; name {deeper.parent.parent}" if deeper else ""
-    )
-
-
-def _summary(source: Path) -> str:
-    try:
-        doc = ast.get_docstring(ast.parse(source.read_bytes()))
-    except (SyntaxError, ValueError, OSError) as error:
-        return f"(cannot be read: {error})"
-    return doc.splitlines()[0] if doc else "(no docstring)"
-
-
-def find(name: str, dirs: Sequence[Path] = ()) -> MethodFolder:
-    """The folder of a method; raises UserError with the nearest name."""
-    folders = discover(dirs)
-    if name not in folders:
-        raise UserError(f"no method '{name}'{nearest(name, folders)}")
-    return folders[name]
-
-
-_PACKAGE = "harness_method_"  # and a method's name: the package that its folder is
-
-
-class _Loader(SourceFileLoader):
-    """Runs a module of a method's folder, in which `import helper` means the helper beside method.py."""
-
-    def path_stats(self, path: str) -> Mapping[str, Any]:
-        # No bytecode is kept: it would not be that of the module as others import it.
-        raise OSError
-
-    def source_to_code(self, data: Any, path: Any, **options: Any) -> Any:  # type: ignore[override]
-        inner = self.name.partition(".")[2]
-        levels = len(inner.split(".")) if inner else 1
-        root = Path(self.path).parents[levels - 1]
-        if inner and Path(self.path).name == "__init__.py":
-            levels, root = levels + 1, root.parent
-        tree = _Siblings(root, levels).visit(ast.parse(data, path))
-        return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
-
-
-class _Siblings(ast.NodeTransformer):
-    """Makes imports of modules in `root` relative ones; `levels` is how many packages up that is."""
-
-    def __init__(self, root: Path, levels: int):
-        self.root, self.levels = root, levels
-
-    def _is_here(self, module: str | None) -> bool:
-        first = (module or "").partition(".")[0]
-        found = (self.root / f"{first}.py", self.root / first / "__init__.py")
-        return bool(first) and any(path.is_file() for path in found)
-
-    def _relative(self, node: ast.stmt, module: str, name: str, bound: str | None) -> ast.stmt:
-        names = [ast.alias(name, bound)]
-        return ast.copy_location(ast.ImportFrom(module or None, names, self.levels), node)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt:
-        if node.level == 0 and self._is_here(node.module):
-            node.level = self.levels
-        return node
-
-    def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
-        found: list[ast.stmt] = []
-        for alias in node.names:
-            parent, _, last = alias.name.rpartition(".")
-            first = alias.name.partition(".")[0]
-            if not self._is_here(alias.name):
-                found.append(ast.copy_location(ast.Import([alias]), node))
-            elif alias.asname or not parent:
-                found.append(self._relative(node, parent, last, alias.asname))
-            else:  # import a.b binds a
-                found.append(self._relative(node, parent, last, "_"))
-                found.append(self._relative(node, "", first, None))
-        return found
-
-
-class _Finder(MetaPathFinder):
-    """Finds the modules of methods' folders for `_Loader`; everything else is left to the others."""
-
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
-        if not fullname.startswith(_PACKAGE):
-            return None
-        spec = PathFinder.find_spec(fullname, path)
-        if spec is not None and type(spec.loader) is SourceFileLoader:
-            spec.loader = _Loader(spec.loader.name, spec.loader.path)
-        return spec
-
-
-sys.meta_path.insert(0, _Finder())
+def discover(dirs: Sequence[Path] = ()) -> dict[str, Extension]:
+    """All method folders of the built-in directory and of `dirs`: see `Seam.discover`."""
+    return _SEAM.discover(dirs)
 
 
 def load_method(name: str, dirs: Sequence[Path] = ()) -> type[Method]:
-    """Import a method's folder and return its class.
-
-    The folder is a package of its own, and a module beside method.py is imported by its bare name, too: names
-    of helpers are the folder's own, and sys.path is left alone.
-
-    Raises UserError where it cannot be imported or does not define exactly one subclass of Method.
-    """
-    folder = find(name, dirs)
-    source = folder.path / "method.py"
-    module_name = _PACKAGE + name.replace(".", "_")
-    spec = importlib.util.spec_from_file_location(
-        module_name,
-        source,
-        loader=_Loader(module_name, str(source)),
-        submodule_search_locations=[str(folder.path)],
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    for helper in [loaded for loaded in list(sys.modules) if loaded.startswith(f"{module_name}.")]:
-        del sys.modules[helper]  # of an earlier import, of another folder perhaps
-    importlib.invalidate_caches()
-    # Registered while it runs: pydantic and dataclasses look their module up by name.
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"method {name}: {source} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    classes = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module_name
-    ]
-    if len(classes) != 1:
-        raise UserError(
-            f"method {name}: {source} defines {len(classes)} subclasses of Method, it must be exactly one"
-        )
-    return classes[0]
+    """Import a method's folder and return its class: see `Seam.load`."""
+    return _SEAM.load(name, Method, dirs)
 
 
 _SCAFFOLD_METHOD = '''"""{title}: say in one line what the method does.
