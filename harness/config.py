@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePath
@@ -196,7 +196,9 @@ class ViewsConfig(Strict):
 class Config(Strict):
     """Everything a run's result depends on beside its method, prompt and seed."""
 
-    preset: Literal["toy", "paper", "iclr"] = "toy"
+    preset: str = Field(
+        default="toy", pattern=r"^[\w+-][\w.+-]{0,79}$", description="a label: whose settings"
+    )
     guidance: GuidanceConfig = GuidanceConfig()
     scene: SceneConfig = SceneConfig()
     camera: CameraConfig = CameraConfig()
@@ -220,104 +222,6 @@ class Config(Strict):
                 "scene.kind=image has one view, so it needs views.azimuths=1 and views.heldout_elevation=none"
             )
         return self
-
-
-def _paper() -> Config:
-    # Version 1 of DreamTime (arXiv 2306.12422v1) on Stable Diffusion v1.4. "v1" below: stated there or in the
-    # same group's code for it. Where v1 is silent the source is named.
-    return Config(
-        preset="paper",
-        guidance=GuidanceConfig(
-            prior="CompVis/stable-diffusion-v1-4",  # v1
-            dtype="float16",  # v1
-            cfg_scale=50.0,  # v1
-            view_prompt="{view} view of {prompt}",  # v1
-            weighting="one",  # v1: w = 1
-        ),
-        scene=SceneConfig(
-            levels=16,  # Instant-NGP's table 1, which v1 names as its field
-            log2_hashmap=19,  # Instant-NGP
-            base_resolution=16,  # Instant-NGP
-            growth=1.3819,  # Instant-NGP: 16 to 2048 over 16 levels
-            hidden=64,  # Instant-NGP
-            density_bias=5.0,  # DreamFusion: λ = 5
-            density_radius=0.2,  # DreamFusion: σ = .2
-            samples=64,  # Latent-NeRF
-            resolution=64,  # v1: 64 × 64 × 4 latents
-            background="learned",  # Latent-NeRF
-            entropy=0.0,
-            sparsity=5e-4,  # Latent-NeRF
-        ),
-        camera=CameraConfig(
-            elevation=(-30.0, 30.0),  # v1: polar angle 60..120°
-            distance=(1.0, 2.0),  # v1
-            fov=(40.0, 70.0),  # v1
-            front_sector=90.0,  # v1
-            overhead=30.0,  # v1
-        ),
-        optim=OptimConfig(lr=1e-3, betas=(0.9, 0.999)),  # v1
-        views=ViewsConfig(
-            distance=1.5, fov=55.0
-        ),  # the middle of the training ranges; elevations as in DreamFusion
-        steps=10_000,  # v1
-    )
-
-
-def _iclr() -> Config:
-    # What version 2 of DreamTime (ICLR 2024) builds on: threestudio's DreamFusion with DeepFloyd-IF. "ts":
-    # configs/dreamfusion-if.yaml of threestudio. Simplified, since this harness has one kind of field: no
-    # shading and no light, one learned background colour for a small network, every band of the hash grid
-    # from the first step, colours that nothing keeps in [-1, 1] but the prior itself.
-    return Config(
-        preset="iclr",
-        guidance=GuidanceConfig(
-            prior="DeepFloyd/IF-I-XL-v1.0",  # ts
-            dtype="float16",  # ts: 16-mixed
-            cfg_scale=21.0,  # ts: 20, where the usual formula's scale is one more
-            view_prompt="{prompt}, {view} view",  # ts
-            weighting="sds",  # ts: w = 1 - abar
-            t_range=(0.02, 0.98),  # ts
-        ),
-        scene=SceneConfig(
-            levels=16,  # ts
-            features=2,  # ts
-            log2_hashmap=19,  # ts
-            base_resolution=16,  # ts
-            growth=1.4473,  # ts: 16 to 4096 over 16 levels
-            hidden=64,  # ts
-            density_bias=10.0,  # ts: blob_magic3d, softplus
-            density_radius=0.5,  # ts
-            bound=2.0,  # ts: radius
-            samples=128,  # ts: 512, but it skips the empty ones
-            resolution=64,  # ts: 64 × 64 pixels, which are IF's first stage's
-            background="learned",
-            entropy=0.0,  # ts
-            sparsity=1.0,  # ts
-            orientation=100.0,  # ts: from 10 to 1000 over 5000 steps; this is the (geometric) middle
-        ),
-        camera=CameraConfig(
-            elevation=(-10.0, 90.0),  # ts
-            distance=(1.5, 2.0),  # ts
-            fov=(40.0, 70.0),  # ts
-            front_sector=90.0,  # ts
-            overhead=30.0,  # ts: elevations above 60°
-        ),
-        optim=OptimConfig(lr=1e-2, betas=(0.9, 0.99), eps=1e-15),  # ts
-        views=ViewsConfig(elevation=15.0, distance=2.0, fov=70.0),  # ts; the held-out view as in Dream Fields
-        steps=10_000,  # ts
-    )
-
-
-_PRESETS = {"toy": Config, "paper": _paper, "iclr": _iclr}
-PRESETS = tuple(_PRESETS)
-
-
-def preset(name: str) -> Config:
-    """The configuration `toy` (the embedded prior, two CPU cores), `paper` (DreamTime v1's settings) or
-    `iclr` (what v2 builds on)."""
-    if name not in PRESETS:
-        raise UserError(f"unknown preset '{name}'{nearest(name, PRESETS)}")
-    return _PRESETS[name]()
 
 
 @dataclass(frozen=True)
@@ -359,13 +263,15 @@ def override_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 def dotted(config: BaseModel) -> dict[str, Any]:
     """Every setting under its dotted key, as JSON has it."""
 
-    def flat(data: dict[str, Any], prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in data.items():
-            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return found
+    return flattened(config.model_dump(mode="json"))
 
-    return flat(config.model_dump(mode="json"), "")
+
+def flattened(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested sections under their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found |= flattened(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def _kinds(annotation: Any) -> list[Any]:

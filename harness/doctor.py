@@ -17,14 +17,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.config import Config, Execution, UserError, apply_overrides, named_line, preset
+from harness.config import Config, Execution, UserError, apply_overrides, named_line
 from harness.console import say
 from harness.guidance import hub
 from harness.guidance.folder import pinned
+from harness.presets import DEFAULT, load, preset
 
-# What each preset's experiments are scored with.
-_CLIPS = ("ViT-B-32-quickgelu/openai", "ViT-B-16-quickgelu/openai", "ViT-L-14-quickgelu/openai")
-SCORERS = {"toy": ("toy-clip",), "paper": _CLIPS, "iclr": _CLIPS}
 GIB = 1024**3
 
 
@@ -53,11 +51,11 @@ def pin(config: Config) -> Config:
     return config.model_copy(update={"guidance": pinned(config.guidance)})
 
 
-def scorers(config: Config, names: str) -> list[str]:
+def scorers(preset_name: str, names: str) -> list[str]:
     """Comma-separated scorers, or the preset's own; UserError for an unknown one."""
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     if not chosen:
-        return list(SCORERS[config.preset])
+        return list(load(preset_name).scorers)
     from eval.clip import repository
 
     for name in chosen:
@@ -198,7 +196,7 @@ def _device(env: dict[str, Any], config: Config) -> Iterator[Check]:
         return
     reason = "torch sees none" if torch.version.cuda else "this torch is built without CUDA"
     # A login node has none either, so that its absence is not held against the preset.
-    advice = f"; the {config.preset} preset's jobs want one" if config.preset != "toy" else ""
+    advice = f"; the {config.preset} preset's jobs want one" if config.preset != DEFAULT else ""
     yield Check("gpu", "missing", reason + advice, needed=False, facts={"gpus": []})
 
 

@@ -22,6 +22,7 @@ FLOORS = [
         "harness.threads",
     },
     {"harness.records"},
+    {"harness.presets"},
     {"harness.scene"},
     {"harness.objects"},
     {"harness.distill", "eval", "harness.toyworld"},
@@ -47,6 +48,7 @@ EVAL_MAY_NAME = {"harness.distill.schedules"}  # formulas alone: the schedules a
 EVAL_MAY = {
     *GROUND,
     "harness.records",
+    "harness.presets",
     "harness.guidance",
     "harness.scene",
     "harness.objects",  # textureless renders are of the field that turntables show
@@ -58,6 +60,7 @@ LIGHT = [
     *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "harness" / "cli").glob("*.py")),
     "harness/config.py",
     "harness/console.py",
+    "harness/presets/__init__.py",
     "harness/device.py",
     "harness/extensions.py",
     "harness/text.py",

@@ -26,8 +26,8 @@ from eval.preference.design import load_design
 from eval.preference.making import new_study, parse_questions
 from eval.preference.store import CHOICES, DATABASE, Store, token_hash
 from eval.preference.trials import add_raters
-from harness.config import preset
 from harness.console import Console
+from harness.presets import preset
 from harness.records.environment import own_code
 from harness.records.files import write_json
 from harness.records.folder import RunFolder

@@ -6,7 +6,8 @@ import json
 import shlex
 from typing import Any
 
-from harness.config import Config, dotted, parse_value, preset
+from harness.config import Config, dotted, parse_value
+from harness.presets import DEFAULT, names, preset
 from harness.records.identity import RunSpec
 
 
@@ -23,7 +24,7 @@ def sweep_command(spec: RunSpec, suite: str, position: int | None) -> str:
     words = ["harness", "sweep", suite]
     words += ["--limit", str(position)] if position else []
     words += ["--methods", f"{name}:{chosen}" if chosen else name, "--seeds", str(spec.seed)]
-    words += ["--steps", str(spec.config.steps), "--preset", spec.config.preset]
+    words += ["--steps", str(spec.config.steps), "--preset", _base(spec.config)]
     for key in changed:
         words += ["--set", f"{name}.{key}={_text(spec.params[key])}"]
     for item in config_changes(spec.config):
@@ -31,9 +32,14 @@ def sweep_command(spec: RunSpec, suite: str, position: int | None) -> str:
     return shlex.join(words)
 
 
+def _base(config: Config) -> str:
+    """The preset to set out from: its own, unless that was a file of somebody's."""
+    return config.preset if config.preset in names() else DEFAULT
+
+
 def config_changes(config: Config) -> list[str]:
     """What of `config` differs from its preset, less the number of steps, as items of `--set`."""
-    ours, theirs = dotted(config), dotted(preset(config.preset))
+    ours, theirs = dotted(config), dotted(preset(_base(config)))
     return [
         f"{key}={_text(value)}"
         for key, value in ours.items()

@@ -65,6 +65,12 @@ def complete_profiles(incomplete: str) -> list[str]:
     return [name for name in names() if name.startswith(incomplete)]
 
 
+def complete_presets(incomplete: str) -> list[str]:
+    from harness.presets import names
+
+    return [*(name for name in names() if name.startswith(incomplete)), *_paths(incomplete, ".toml")]
+
+
 def complete_settings(incomplete: str) -> list[str]:
     from harness.config import Config, override_keys
 
@@ -140,6 +146,14 @@ Source = Annotated[
 ]
 
 
+PresetName = Annotated[
+    str,
+    typer.Option(
+        help="Whose settings: one of `harness presets`, or the path of a .toml file of yours.",
+        autocompletion=complete_presets,
+        callback=expanded,
+    ),
+]
 ClipName = Annotated[str, typer.Option("--clip", help="toy-clip, or an open_clip model of the allow-list.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 AllowMixed = Annotated[

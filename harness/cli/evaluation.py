@@ -224,13 +224,13 @@ def import_(
     """Other people's renders become run folders that eval, tables and figures read like any other."""
     from eval.foreign import import_renders
     from eval.r_precision import cut_captions
-    from harness.doctor import SCORERS
+    from harness.presets import CLIPS
     from harness.sweep.grid import read_suite, write_suite
 
     read = read_suite(suite)
     say = partial(print, file=sys.stderr)
     runs = import_renders(renders, read, out, azimuths, elevation, steps, prior, toy, say)
-    for line in cut_captions(read.prompts, SCORERS["toy" if toy else "paper"]):
+    for line in cut_captions(read.prompts, ["toy-clip"] if toy else CLIPS):
         say(line)
     write_suite(out, read)
     print(f"{len(runs)} runs in {out}; next: harness eval {out}")

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import app, complete_settings, expanded, folder_out
+from harness.cli.app import PresetName, app, complete_settings, expanded, folder_out
 from harness.config import UserError, nearest
+from harness.presets import DEFAULT
 
 
 @app.command(epilog="Example: harness bench --check")
@@ -32,7 +33,7 @@ def bench(
     runs: Annotated[
         int, typer.Option(min=8, help="slurm: runs of the disturbed sweep; coverage: studies of a cell.")
     ] = 1000,
-    preset: Annotated[str, typer.Option(help="engine, spread, contention: whose settings.")] = "toy",
+    preset: PresetName = DEFAULT,
     prior: Annotated[str | None, typer.Option(help="engine, spread, contention: another prior.")] = None,
     settings: Annotated[
         list[str],
@@ -96,7 +97,7 @@ def doctor(
             callback=expanded,
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Whose needs are looked at: toy, paper or iclr.")] = "toy",
+    preset: PresetName = DEFAULT,
     prior: Annotated[
         str | None, typer.Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
     ] = None,
@@ -128,7 +129,7 @@ def doctor(
     from harness import doctor
 
     config = doctor.resolve(preset, prior, settings)
-    clips = doctor.scorers(config, clip)
+    clips = doctor.scorers(preset, clip)
     if fetch:
         doctor.fetch_and_tell(config, clips, as_json)
     elif not doctor.tell(config, clips, runs or out, as_json, estimate, files=runs is not None):

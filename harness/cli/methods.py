@@ -1,7 +1,8 @@
-"""`harness methods` and `harness new-method`."""
+"""What a sweep can be made of: `harness methods`, `harness new-method` and `harness presets`."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,27 @@ def methods(methods_dir: MethodsDir = []) -> None:  # noqa: B006
     width = max(map(len, found), default=0)
     for name, folder in sorted(found.items()):
         print(f"{name:<{width}}  {folder.summary}")
+
+
+@app.command(epilog="Example: harness presets paper")
+def presets(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One of them, or a .toml file: each setting that differs from the defaults."),
+    ] = None,
+) -> None:
+    """The presets of settings there are, and what each changes."""
+    from harness.presets import load, names
+
+    if name is not None:
+        shown = load(name)
+        print(f"# {shown.title}; scorers {', '.join(shown.scorers)}")
+        for key, value in shown.changes.items():
+            print(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+        return
+    for each in names():
+        shown = load(each)
+        print(f"{each:<{max(map(len, names()))}}  {shown.title}; {len(shown.changes)} settings differ")
 
 
 @app.command(name="new-method", epilog="Example: harness new-method my_sds --dir methods")

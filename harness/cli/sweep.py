@@ -14,6 +14,7 @@ import typer
 from harness.cli.app import (
     INTERRUPTED,
     MethodsDir,
+    PresetName,
     app,
     complete_methods,
     complete_profiles,
@@ -23,6 +24,7 @@ from harness.cli.app import (
     folder_out,
 )
 from harness.config import UserError, nearest
+from harness.presets import DEFAULT
 from harness.text import short
 
 CLIP_TOKENS = 77  # that CLIP's text tower reads
@@ -55,10 +57,7 @@ def sweep(
     spread: Annotated[
         int | None, typer.Option(min=1, help="Run K prompts at even distances through the suite.")
     ] = None,
-    preset: Annotated[
-        str,
-        typer.Option(help="toy (the embedded prior), paper (Stable Diffusion v1.4) or iclr (DeepFloyd-IF)."),
-    ] = "toy",
+    preset: PresetName = DEFAULT,
     prior: Annotated[
         str | None, typer.Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
     ] = None,
@@ -131,7 +130,7 @@ def sweep(
         methods_dirs=tuple(d.resolve() for d in methods_dir),
     )
     suite, specs = request.resolve()
-    _tell_of_scorers(suite, specs[0].config)
+    _tell_of_scorers(suite, specs[0].config, preset)
     execution = execution_of(
         out,
         wandb,
@@ -158,15 +157,15 @@ def sweep(
     submit(dry_run=dry_run, root=out, suite=suite, specs=specs, execution=execution, **ask)
 
 
-def _tell_of_scorers(suite: Any, config: Any) -> None:
+def _tell_of_scorers(suite: Any, config: Any, preset: str) -> None:
     """Say which captions the preset's scorers cannot tell apart or read to their ends."""
     longest = max(len(prompt.encode()) for prompt in suite.prompts)
     if config.guidance.prior == "toy-sd" or longest + 4 <= CLIP_TOKENS:  # a token is a byte or more
         return
     from eval.r_precision import cut_captions
-    from harness.doctor import SCORERS
+    from harness.presets import CLIPS, load
 
-    real = SCORERS["paper" if config.preset == "toy" else config.preset]
+    real = CLIPS if preset == DEFAULT else load(preset).scorers
     for line in cut_captions(suite.prompts, real[:1]):  # they read alike
         print(line, file=sys.stderr, flush=True)
 

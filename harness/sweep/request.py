@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from harness.config import UserError, apply_overrides, preset
+from harness.config import UserError, apply_overrides
 from harness.distill.method import discover
 from harness.guidance.folder import pinned
 from harness.guidance.reading import check_prompts
+from harness.presets import DEFAULT, preset
 from harness.records.identity import RunSpec
 from harness.sweep import grid
 from harness.text import short
@@ -30,7 +31,7 @@ class Request:
     steps: tuple[int, ...] = ()
     limit: int | None = None
     spread: int | None = None
-    preset: str = "toy"
+    preset: str = DEFAULT
     settings: tuple[str, ...] = ()
     methods_dirs: tuple[Path, ...] = ()
 

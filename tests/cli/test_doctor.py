@@ -25,6 +25,7 @@ from harness.guidance import hub as cache
 from harness.guidance.folder import PATTERNS
 from harness.guidance.hub import sha256_file
 from harness.guidance.random_prior import make_prior
+from harness.presets import load
 from harness.records import environment as environment_of_results
 from harness.sweep import experiment
 from tests.hubserver import COMMIT, Hub
@@ -239,7 +240,7 @@ def test_hashes_are_by_the_name_of_the_blob_not_of_a_shared_store(tmp_path: Path
 
 
 def examined(config: Config, out: Path) -> dict[str, doctor.Check]:
-    return {check.name: check for check in doctor.examine(config, doctor.SCORERS[config.preset], out)}
+    return {check.name: check for check in doctor.examine(config, load(config.preset).scorers, out)}
 
 
 def test_the_toy_preset_needs_nothing_but_the_checkout(
@@ -292,8 +293,8 @@ def test_what_does_not_load_is_told_before_anything_fails_for_it(
 def test_the_presets_scorers_are_those_of_the_experiments():
     for name in experiment.names():
         asked = experiment.load(name)
-        for size, sized in (("toy", asked.toy), ("paper", asked.paper)):
-            assert sized is None or set(sized.clips) <= set(doctor.SCORERS[size]), name
+        for sized in (asked.toy, asked.paper):
+            assert sized is None or set(sized.clips) <= set(load(sized.preset).scorers), name
 
 
 def test_what_is_missing_is_named_with_what_to_do(
@@ -302,7 +303,7 @@ def test_what_is_missing_is_named_with_what_to_do(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "file").touch()
     config = doctor.resolve("paper", None, ["guidance.revision=main"])
-    assert not doctor.tell(config, doctor.scorers(config, ""), tmp_path / "file", as_json=True)
+    assert not doctor.tell(config, doctor.scorers("paper", ""), tmp_path / "file", as_json=True)
     told = json.loads(capsys.readouterr().out)
     lacking = [check for check in told["checks"] if check["needed"] and check["status"] != "ok"]
     assert [check["name"] for check in lacking] == ["prior", "scorer", "scorer", "scorer", "disk"]

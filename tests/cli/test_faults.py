@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.config import Config, UserError, apply_overrides, parse_value, preset, read_toml
+from harness.config import Config, UserError, apply_overrides, parse_value, read_toml
+from harness.presets import preset
 from harness.records.identity import LARGEST_SEED
 from harness.sweep.grid import MOST_SEEDS, choose_methods, parse_seeds, seed_ranges
 from harness.sweep.select import LONGEST_WORD, select

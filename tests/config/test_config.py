@@ -11,22 +11,62 @@ from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 
 from harness.config import (
-    PRESETS,
     Config,
     GuidanceConfig,
     UserError,
     apply_overrides,
     override_keys,
     parse_value,
-    preset,
 )
+from harness.presets import load, names, preset
 
 
 def test_presets_round_trip_through_json():
-    for name in PRESETS:
+    for name in names():
         config = preset(name)
         assert config.preset == name
         assert Config.model_validate(json.loads(config.model_dump_json())) == config
+
+
+def test_a_preset_is_a_file_in_the_folder_or_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever adds one touches nothing else."""
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        'title = "one image"\nscorers = ["toy-clip"]\nsteps = 7\n[scene]\nkind = "image"\n'
+        '[views]\nazimuths = 1\nheldout_elevation = "none"\n'
+    )
+    found = load(str(mine))
+    changes = {"steps": 7, "scene.kind": "image", "views.azimuths": 1, "views.heldout_elevation": None}
+    assert found.config == apply_overrides(
+        Config(preset="mine"), [f"{k}={json.dumps(v)}" for k, v in changes.items()]
+    )
+    assert (found.title, found.scorers, found.changes) == ("one image", ("toy-clip",), changes)
+    monkeypatch.setattr("harness.presets.FOLDER", tmp_path)
+    assert names() == ["mine"] and load("mine") == found
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("stepz = 3", "unknown setting 'stepz'; did you mean 'steps'?"),
+        ("[scene]\nlevels = 0", "scene.levels=0: levels: Input should be greater than or equal to 1"),
+        ("[optim]\nlr = inf", "finite"),
+        ("[optim]\nlr = 2024-01-01", "valid number"),
+        ("scene = 3", "unknown setting 'scene'"),
+        ('preset = "other"', "unknown setting 'preset'"),
+        ("scorers = 3", "scorers is a list"),
+        ("[", "mine.toml"),
+    ],
+)
+def test_a_preset_that_does_not_fit_is_told_with_its_file(tmp_path: Path, text: str, says: str):
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load(str(tmp_path / "mine.toml"))
+    assert says in str(caught.value) and "mine.toml: " in str(caught.value)
+    assert "\n" not in str(caught.value) and "--set" not in str(caught.value)
+    (tmp_path / "a b.toml").touch()
+    with pytest.raises(UserError, match="named by its file"):
+        load(str(tmp_path / "a b.toml"))
 
 
 def test_paper_holds_the_settings_of_v1():

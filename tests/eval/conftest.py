@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from eval.clip import CONFIG_FILE, MODEL_FILE, Clip, load_clip, normalise
 from eval.load import load_runs
-from harness.config import Config, apply_overrides, preset
+from harness.config import Config, apply_overrides
+from harness.presets import preset
 from harness.records.costs import MethodCost, SideBySide, keep_costs
 from harness.records.files import write_json
 from harness.records.folder import RunFolder

@@ -28,7 +28,8 @@ from eval.report.pictures import FRAME_MS, make, turn
 from eval.report.results import results
 from eval.report.write import write_report
 from harness.cli import app
-from harness.config import PRESETS, UserError, apply_overrides, preset
+from harness.config import UserError, apply_overrides
+from harness.presets import names, preset
 from harness.records.folder import RunFolder
 from harness.records.identity import run_id
 from harness.sweep.grid import write_suite
@@ -49,7 +50,7 @@ SETTINGS = {
 }
 
 
-@given(st.sampled_from(PRESETS), st.fixed_dictionaries({}, optional=SETTINGS))
+@given(st.sampled_from(names()), st.fixed_dictionaries({}, optional=SETTINGS))
 def test_a_configuration_is_told_by_what_differs_from_its_preset(name, changes) -> None:
     config = apply_overrides(preset(name), [f"{k}={json.dumps(v)}" for k, v in changes.items()])
     again = apply_overrides(preset(name), [*config_changes(config), f"steps={config.steps}"])

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.config import Config, UserError, apply_overrides, override_keys, preset, read_toml
+from harness.config import Config, UserError, apply_overrides, override_keys, read_toml
+from harness.presets import preset
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.sweep import grid

@@ -5,7 +5,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import Config, SceneConfig, preset
+from harness.config import Config, SceneConfig
+from harness.presets import preset
 from harness.records.identity import LARGEST_SEED, RunSpec, SuiteRef, run_id, slug
 
 BUS = RunSpec(method="tp_sds", prompt="a red bus", seed=0)

@@ -197,7 +197,8 @@ def _method(folder: Path, name: str, source: str) -> None:
 def test_out_of_memory_halves_the_packs_goes_on_and_is_remembered(
     tiny_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from harness.config import Execution, preset
+    from harness.config import Execution
+    from harness.presets import preset
     from harness.sweep import grid
     from harness.sweep.display import Display
     from harness.sweep.fits import AUTO_PACK
