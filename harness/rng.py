@@ -26,27 +26,30 @@ class Key(NamedTuple):
     seed: int
 
 
-def stream(key: Key, step: int, name: Stream) -> torch.Generator:
-    """A CPU generator that depends on (prompt, seed, step, name) alone.
+def stream(key: Key, step: int, name: Stream, part: str = "") -> torch.Generator:
+    """A CPU generator that depends on (prompt, seed, step, name, part) alone; parts are streams of their own.
 
     Raises ValueError for a name outside `STREAMS`, so that a typo cannot open a stream of its own.
     """
     if name not in STREAMS:
         raise ValueError(f"unknown random stream '{name}'; streams: {', '.join(STREAMS)}")
-    text = f"{key.seed}/{step}/{name}/{normalised(key.prompt)}"
+    named = f"{name}:{part}" if part else name
+    text = f"{key.seed}/{step}/{named}/{normalised(key.prompt)}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def normal(keys: Sequence[Key], steps: Sequence[int], name: Stream, shape: Sequence[int]) -> Tensor:
+def normal(
+    keys: Sequence[Key], steps: Sequence[int], name: Stream, shape: Sequence[int], part: str = ""
+) -> Tensor:
     """Standard normal draws, float32 on the CPU, [R, *shape]: one draw per (key, step)."""
-    return torch.stack(
-        [torch.randn(tuple(shape), generator=stream(k, i, name)) for k, i in zip(keys, steps, strict=True)]
-    )
+    drawn = zip(keys, steps, strict=True)
+    return torch.stack([torch.randn(tuple(shape), generator=stream(k, i, name, part)) for k, i in drawn])
 
 
-def uniform(keys: Sequence[Key], steps: Sequence[int], name: Stream, shape: Sequence[int]) -> Tensor:
+def uniform(
+    keys: Sequence[Key], steps: Sequence[int], name: Stream, shape: Sequence[int], part: str = ""
+) -> Tensor:
     """Uniform draws in [0, 1), float32 on the CPU, [R, *shape]: one draw per (key, step)."""
-    return torch.stack(
-        [torch.rand(tuple(shape), generator=stream(k, i, name)) for k, i in zip(keys, steps, strict=True)]
-    )
+    drawn = zip(keys, steps, strict=True)
+    return torch.stack([torch.rand(tuple(shape), generator=stream(k, i, name, part)) for k, i in drawn])

@@ -43,7 +43,7 @@ GROUND = {
     "harness.text",
     "harness.threads",
 }
-METHODS_MAY = {"harness.distill.method", "harness.distill.schedules"}
+METHODS_MAY = {"harness.distill.context", "harness.distill.method", "harness.distill.schedules"}
 EVAL_MAY_NAME = {"harness.distill.schedules"}  # formulas alone: the schedules are drawn, too
 EVAL_MAY = {
     *GROUND,

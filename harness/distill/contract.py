@@ -42,6 +42,12 @@ def gradient(g_RCHW: Any, x_RCHW: Tensor) -> Tensor:
     return g_RCHW.detach()
 
 
+def expect(what: str, value: Any, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
+    """MethodError where an argument that a method gives is of another kind, shape, dtype or device."""
+    if not _is(value, dtype, shape, device):
+        raise MethodError(f"{what} is {_told(value)}, and must be {_form((dtype, shape))} on {device.type}")
+
+
 def guard_weight(method: Method) -> None:
     """From now on whoever calls `method.weight` gets float32 [R] on t's device, or a MethodError."""
     weight = method.weight
@@ -92,10 +98,14 @@ def blamed() -> Iterator[None]:
 
 
 def _check(where: str, value: Any, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
-    is_right = isinstance(value, Tensor) and (value.dtype, tuple(value.shape)) == (dtype, shape)
-    if not is_right or value.device.type != device.type:
+    if not _is(value, dtype, shape, device):
         expected = f"{_form((dtype, shape))} on {device.type}"
         raise MethodError(f"{where} returned {_told(value)}, and must return {expected}")
+
+
+def _is(value: Any, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> bool:
+    is_right = isinstance(value, Tensor) and (value.dtype, tuple(value.shape)) == (dtype, shape)
+    return is_right and value.device.type == device.type
 
 
 def _told(value: Any) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from harness.guidance.prior import Guidance
+    from harness.distill.context import GradientContext
     from harness.rng import Key
 
 
@@ -44,33 +44,13 @@ class NoiseSchedule:
         return self._copies[device]
 
 
-@dataclass(frozen=True)
-class GradientContext:
-    """One step of a pack, after the denoiser's call; everything `Method.gradient` may look at, on one device.
+def __getattr__(name: str) -> Any:
+    """`GradientContext`, what `Method.gradient` is given, is imported when asked for: it loads torch."""
+    if name != "GradientContext":
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    from harness.distill.context import GradientContext
 
-    x_RCHW is the render without its graph; eps_* are the predicted noise without prompt, with it, and guided.
-    step_R counts from 1 to total_R; all integers are int64 [R]. `cond_RLD` are the view-dependent prompts'
-    embeddings; `guidance` answers further calls of the denoiser; `keys`, the runs' prompts and seeds, feed
-    `harness.rng` (stream "method").
-    """
-
-    x_RCHW: "Tensor"
-    x_t_RCHW: "Tensor"
-    noise_RCHW: "Tensor"
-    t_R: "Tensor"
-    eps_uncond_RCHW: "Tensor"
-    eps_cond_RCHW: "Tensor"
-    eps_RCHW: "Tensor"
-    cond_RLD: "Tensor"
-    step_R: "Tensor"
-    total_R: "Tensor"
-    keys: "tuple[Key, ...]"
-    guidance: "Guidance"
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The runs' seeds alone; what is drawn from them is alike for all prompts, so draw from `keys`."""
-        return tuple(key.seed for key in self.keys)
+    return GradientContext
 
 
 class Method:
@@ -83,7 +63,9 @@ class Method:
 
     Params: ClassVar[type[MethodParams]] = MethodParams
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    nfe: ClassVar[float] = 2  # denoiser evaluations per run and step: ε without and with the prompt
+    # Denoiser evaluations per run and step, which the contract test counts: a number, or (least, most) where
+    # it depends on t or on the settings. The usual two: ε without the prompt and with it.
+    nfe: ClassVar[float | tuple[float, float]] = 2
 
     def __init__(self, params: MethodParams, noise: NoiseSchedule, weighting: str = "one"):
         self.params: Any = params
@@ -113,7 +95,7 @@ class Method:
             return alpha_R.sqrt() * (1.0 - alpha_R)
         raise UserError(f"guidance.weighting: unknown '{self.weighting}'; choose from one, sds, fantasia")
 
-    def gradient(self, ctx: GradientContext) -> "Tensor":
+    def gradient(self, ctx: "GradientContext") -> "Tensor":
         """Gradient at x, float32 [R,C,H,W] on x's device; here SDS, w(t)·(ε̂ − ε) (DreamFusion, eq. 3)."""
         return self.weight(ctx.t_R)[:, None, None, None] * (ctx.eps_RCHW - ctx.noise_RCHW)
 

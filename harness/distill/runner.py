@@ -218,7 +218,9 @@ class _Crew:
         state = {name: value.to(self.device, copy=True) for name, value in begun.items()}
         known = {name: value.to(self.device) for name, value in scene.state(len(keys)).items()}
         moments = {"adam.first": adam.first, "adam.second": adam.second}
-        groups = {"params": params, **moments, "method": state, "scene": known}
+        # A checkpoint that counts no evaluations made the usual two a step.
+        cost = {"nfe": torch.tensor([2 * member.started_at for member in self.members])}
+        groups = {"params": params, **moments, "method": state, "scene": known, "cost": cost}
         for r, checkpoint in enumerate(checkpoints):
             if checkpoint:
                 _restore(groups, r, checkpoint[0])
@@ -238,6 +240,7 @@ class _Crew:
             scene_state=known,
             state_layout=state_layout,
         )
+        pack.nfe_R = cost["nfe"]
         pack.method_state()  # what a checkpoint would lack shows at once
         return pack
 
@@ -353,6 +356,7 @@ class _Crew:
             "adam.second": pack.adam.second,
             "method": pack.method_state(),
             "scene": pack.scene_state,
+            "cost": {"nfe": pack.nfe_R},
         }
         member = self.members[r]
         member.folder.save_checkpoint(_row(groups, r), i)

@@ -10,7 +10,8 @@ from harness import rng
 from harness.config import Config
 from harness.device import upload
 from harness.distill import contract
-from harness.distill.method import GradientContext, Method
+from harness.distill.context import GradientContext
+from harness.distill.method import Method
 from harness.distill.optim import Adam
 from harness.guidance.prior import Guidance
 from harness.guidance.views import view_name, view_prompt
@@ -38,9 +39,11 @@ class Pack:
     scene_state: dict[str, Tensor] = field(default_factory=dict)  # see Generator.state
     diverged_R: Tensor | None = None  # see StepReport
     state_layout: contract.StateLayout = field(default_factory=dict)  # of the method's state
+    nfe_R: Tensor = field(init=False)  # denoiser evaluations of each run so far, int64 on the CPU
 
     def __post_init__(self) -> None:
         contract.guard_weight(self.method)
+        self.nfe_R = torch.zeros_like(self.step_R)
 
     def method_state(self) -> dict[str, Tensor]:
         """What the method has learned, each tensor [R, …]; MethodError where it is not what was announced."""
@@ -52,6 +55,7 @@ class Pack:
         learned = take(self.method_state(), index)
         self.keys = [self.keys[r] for r in runs]
         self.step_R, self.total_R = self.step_R[index], self.total_R[index]
+        self.nfe_R = self.nfe_R[index]
         if self.diverged_R is not None:
             self.diverged_R = self.diverged_R[index.to(self.diverged_R.device)]
         for tensors in (self.params, self.scene_state, self.adam.first, self.adam.second):
@@ -63,21 +67,26 @@ class Pack:
 class StepReport:
     """What a step did, per run; it stays on the device until it is looked at.
 
-    `diverged_R`: the step at which a run first had a value that is not finite, 0 where it had none.
+    `diverged_R`: the step at which a run first had a value that is not finite, 0 where it had none. `nfe_R`:
+    denoiser evaluations of the run so far. `logged_R`: what the method logged.
     """
 
     t_R: Tensor
+    nfe_R: Tensor
     diverged_R: Tensor
     grad_norm_R: Tensor
     view: View
+    logged_R: Mapping[str, Tensor] = field(default_factory=dict)
 
     def scalars(self, r: int) -> dict[str, float | int]:
         """The logged values of run r."""
         return {
             "t": int(self.t_R[r]),
+            "nfe": int(self.nfe_R[r]),
             "grad_norm": float(self.grad_norm_R[r]),
             **{name: float(map_R[r].detach().mean()) for name, map_R in self.view.maps_R.items()},
             **{f"loss_{name}": float(value_R[r].detach()) for name, value_R in self.view.penalties_R.items()},
+            **{name: float(value_R[r]) for name, value_R in self.logged_R.items()},
         }
 
 
@@ -117,40 +126,25 @@ def step(pack: Pack) -> StepReport:
     )
     x_RCHW = view.x_RCHW.detach()
 
-    # t from the method, x_t = √ᾱ_t·x + √(1−ᾱ_t)·ε
+    # t and the gradient at x are the method's; whatever it asks of the prior is computed for it
     draws_R = rng.uniform(keys, i, "timestep", ())
     with contract.blamed():
         t_R = pack.method.timesteps(pack.step_R.clone(), pack.total_R.clone(), draws_R)
     t_R = upload(contract.timesteps(t_R, pack.step_R, pack.method.noise), device)
-    noise_RCHW = upload(rng.normal(keys, i, "noise", x_RCHW.shape[1:]), device)
-    x_t_RCHW = guidance.add_noise(x_RCHW, noise_RCHW, t_R)
-
-    # ε̂(x_t; y, t) with classifier-free guidance
-    cond_RLD = guidance.embed(camera_prompts(pack, cameras))
-    eps_uncond_RCHW, eps_cond_RCHW = guidance.predict_noise(x_t_RCHW, t_R, cond_RLD)
-
-    # the method's gradient at x, carried on to θ together with the regularisers'
     context = GradientContext(
-        x_RCHW=x_RCHW.clone(),
-        x_t_RCHW=x_t_RCHW,
-        noise_RCHW=noise_RCHW,
-        t_R=t_R.clone(),
-        eps_uncond_RCHW=eps_uncond_RCHW,
-        eps_cond_RCHW=eps_cond_RCHW,
-        eps_RCHW=guidance.cfg_noise(eps_uncond_RCHW, eps_cond_RCHW),
-        cond_RLD=cond_RLD,
-        step_R=pack.step_R.clone(),
-        total_R=pack.total_R.clone(),
-        keys=tuple(keys),
-        guidance=guidance,
+        guidance, keys, pack.step_R, pack.total_R, t_R, view, cameras, camera_prompts(pack, cameras)
     )
     with contract.blamed():
         g_RCHW = pack.method.gradient(context)
     g_RCHW = contract.gradient(g_RCHW, x_RCHW)
+    pack.nfe_R = pack.nfe_R + context.nfe_R
+
+    # it is carried on to θ, together with the regularisers' and that of the method's own losses
+    losses_R = [*view.penalties_R.values(), *context.losses_R]
     found = torch.autograd.grad(
-        [view.x_RCHW, *view.penalties_R.values()],
+        [view.x_RCHW, *losses_R],
         list(params.values()),
-        [g_RCHW, *(torch.ones_like(value_R) for value_R in view.penalties_R.values())],
+        [g_RCHW, *(torch.ones_like(value_R) for value_R in losses_R)],
         allow_unused=True,
     )
     grads = {
@@ -167,7 +161,7 @@ def step(pack: Pack) -> StepReport:
     now_R = upload(pack.step_R, device) * ~finite_R
     before_R = now_R if pack.diverged_R is None else pack.diverged_R
     pack.diverged_R = torch.where(before_R > 0, before_R, now_R)
-    return StepReport(t_R, pack.diverged_R, grad_norm_R, view)
+    return StepReport(t_R, pack.nfe_R, pack.diverged_R, grad_norm_R, view, context.logged_R)
 
 
 def camera_prompts(pack: Pack, cameras: Cameras) -> list[str]:

@@ -65,7 +65,8 @@ class Guidance:
         # About eight images of 64×64 per call: what a decoder holds grows with the pixels.
         self._vae_batch = max(1, min(8, 8 * 64**2 // self.image_size**2))
         self._embeddings: dict[str, Tensor] = {}
-        self.is_compiled, self._largest = False, 0
+        self.is_compiled = False
+        self._largest: dict[int, int] = {}  # samples of a compiled call, by the number of conditions
         self._format = torch.contiguous_format
 
     @classmethod
@@ -118,36 +119,52 @@ class Guidance:
             else torch.float32
         )
 
-    @torch.no_grad()
     def predict_noise(self, x_t_RCHW: Tensor, t_R: Tensor, cond_RLD: Tensor) -> tuple[Tensor, Tensor]:
-        """(ε(x_t, ∅, t), ε(x_t, y, t)), float32 [R,C,H,W] each, whatever the prior was trained to predict."""
-        uncond_RLD = self.embed([""]).expand(len(t_R), -1, -1)
-        # A run's two samples stand next to each other: [∅, y, ∅, y, …].
-        context = torch.stack([uncond_RLD, cond_RLD], dim=1).flatten(0, 1).to(self.dtype)
-        x_t = x_t_RCHW.repeat_interleave(2, dim=0)
-        t = t_R.to(self.device).repeat_interleave(2)
+        """(ε(x_t, ∅, t), ε(x_t, y, t)): the two samples of classifier-free guidance; see `predict`."""
+        uncond, cond = self.predict(x_t_RCHW, t_R, self.embed([""]).expand(len(t_R), -1, -1), cond_RLD)
+        return uncond, cond
+
+    @torch.no_grad()
+    def predict(self, x_t_RCHW: Tensor, t_R: Tensor, *conds_RLD: Tensor) -> tuple[Tensor, ...]:
+        """ε(x_t, y, t) for each of K conditions in one call of the denoiser, float32 [R,C,H,W] each, whatever
+        the prior was trained to predict. A t below 0 stands for 0."""
+        branches = len(conds_RLD)
+        # A run's samples stand next to each other: [∅, y, ∅, y, …].
+        context = torch.stack(conds_RLD, dim=1).flatten(0, 1).to(self.dtype)
+        x_t = x_t_RCHW.repeat_interleave(branches, dim=0)
+        t = t_R.to(self.device).clamp(min=0).repeat_interleave(branches)
         x = self.family.model_input(x_t, t).to(self.dtype)
-        # A GPU's bits depend on much else: there the pack is one call, and compiled code keeps its shape.
-        self._largest = max(self._largest, len(t)) if self.is_compiled else len(t)
+        # A GPU's bits depend on much else: there the pack is one call, and compiled code keeps its shapes.
+        most = max(self._largest.get(branches, 0), len(t)) if self.is_compiled else len(t)
+        self._largest[branches] = most
         if self.device.type == "cpu" and not self.is_compiled:
             out = _side_by_side(self._denoise, self.cfg.microbatch, x, t, context).float()
         else:
-            size = self.cfg.microbatch if self.device.type == "cpu" else self._largest
+            size = self.cfg.microbatch if self.device.type == "cpu" else most
             out = _in_microbatches(self._denoise, size, x, t, context).float()
         eps = self.family.noise(out, x_t, t)
-        return eps[0::2], eps[1::2]
+        return tuple(eps[branch::branches] for branch in range(branches))
 
     def _denoise(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         return self.family.denoise(x.contiguous(memory_format=self._format), t, context).contiguous()
 
-    def cfg_noise(self, eps_uncond_RCHW: Tensor, eps_cond_RCHW: Tensor) -> Tensor:
+    def cfg_noise(
+        self, eps_uncond_RCHW: Tensor, eps_cond_RCHW: Tensor, scale: float | Tensor | None = None
+    ) -> Tensor:
         """ε̂ = ε_∅ + s·(ε_y − ε_∅), classifier-free guidance as usual (threestudio's s is s−1 here)."""
-        return eps_uncond_RCHW + self.cfg.cfg_scale * (eps_cond_RCHW - eps_uncond_RCHW)
+        scale = self.cfg.cfg_scale if scale is None else scale
+        return eps_uncond_RCHW + scale * (eps_cond_RCHW - eps_uncond_RCHW)
+
+    def levels(self, t_R: Tensor) -> tuple[Tensor, Tensor]:
+        """(√ᾱ_t, √(1−ᾱ_t)), float32 [R] each; (1, 0), the clean latent's, where t is below 0."""
+        t_R = t_R.to(self.device)
+        at_R, is_clean_R = t_R.clamp(min=0), t_R < 0
+        signal_R, noise_R = self.family.signal_T[at_R], self.family.noise_T[at_R]
+        return signal_R.masked_fill(is_clean_R, 1.0), noise_R.masked_fill(is_clean_R, 0.0)
 
     def add_noise(self, x_RCHW: Tensor, eps_RCHW: Tensor, t_R: Tensor) -> Tensor:
         """x_t = √ᾱ_t·x + √(1−ᾱ_t)·ε (DreamTime, eq. 1)."""
-        t_R = t_R.to(self.device)
-        signal_R, noise_R = self.family.signal_T[t_R], self.family.noise_T[t_R]
+        signal_R, noise_R = self.levels(t_R)
         return signal_R[:, None, None, None] * x_RCHW + noise_R[:, None, None, None] * eps_RCHW
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ origin; azimuth 0 is the front: it sees the +x face of an object, with +y to the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,18 @@ class Cameras:
     def expand(self, runs: int) -> Cameras:
         """One camera repeated for `runs` runs (an evaluation view of a whole pack)."""
         return Cameras(*(values.expand(runs) for values in self._values()))
+
+    def map(self, call: Callable[[Tensor], Tensor]) -> Cameras:
+        """The cameras with `call` applied to each of their tensors: another dtype, another device."""
+        return Cameras(*map(call, self._values()))
+
+    def c2w(self) -> Tensor:
+        """Camera to world, float64 [R,4,4]: its columns are right, up, backward and the camera's place (a
+        camera looks along its −z, as in OpenGL)."""
+        return torch.stack([torch.tensor(_pose(*values), dtype=torch.float64) for values in self._each()])
+
+    def _each(self) -> Iterator[tuple[float, float, float, float]]:
+        return zip(*(values.tolist() for values in self._values()), strict=True)
 
     def _values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.azimuth_R, self.elevation_R, self.distance_R, self.fov_R
@@ -77,6 +90,17 @@ def evaluation(cfg: ViewsConfig) -> Cameras:
         [cfg.distance] * cfg.tiles,
         [cfg.fov] * cfg.tiles,
     )
+
+
+def _pose(azimuth: float, elevation: float, distance: float, fov: float) -> list[list[float]]:
+    ca, sa = math.cos(math.radians(azimuth)), math.sin(math.radians(azimuth))
+    ce, se = math.cos(math.radians(elevation)), math.sin(math.radians(elevation))
+    return [
+        [-sa, -se * ca, ce * ca, distance * ce * ca],
+        [ca, -se * sa, ce * sa, distance * ce * sa],
+        [0.0, ce, se, distance * se],
+        [0.0, 0.0, 0.0, 1.0],
+    ]
 
 
 def rays(cameras: Cameras, H: int, W: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:

@@ -13,13 +13,16 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from harness.config import GuidanceConfig, UserError
-from harness.distill.method import GradientContext, NoiseSchedule, load_method
+from harness.distill.context import GradientContext
+from harness.distill.method import NoiseSchedule, load_method
 from harness.distill.schedules import signal_to_noise_weight
 from harness.guidance import sampling
 from harness.guidance.architectures import ARCHITECTURES
 from harness.guidance.prior import Guidance
 from harness.guidance.random_prior import make_prior
 from harness.rng import Key
+from harness.scene.cameras import make
+from harness.scene.generator import View
 
 PROMPT = "A red Mug, side view"
 CFG = 7.5
@@ -139,19 +142,14 @@ def test_an_sds_gradient_is_the_reference_implementations(
     like: str, weighting: str, folders: dict[str, Path]
 ) -> None:
     g, pipe = load(folders[like]), pipeline(folders[like])
-    x, noise = torch.randn(2, 3, *g.latent_shape, generator=torch.Generator().manual_seed(2)).unbind()
+    x = torch.randn(3, *g.latent_shape, generator=torch.Generator().manual_seed(2))
     t = torch.tensor([20, 500, 980])
-    x_t, cond = g.add_noise(x, noise, t), g.embed([PROMPT] * 3)
-    eps_u, eps_c = g.predict_noise(x_t, t, cond)
     keys = tuple(Key("a red mug", seed) for seed in range(3))
     method = load_method("uniform_sds")
     sds = method(method.resolve({}), NoiseSchedule(g.alphas_cumprod_T, *g.t_range), weighting)
-    zeros = torch.zeros(3, dtype=torch.int64)
-    found = sds.gradient(
-        GradientContext(
-            x, x_t, noise, t, eps_u, eps_c, g.cfg_noise(eps_u, eps_c), cond, zeros, zeros, keys, g
-        )
-    )
+    ones = torch.ones(3, dtype=torch.int64)
+    ctx = GradientContext(g, keys, ones, ones, t, View(x), make(*[[0.0] * 3] * 4), [PROMPT] * 3)
+    found, noise = sds.gradient(ctx), ctx.noise_RCHW
     for r in range(3):
         if like == "sd3":  # the flow's own ᾱ, by the signal-to-noise ratio
             sigma = float(pipe.scheduler.sigmas.flip(0)[t[r]])
