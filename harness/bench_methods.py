@@ -17,6 +17,7 @@ from harness.bench import make_method, make_pack, steps
 from harness.config import UserError
 from harness.device import pick_device
 from harness.distill.runner import load_guidance
+from harness.distill.step import Pack
 from harness.records.costs import MethodCost, SideBySide, keep_costs, read_costs
 from harness.records.environment import machine, snapshot
 
@@ -56,12 +57,11 @@ def run(
 
     longest = {run.cost_key: run for run in sorted(runs, key=lambda run: run.total)}
     pack = max(4, *(run.config.guidance.microbatch // 2 for run in runs))
-    turns, nfe = {}, {}
+    turns = {}
     for key, record in longest.items():
         guidance, name = load_guidance(record.config, here), record.folder.spec().method
         method = make_method(record.config, guidance, name, record.params, methods_dirs)
         turns[key] = make_pack(record.config, guidance, pack, "auto", method)
-        nfe[key] = float(method.nfe)
     for key in turns:  # what is built or compiled at first use is no part of a step
         steps(turns[key], 2)()
     once = max(steps(each, 1)() for each in turns.values()) * pack
@@ -75,7 +75,7 @@ def run(
         device=here.type,
         threads=torch.get_num_threads(),
         pack=pack,
-        methods={key: MethodCost(nfe=nfe[key], seconds=tuple(seconds[key])) for key in turns},
+        methods={key: MethodCost(nfe=evaluations(turns[key]), seconds=tuple(seconds[key])) for key in turns},
     )
     keep_costs(root, measured)
 
@@ -90,6 +90,11 @@ def run(
         ratio = replace(costs.ratio(name, names[0]), digits=3)
         table.add_row(name, str(per_step), str(ratio), f"{costs.nfe[name]:g}")
     (console or Console()).print(table)
+
+
+def evaluations(pack: Pack) -> float:
+    """Denoiser evaluations per run and step, as counted over the steps that were taken."""
+    return int(pack.nfe_R.sum()) / int(pack.step_R.sum())
 
 
 def run_where_missing(root: Path, methods_dirs: Sequence[Path] = ()) -> None:

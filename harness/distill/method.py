@@ -67,6 +67,11 @@ class Method:
     # it depends on t or on the settings. The usual two: ε without the prompt and with it.
     nfe: ClassVar[float | tuple[float, float]] = 2
 
+    @classmethod
+    def nfe_range(cls) -> tuple[float, float]:
+        """The least and the most evaluations of a step."""
+        return cls.nfe if isinstance(cls.nfe, tuple) else (cls.nfe, cls.nfe)
+
     def __init__(self, params: MethodParams, noise: NoiseSchedule, weighting: str = "one"):
         self.params: Any = params
         self.noise = noise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, PositiveFloat, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, TypeAdapter, ValidationError, model_validator
 
 from harness.config import Strict, UserError, first_problem
 from harness.records.files import read_json, write_json
@@ -16,7 +16,7 @@ FILE = "costs.json"
 class MethodCost(Strict):
     """One method: denoiser evaluations per run and step, and seconds per run and step, one per round."""
 
-    nfe: PositiveFloat
+    nfe: NonNegativeFloat
     seconds: tuple[PositiveFloat, ...] = Field(min_length=1)
 
 

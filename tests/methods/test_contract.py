@@ -40,8 +40,10 @@ def test_contract(method: str, methods_dir: Path, tiny_prior: Path, tmp_path: Pa
     for run, content in unbroken.items():
         assert content["status"] == "done", RunFolder(roots["packed"] / run).failure()
         assert [row["step"] for row in content["rows"]] == [1, 2, 4, 5, 6, 7]
+        least, most = load_method(method.partition(":")[0], [methods_dir]).nfe_range()
         for row in content["rows"]:
             assert 20 <= row["t"] <= 980
+            assert least * row["step"] <= row["nfe"] <= most * row["step"]
             assert all(value is not None for value in row.values())  # what is not finite is stored as null
         assert sorted(content["views"]) == [2, 5, 7]
 
