@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config, Execution
-from harness.distill.method import load_method
 from harness.distill.runner import advance
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
+from harness.sweep.grid import choose_methods
 
 STEPS = 7
 LATENT = 8  # of a tiny prior: latents 4×8×8, images 32×32
@@ -47,14 +47,15 @@ def create(
     methods_dirs: Sequence[Path] = (),
     **changes: Any,
 ) -> list[str]:
-    """Run folders of one method (`name` or `name:preset`) with prompts and seeds of their own; their ids."""
-    name, _, preset = method.partition(":")
-    params = load_method(name, methods_dirs).resolve({"preset": preset} if preset else {}, name)
+    """Run folders of one method (`name`, `name:preset`, `a@b`), prompts and seeds of their own; their ids."""
+    (chosen,) = choose_methods(method, [], methods_dirs)
     resolved = config(prior, **changes)
     specs = [
         RunSpec(
-            method=name,
-            params=params.model_dump(mode="json"),
+            method=chosen.name,
+            params=chosen.params,
+            params_set=chosen.params_set,
+            variant=chosen.variant,
             prompt=f"a {colour} mug",
             seed=seed,
             config=resolved,

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.config import Config, dotted, parse_value
 from harness.presets import DEFAULT, names, preset
-from harness.records.identity import RunSpec
+from harness.records.identity import COMPOSED, RunSpec
 
 
 def sweep_command(spec: RunSpec, suite: str, position: int | None) -> str:
@@ -16,18 +16,22 @@ def sweep_command(spec: RunSpec, suite: str, position: int | None) -> str:
 
     `suite` is the path of its prompts, `position` the prompt's place in them, from 1; None where it has none.
     """
-    name = spec.method
-    variant = [part for part in spec.variant.split(",") if part]
-    chosen = variant[0] if variant and "=" not in variant[0] else ""
-    # A preset's own values come with its name; the others are written in full, not as a label rounds them.
-    changed = [part.partition("=")[0] for part in variant if "=" in part] if variant else spec.params_set
+    methods, changes = [], []
+    for name, params, params_set, label in spec.parts:
+        variant = [part for part in label.split(",") if part]
+        chosen = variant[0] if variant and "=" not in variant[0] else ""
+        # A preset's own values come with its name; the others in full, not as a label rounds them.
+        changed = [part.partition("=")[0] for part in variant if "=" in part] if variant else params_set
+        methods.append(f"{name}:{chosen}" if chosen else name)
+        if len(spec.parts) == 1:
+            changes += [f"{name}.{key}={_text(params[key])}" for key in changed]
+        else:  # both halves may be of one name
+            methods[-1] += "".join(f":{key}={_text(params[key])}" for key in changed)
     words = ["harness", "sweep", suite]
     words += ["--limit", str(position)] if position else []
-    words += ["--methods", f"{name}:{chosen}" if chosen else name, "--seeds", str(spec.seed)]
+    words += ["--methods", COMPOSED.join(methods), "--seeds", str(spec.seed)]
     words += ["--steps", str(spec.config.steps), "--preset", _base(spec.config)]
-    for key in changed:
-        words += ["--set", f"{name}.{key}={_text(spec.params[key])}"]
-    for item in config_changes(spec.config):
+    for item in (*changes, *config_changes(spec.config)):
         words += ["--set", item]
     return shlex.join(words)
 

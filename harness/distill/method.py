@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
 import harness
 from harness.config import Strict, UserError, first_problem, nearest
 from harness.extensions import Extension, Seam
 from harness.records.files import make_folder, write_bytes
+from harness.records.identity import COMPOSED, HALVES
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,8 @@ class Method:
     # Denoiser evaluations per run and step, which the contract test counts: a number, or (least, most) where
     # it depends on t or on the settings. The usual two: ε without the prompt and with it.
     nfe: ClassVar[float | tuple[float, float]] = 2
+    # What its authors use beside the method's own settings, by keys of `--set`; applied only if asked.
+    recommended: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
     def nfe_range(cls) -> tuple[float, float]:
@@ -148,8 +151,51 @@ def discover(dirs: Sequence[Path] = ()) -> dict[str, Extension]:
 
 
 def load_method(name: str, dirs: Sequence[Path] = ()) -> type[Method]:
-    """Import a method's folder and return its class: see `Seam.load`."""
-    return _SEAM.load(name, Method, dirs)
+    """Import a method's folder and return its class, see `Seam.load`; of `a@b` what `compose` makes."""
+    if COMPOSED not in name:
+        return _SEAM.load(name, Method, dirs)
+    halves = name.split(COMPOSED)
+    if len(halves) != 2 or not all(halves):
+        raise UserError(
+            f"method '{name}': name one distillation before the {COMPOSED} and one schedule after it, "
+            f"such as uniform_sds{COMPOSED}tp_sds"
+        )
+    return compose(*(_SEAM.load(half, Method, dirs) for half in halves))
+
+
+def compose(distillation: type[Method], schedule: type[Method]) -> type[Method]:
+    """The first one's gradient, weight, state and evaluations, on the second one's timesteps.
+
+    Its settings are {"distillation": …, "schedule": …}, each half's as that half has them.
+    """
+    parents = dict(zip(HALVES, (distillation, schedule), strict=True))
+    fields: dict[str, Any] = {half: (parent.Params, parent.Params()) for half, parent in parents.items()}
+
+    class Composed(distillation):
+        Params = create_model("Params", __base__=MethodParams, **fields)
+        presets: ClassVar = {}
+
+        def __init__(self, params: Any, noise: NoiseSchedule, weighting: str = "one"):
+            super().__init__(params.distillation, noise, weighting)
+            self._schedule = schedule(params.schedule, noise, weighting)
+
+        def timesteps(self, step_R: "Tensor", total_R: "Tensor", draws_R: "Tensor") -> "Tensor":
+            return self._schedule.timesteps(step_R, total_R, draws_R)
+
+        @classmethod
+        def resolve(cls, params: Mapping[str, Any], name: str = "") -> MethodParams:
+            for key in params:
+                if key not in parents:
+                    raise UserError(f"method {name}: no setting '{key}'{nearest(key, parents)}")
+            names = (*name.split(COMPOSED), "", "")
+            return cls.Params(
+                **{
+                    half: parent.resolve(params.get(half, {}), own)
+                    for (half, parent), own in zip(parents.items(), names, strict=False)
+                }
+            )
+
+    return Composed
 
 
 _SCAFFOLD_METHOD = '''"""{title}: say in one line what the method does.

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,25 @@ LONGEST_METHOD = 80  # letters of a method's name in a folder's; with the rest i
 
 # Labels, not causes: two runs that differ only here are one run.
 NOT_HASHED = ("preset",)
+
+
+# `csd@tp_sds`: a distillation on the timesteps of a schedule; the params of either lie under its half's name.
+COMPOSED = "@"
+HALVES = ("distillation", "schedule")
+
+
+class Part(NamedTuple):
+    """A method as it was named: on its own, or as a half of a composed one."""
+
+    name: str
+    params: dict[str, Any]
+    params_set: tuple[str, ...] = ()
+    variant: str = ""
+
+    @property
+    def label(self) -> str:
+        """`tp_sds`, or `tp_sds:iclr`."""
+        return f"{self.name}:{self.variant}" if self.variant else self.name
 
 
 class SuiteRef(BaseModel):
@@ -36,7 +55,8 @@ class RunSpec(BaseModel):
 
     `params` are the method's full settings; `params_set` names those that differ from the method's defaults,
     which alone enter the identity. `variant` (a preset's name, changed settings) and `suite` are for readers,
-    not hashed.
+    not hashed. Of a composed method, params are {"distillation": …, "schedule": …}, params_set has names such
+    as schedule.m, and the variant joins both halves' with an @.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,8 +73,32 @@ class RunSpec(BaseModel):
 
     @property
     def label(self) -> str:
-        """The method as tables name it: `tp_sds`, or `tp_sds:iclr`."""
-        return f"{self.method}:{self.variant}" if self.variant else self.method
+        """The method as tables name it: `tp_sds`, `tp_sds:iclr`, or `csd@tp_sds:iclr`."""
+        return COMPOSED.join(part.label for part in self.parts)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The method by itself, or the two halves of a composed one."""
+        if COMPOSED not in self.method:
+            return (Part(self.method, self.params, self.params_set, self.variant),)
+        variants = (*self.variant.split(COMPOSED), "", "")
+        return tuple(
+            Part(
+                name,
+                self.params.get(half, {}),
+                tuple(key.removeprefix(f"{half}.") for key in self.params_set if key.startswith(f"{half}.")),
+                variant,
+            )
+            for name, half, variant in zip(self.method.split(COMPOSED), HALVES, variants, strict=False)
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`params` as `params_set` names them."""
+        if COMPOSED not in self.method:
+            return self.params
+        halves = zip(HALVES, self.parts, strict=False)
+        return {f"{half}.{key}": value for half, part in halves for key, value in part.params.items()}
 
 
 def canonical_json(value: Any) -> str:
@@ -84,7 +128,7 @@ def hashed(spec: RunSpec) -> dict[str, Any]:
     return {
         "spec_version": spec.spec_version,
         "method": spec.method,
-        "params": {key: spec.params[key] for key in spec.params_set},
+        "params": {key: spec.settings[key] for key in spec.params_set},
         "prompt": spec.prompt,
         "seed": spec.seed,
         "config": _hashed_config(spec.config),

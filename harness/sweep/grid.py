@@ -13,7 +13,7 @@ from harness.config import Config, UserError, override_keys, parse_value, split_
 from harness.distill.method import Method, discover, load_method
 from harness.prompt import normalised
 from harness.records.files import NoSuchFile, make_folder, read_text, write_json
-from harness.records.identity import LARGEST_SEED, RunSpec, SuiteRef
+from harness.records.identity import COMPOSED, HALVES, LARGEST_SEED, Part, RunSpec, SuiteRef
 from harness.text import short
 
 
@@ -100,41 +100,49 @@ def parse_seeds(text: str) -> list[int]:
     return sorted({seed for ends in ranges for seed in ends})
 
 
-@dataclass(frozen=True)
-class MethodChoice:
-    """A method with its full settings; `params_set` are those that differ from its defaults."""
-
-    name: str
-    params: dict[str, Any]
-    params_set: tuple[str, ...]
-    variant: str = ""
-
-
-def choose_methods(names: str, overrides: Sequence[str], dirs: Sequence[Path] = ()) -> list[MethodChoice]:
-    """The methods of `--methods a,b:preset,b:key=value` (empty: all there are), with the overrides
-    `name.key=value` of `--set` for every variant of that method.
+def choose_methods(names: str, overrides: Sequence[str], dirs: Sequence[Path] = ()) -> list[Part]:
+    """The methods of `--methods a,b:preset,b:key=value,a@b:preset` (empty: all there are), with the overrides
+    `name.key=value` of `--set` for every variant of that method, composed ones' halves included.
 
     Imports their folders. Raises UserError for unknown methods, presets, keys and values.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()] or sorted(discover(dirs))
-    choices: list[MethodChoice] = []
+    choices: list[Part] = []
     for text in wanted:
-        name, *parts = text.split(":")
-        method = load_method(name, dirs)
-        preset = parts.pop(0) if parts and "=" not in parts[0] else ""
-        own = [f"{name}.{part}" for part in parts]
-        changes = _changes(method, name, [*overrides, *own])
-        full = method.resolve(({"preset": preset} if preset else {}) | changes, name).model_dump(mode="json")
-        default = method.resolve({}, name).model_dump(mode="json")
-        differing = tuple(sorted(key for key in full if full[key] != default[key]))
-        labels = [preset] if preset else []
-        labels += [f"{key}={_short(full[key])}" for key in sorted(changes)]
-        choice = MethodChoice(name, full, differing, ",".join(labels))
+        halves = text.split(COMPOSED)
+        if len(halves) > 1:
+            load_method(COMPOSED.join(half.partition(":")[0] for half in halves), dirs)
+        parts = [_part(half, overrides, dirs) for half in halves]
+        choice = _composed(*parts) if len(parts) > 1 else parts[0]
         twin = next((c for c in choices if (c.name, c.params) == (choice.name, choice.params)), None)
         if twin is not None:
             raise UserError(f"--methods: '{text}' is the same method with the same settings as '{twin.name}'")
         choices.append(choice)
     return choices
+
+
+def _part(text: str, overrides: Sequence[str], dirs: Sequence[Path]) -> Part:
+    """`name:preset:key=value` with its full settings; `params_set` differ from its defaults."""
+    name, *parts = text.split(":")
+    method = load_method(name, dirs)
+    preset = parts.pop(0) if parts and "=" not in parts[0] else ""
+    own = [f"{name}.{part}" for part in parts]
+    changes = _changes(method, name, [*overrides, *own])
+    full = method.resolve(({"preset": preset} if preset else {}) | changes, name).model_dump(mode="json")
+    default = method.resolve({}, name).model_dump(mode="json")
+    labels = [preset] if preset else []
+    labels += [f"{key}={_short(full[key])}" for key in sorted(changes)]
+    return Part(name, full, tuple(sorted(k for k in full if full[k] != default[k])), ",".join(labels))
+
+
+def _composed(*parts: Part) -> Part:
+    halves = list(zip(HALVES, parts, strict=True))
+    return Part(
+        COMPOSED.join(part.name for part in parts),
+        {half: part.params for half, part in halves},
+        tuple(f"{half}.{key}" for half, part in halves for key in part.params_set),
+        COMPOSED.join(part.variant for part in parts) if any(part.variant for part in parts) else "",
+    )
 
 
 def _short(value: Any) -> str:
@@ -163,7 +171,7 @@ def split_overrides(items: Sequence[str], methods: Sequence[str]) -> tuple[list[
 
 def expand(
     suite: Suite,
-    methods: Sequence[MethodChoice],
+    methods: Sequence[Part],
     seeds: Sequence[int],
     config: Config,
     prompts: Sequence[str] | None = None,

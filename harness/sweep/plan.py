@@ -161,7 +161,9 @@ def _compared(folder: RunFolder, spec: RunSpec) -> tuple[bool, str | None]:
     labels = {"suite", "variant", "params_set"}
     found = folder.spec()
     there, here = (
-        s.model_copy(update={"config": without_place(s.config)}).model_dump(mode="json", exclude=labels)
+        s.model_copy(update={"config": without_place(s.config), "params": dict(s.settings)}).model_dump(
+            mode="json", exclude=labels
+        )
         for s in (found, spec)
     )
     # A setting that the method has gained since, and that stands at its default, is no difference.

@@ -13,7 +13,7 @@ from harness.distill.method import discover
 from harness.guidance.folder import pinned
 from harness.guidance.reading import check_prompts
 from harness.presets import DEFAULT, preset
-from harness.records.identity import RunSpec
+from harness.records.identity import COMPOSED, RunSpec
 from harness.sweep import grid
 from harness.text import short
 
@@ -50,7 +50,8 @@ class Request:
             for prompt in suite.prompts:
                 check(prompt)  # whose language is short enough for its prior
         choices = grid.choose_methods(self.methods, of_methods, self.methods_dirs)
-        unused = {item.partition(".")[0] for item in of_methods} - {choice.name for choice in choices}
+        named = {name for choice in choices for name in choice.name.split(COMPOSED)}
+        unused = {item.partition(".")[0] for item in of_methods} - named
         if unused:
             raise UserError(f"--set {sorted(unused)[0]}.…: that method is not in this sweep")
         configs = [config.model_copy(update={"steps": steps}) for steps in self.steps] or [config]

@@ -3,10 +3,12 @@
 Finite, timesteps in range, deterministic; resumed = unbroken and packed = solo, bit for bit on the CPU.
 """
 
+import json
 from pathlib import Path
 
 import pytest
 
+from harness.config import Config, apply_overrides
 from harness.distill.method import discover, load_method, new_method
 from harness.distill.runner import advance
 from harness.records.folder import RunFolder
@@ -27,7 +29,7 @@ def methods_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", [*FOUND, SCAFFOLD])
+@pytest.mark.parametrize("method", [*FOUND, SCAFFOLD, f"{SCAFFOLD}@tp_sds:iclr"])
 def test_contract(method: str, methods_dir: Path, tiny_prior: Path, tmp_path: Path) -> None:
     roots = {name: tmp_path / name for name in ("packed", "solo", "resumed")}
     dirs = {"methods_dirs": (str(methods_dir),)}
@@ -40,7 +42,9 @@ def test_contract(method: str, methods_dir: Path, tiny_prior: Path, tmp_path: Pa
     for run, content in unbroken.items():
         assert content["status"] == "done", RunFolder(roots["packed"] / run).failure()
         assert [row["step"] for row in content["rows"]] == [1, 2, 4, 5, 6, 7]
-        least, most = load_method(method.partition(":")[0], [methods_dir]).nfe_range()
+        made = load_method(RunFolder(roots["packed"] / run).spec().method, [methods_dir])
+        apply_overrides(Config(), [f"{key}={json.dumps(value)}" for key, value in made.recommended.items()])
+        least, most = made.nfe_range()
         for row in content["rows"]:
             assert 20 <= row["t"] <= 980
             assert least * row["step"] <= row["nfe"] <= most * row["step"]
