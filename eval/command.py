@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from eval.claims import claims, published
-from eval.contact_sheet import Cell, contact_sheets, shown_views, texts
-from eval.fonts import boxes, fallbacks
-from eval.load import RunRecord
+from eval.figures.contact_sheet import Cell, contact_sheets, shown_views, texts
+from eval.figures.fonts import boxes, fallbacks
 from eval.results import (
     convergence_table,
     cost_table,
@@ -28,8 +26,10 @@ from eval.results import (
     signatures_table,
     spectrum_table,
 )
-from eval.study import Study
-from eval.tables import Table, as_csv, console_for_tables, markdown, terminal, write
+from eval.runs import Study
+from eval.sources.load import RunRecord
+from eval.tables.claims import claims, published
+from eval.tables.table import Table, as_csv, console_for_tables, markdown, terminal, write
 from harness.config import UserError, first_line, nearest
 from harness.console import Console
 from harness.records.environment import packages

@@ -9,13 +9,21 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from eval import convergence, spectrum
-from eval.cost import Costs
-from eval.load import BASELINE
-from eval.r_precision import SCORES
-from eval.stats import Interval, bootstrap_mean, holm, paired_difference, prompts_to_decide, share_mean
-from eval.study import Study
-from eval.tables import Cell, Number, Table, number, percent
+from eval.metrics import spectrum
+from eval.metrics.r_precision import SCORES
+from eval.runs import Study
+from eval.sources.load import BASELINE
+from eval.statistics import convergence
+from eval.statistics.intervals import (
+    Interval,
+    bootstrap_mean,
+    holm,
+    paired_difference,
+    prompts_to_decide,
+    share_mean,
+)
+from eval.tables.cost import Costs
+from eval.tables.table import Cell, Number, Table, number, percent
 from harness.config import UserError
 
 SEED = 0  # of the bootstrap: every row sees the same resamples
@@ -184,7 +192,7 @@ def _baseline(study: Study) -> str:
 
 
 def convergence_frames(study: Study) -> dict[str, tuple[convergence.Axis, pd.DataFrame]]:
-    """Reading → (axis, scores as eval.convergence takes them), for the readings that the runs allow.
+    """Reading → (axis, scores), for the readings that the runs allow.
 
     step, own N where there are several, and where the methods' steps were timed side by side wall time; NFE
     where methods differ in them, since it is the steps' ratio elsewhere.

@@ -373,7 +373,7 @@ class Probe:
 
 def serve_probe() -> None:
     """The process of a `Probe`: a config on stdin, then names of `PIECES`; seconds on stdout."""
-    from eval.clip import load_clip
+    from eval.scorers.clip import load_clip
 
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries that print must not write among the answers

@@ -1,7 +1,7 @@
 """`harness bench methods`: what a step of each method costs, timed side by side and kept with the runs.
 
 Steps of fresh packs, every method in turn, in one process, on the machine that made the runs; views, logging
-and checkpoints are not in it. Why no run's own clock is used: eval/cost.py.
+and checkpoints are not in it. Why no run's own clock is used: eval/tables/cost.py.
 """
 
 import math
@@ -36,8 +36,8 @@ def run(
     Raises UserError where no run can be read, where they were made on other machines, and for a method or
     prior that is not here.
     """
-    from eval.cost import costs_of
-    from eval.load import in_order, load_runs, method_labels
+    from eval.sources.load import in_order, load_runs, method_labels
+    from eval.tables.cost import costs_of
 
     runs, _ = load_runs(root)
     environments = [env for record in runs if (env := record.folder.env())]
@@ -99,8 +99,8 @@ def evaluations(pack: Pack) -> float:
 
 def run_where_missing(root: Path, methods_dirs: Sequence[Path] = ()) -> None:
     """`run`, unless all methods under `root` have been measured; one line where it cannot be done here."""
-    from eval.cost import costs_of
-    from eval.load import load_runs, method_labels
+    from eval.sources.load import load_runs, method_labels
+    from eval.tables.cost import costs_of
 
     try:
         runs, _ = load_runs(root)

@@ -56,7 +56,7 @@ def scorers(preset_name: str, names: str) -> list[str]:
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     if not chosen:
         return list(load(preset_name).scorers)
-    from eval.clip import repository
+    from eval.scorers.clip import repository
 
     for name in chosen:
         repository(name)
@@ -109,7 +109,7 @@ def examine(config: Config, clips: Sequence[str], out: Path) -> Iterator[Check]:
     except (ImportError, OSError) as error:  # OSError: a library that torch was built against
         yield Check("torch", "problem", f"{named_line(error)}; install it again")
         return
-    from eval.clip import known
+    from eval.scorers.clip import known
 
     yield from _device(env, config)
     yield from _backends()
@@ -235,7 +235,7 @@ def _prior(config: Config) -> Check:
 
 
 def _scorer(name: str, needed: bool) -> Check:
-    from eval import clip
+    from eval.scorers import clip
 
     try:
         found = clip.find(name)
@@ -352,7 +352,7 @@ def fetch(config: Config, clips: Sequence[str], say: Callable[[str], None]) -> l
 
     Every weight file is read and hashed. Raises UserError where one cannot be had or is not the right one.
     """
-    from eval import clip
+    from eval.scorers import clip
     from harness.guidance import folder
 
     done = []

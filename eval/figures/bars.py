@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from eval.figures.curves import time_unit
+from eval.figures.looks import Look, looks
 from eval.figures.style import FINE, GREY, PAGE, SMALL, Sheet, chart
-from eval.looks import Look, looks
 from eval.results import mean
-from eval.study import Study
+from eval.runs import Study
 
 
 def diversity(study: Study) -> Sheet:

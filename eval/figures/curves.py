@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from eval.convergence import curve
+from eval.figures.looks import Look, looks
 from eval.figures.style import COLUMN, GREY, PAGE, SMALL, Sheet, chart, few_ticks, handle, legend
-from eval.looks import Look, looks
-from eval.study import Study
+from eval.runs import Study
+from eval.statistics.convergence import curve
 
 BANDS = 4  # that many shaded bands can be told apart
 MARKS = 12  # on a line, at most

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from eval.figures.curves import counted
 from eval.figures.style import PAGE, Sheet, chart, edges
-from eval.study import Study
+from eval.runs import Study
 from harness.config import UserError
 
 PER_ROW = 4

@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from eval.figures.style import COLUMN, FAINT, FINE, GREY, PAGE, SMALL, TEXT, Sheet
-from eval.load import RunRecord
-from eval.study import Study
+from eval.runs import Study
+from eval.sources.load import RunRecord
 from harness.config import UserError, first_line, nearest
 from harness.records.stamp import RANDOM
 

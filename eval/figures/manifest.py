@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from eval.figures.style import Sheet
-from eval.study import Study
+from eval.runs import Study
 from harness.records.environment import packages
 from harness.records.stamp import TOY
 

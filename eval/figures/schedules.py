@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from eval.figures.looks import looks
 from eval.figures.style import PAGE, Sheet, chart, few_ticks, handle, legend
-from eval.looks import looks
 from harness.distill.schedules import Order, Schedule, Weighting, sd_alphas_cumprod
 
 TOTAL = 10_000  # N

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from eval.figures.curves import counted
+from eval.figures.looks import looks
 from eval.figures.style import INK, PAGE, Sheet, chart, handle, legend, power_of_ten
-from eval.looks import looks
-from eval.spectrum import FLOOR, frequencies
-from eval.study import Study
+from eval.metrics.spectrum import FLOOR, frequencies
+from eval.runs import Study
 from harness.config import UserError
 
 REFERENCE = "real images"

@@ -20,8 +20,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from eval.fonts import fallbacks
-from eval.looks import Look
+from eval.figures.fonts import fallbacks
+from eval.figures.looks import Look
 from harness.text import plain
 
 COLUMN, PAGE = 3.3, 6.8  # inches: a column and the full width of a paper's page
@@ -71,7 +71,7 @@ def style(texts: Iterable[str] = ()) -> Iterator[None]:
     """Drawing and saving inside it depends on this module alone, not on a user's matplotlibrc; and, where
     `texts` have characters that DejaVu Sans lacks, on the installed fonts that have them."""
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing")  # it is told once (eval.fonts.boxes)
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing")  # it is told once (fonts.boxes)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(RC)
         matplotlib.rcParams["font.family"] = [*RC["font.family"], *map(_family, fallbacks(texts)[0])]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from eval.preference.duels import places
-from eval.stats import LEVEL, Interval, percentile_interval
+from eval.statistics.intervals import LEVEL, Interval, percentile_interval
 
 RESAMPLES = 2_000
 WINNERS = ("a", "b", "tie")

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from eval.stats import (
+from eval.statistics.intervals import (
     LEVEL,
     RESAMPLES,
     Interval,

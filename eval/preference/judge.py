@@ -14,13 +14,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from eval.clip import Clip, load_clip
-from eval.features import view_features
-from eval.load import RunRecord, load_runs
 from eval.preference.design import Design, load_design
 from eval.preference.store import OTHER, Choice, Store
 from eval.preference.trials import draw_trials
-from eval.study import check_comparable
+from eval.runs import check_comparable
+from eval.scorers.clip import Clip, load_clip
+from eval.scorers.features import view_features
+from eval.sources.load import RunRecord, load_runs
 from harness.config import UserError
 from harness.records.folder import run_folders
 

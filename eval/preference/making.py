@@ -13,10 +13,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from eval.load import RunRecord, load_runs, method_labels
 from eval.preference.design import VERSION, Design, Exclusion, Pair, Question, Side, check_size
 from eval.preference.media import Two, write_media
 from eval.preference.store import DATABASE, Store
+from eval.sources.load import RunRecord, load_runs, method_labels
 from harness.config import UserError, nearest
 from harness.records.files import disk_errors, write_json
 
@@ -127,8 +127,8 @@ def new_study(
 
 def _paired(root: Path, methods: Sequence[str], prompts: int | None) -> tuple[list[Two], list[RunRecord]]:
     """The real pairs, by the suite's order of prompts, seed and methods; and the runs they are of."""
-    from eval.r_precision import load_pool
-    from eval.study import check_comparable
+    from eval.metrics.r_precision import load_pool
+    from eval.runs import check_comparable
 
     if len(methods) < 2 or len(set(methods)) < len(methods):
         raise UserError(f"a comparison needs two different methods or more, not {', '.join(methods)}")

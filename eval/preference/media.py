@@ -27,7 +27,7 @@ FRAMES = 40  # of a turn; 40 · 384 is within the 16 383 pixels that WebP allows
 QUALITY = 82
 
 if TYPE_CHECKING:
-    from eval.load import RunRecord
+    from eval.sources.load import RunRecord
 
 Two = tuple["RunRecord", str, "RunRecord", str]  # a run and its method as tables name it, and another
 

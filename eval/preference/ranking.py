@@ -10,7 +10,7 @@ from collections.abc import Collection
 import numpy as np
 
 from eval.preference.duels import BOTH, Axis, Duels
-from eval.stats import LEVEL, RESAMPLES, Interval, percentile_interval
+from eval.statistics.intervals import LEVEL, RESAMPLES, Interval, percentile_interval
 from harness.config import UserError
 
 TOLERANCE = 1e-9  # of a log strength, between two iterations

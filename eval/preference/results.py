@@ -16,8 +16,18 @@ from eval.preference.agreement import alpha, same_vote
 from eval.preference.duels import BOTH, Axis, Duels, wilson, win_rate
 from eval.preference.ranking import ranking
 from eval.preference.votes import Ballots
-from eval.stats import Interval, share_mean
-from eval.tables import Cell, Number, Table, markdown, number, percent, terminal, write, write_frame
+from eval.statistics.intervals import Interval, share_mean
+from eval.tables.table import (
+    Cell,
+    Number,
+    Table,
+    markdown,
+    number,
+    percent,
+    terminal,
+    write,
+    write_frame,
+)
 from harness.config import UserError
 from harness.console import Console
 from harness.records.files import make_folder, write_bytes, write_json

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.load import DAMAGED, RunRecord, in_order, method_labels
 from eval.report.command import sweep_command
 from eval.report.pictures import Made, meshed
+from eval.sources.load import DAMAGED, RunRecord, in_order, method_labels
 from harness.records.files import read_json
 from harness.records.identity import RunSpec, slug
 
@@ -192,7 +192,7 @@ def _short(value: Any) -> Any:
 
 def _looks(labels: Sequence[str]) -> list[dict[str, Any]]:
     """Colour, marker and dashes of every method, those of the figures."""
-    from eval.looks import looks
+    from eval.figures.looks import looks
 
     found = looks(labels)
     return [

@@ -26,10 +26,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eval import web
-from eval.load import DAMAGED, RunRecord, load_run, load_runs
 from eval.report import pictures
 from eval.report.index import Suites, index, key, record, script, standing
 from eval.report.pages import ASSETS, LIVE_POLICY, PAGES, page
+from eval.sources.load import DAMAGED, RunRecord, load_run, load_runs
 from harness.config import UserError
 from harness.records.folder import RunFolder, run_folders
 from harness.records.reader import RecordError, read_bytes

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from eval.load import RunRecord
+from eval.sources.load import RunRecord
 from harness.records.files import read_json, write_bytes, write_json
 
 VERSION = 1  # raise it when any picture below changes: made ones are kept by it

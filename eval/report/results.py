@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from eval.command import all_notes, make_tables
-from eval.convergence import Axis, curve
-from eval.r_precision import SCORES
+from eval.metrics.r_precision import SCORES
 from eval.results import convergence_frames
-from eval.study import SIGNATURES, Study
-from eval.tables import Number, Table
+from eval.runs import SIGNATURES, Study
+from eval.statistics.convergence import Axis, curve
+from eval.tables.table import Number, Table
 
 HEADLINE = ("r_precision", "differences", "claims")  # tables that stand open
 AXES = {

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.load import ENDED, RunRecord, load_runs
 from eval.report.index import Suites, index, key, record, script
 from eval.report.pages import ASSETS, PAGES, page
 from eval.report.pictures import Made, make
+from eval.sources.load import ENDED, RunRecord, load_runs
 from harness.config import UserError
 from harness.records.files import make_folder, write_bytes
 from harness.records.reader import RecordError, is_file, names

@@ -48,7 +48,7 @@ def runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, P
         return Path(source), results
     from rich.text import Text
 
-    from eval.wandb_runs import run_folders_of
+    from eval.sources.wandb_runs import run_folders_of
     from harness.console import Console, say
     from harness.text import plain
 
@@ -118,7 +118,7 @@ def figures(
     prior_samples: Samples = None,
 ) -> None:
     """Figures as pdf and png, each with a manifest of the runs that made it."""
-    from eval.figures import write_figures
+    from eval.figures.write import write_figures
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     command = " ".join(["harness figures", runs, *names])
@@ -154,7 +154,7 @@ def _reproduce(
     name: str, size: str, runs: Path, out: Path, device: str, wandb: str | None, dry_run: bool
 ) -> int:
     from eval.command import write_tables
-    from eval.figures import write_figures
+    from eval.figures.write import write_figures
     from eval.preference.design import STUDIES
     from harness.records.identity import run_id
     from harness.sweep import experiment
@@ -222,8 +222,8 @@ def import_(
     toy: Annotated[bool, typer.Option("--toy", help="They are of the toy world.")] = False,
 ) -> None:
     """Other people's renders become run folders that eval, tables and figures read like any other."""
-    from eval.foreign import import_renders
-    from eval.r_precision import cut_captions
+    from eval.metrics.r_precision import cut_captions
+    from eval.sources.foreign import import_renders
     from harness.presets import CLIPS
     from harness.sweep.grid import read_suite, write_suite
 
@@ -301,8 +301,8 @@ def _format(kind: str, out: Path | None) -> str:
 def _export_logs(source: str, out: Path, metrics: str) -> None:
     """Columns: run, method, prompt, seed, step, time, metric, value, state."""
     check_file(out)
-    from eval.logs import load_logs
-    from eval.tables import write_frame
+    from eval.sources.logs import load_logs
+    from eval.tables.table import write_frame
     from harness.console import say
 
     frame = load_logs(source, [name.strip() for name in metrics.split(",") if name.strip()] or None)

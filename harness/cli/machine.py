@@ -53,7 +53,7 @@ def bench(
 ) -> None:
     """Speed, side by side, as ratios; how logs load; what a cluster and a crowd of raters cost and lose."""
     if what == "logs":
-        from eval.bench_logs import run as run_logs
+        from eval.sources.bench_logs import run as run_logs
 
         raise typer.Exit(int(check and not run_logs().ok))
     if what == "slurm":
@@ -65,7 +65,7 @@ def bench(
 
         raise typer.Exit(int(not run_study() and check))
     if what == "coverage":
-        from eval.bench_coverage import run as run_coverage
+        from eval.statistics.bench_coverage import run as run_coverage
 
         raise typer.Exit(int(not run_coverage(runs) and check))
     if what == "methods":

@@ -162,7 +162,7 @@ def _tell_of_scorers(suite: Any, config: Any, preset: str) -> None:
     longest = max(len(prompt.encode()) for prompt in suite.prompts)
     if config.guidance.prior == "toy-sd" or longest + 4 <= CLIP_TOKENS:  # a token is a byte or more
         return
-    from eval.r_precision import cut_captions
+    from eval.metrics.r_precision import cut_captions
     from harness.presets import CLIPS, load
 
     real = CLIPS if preset == DEFAULT else load(preset).scorers

@@ -36,7 +36,7 @@ def results(
     """Win rates with intervals, ranking, agreement and excluded raters, as md, csv, tex and json."""
     from eval.preference.results import write_results
     from eval.preference.votes import load_ballots
-    from eval.tables import console_for_tables
+    from eval.tables.table import console_for_tables
 
     write_results(load_ballots(study, judge), out, console_for_tables())
 

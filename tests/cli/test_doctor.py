@@ -18,7 +18,7 @@ import pytest
 import torch
 from huggingface_hub.constants import DOWNLOAD_CHUNK_SIZE
 
-from eval.clip import MODEL_FILE
+from eval.scorers.clip import MODEL_FILE
 from harness import doctor
 from harness.config import Config
 from harness.guidance import hub as cache
@@ -190,7 +190,7 @@ def test_a_fetched_scorer_is_the_pinned_one_and_where_open_clip_looks(
         assert hub.sent == [(place, 0, cut), (place, DOWNLOAD_CHUNK_SIZE, 3000)]
         pinned = (
             "from dataclasses import replace\n"
-            "from eval.clip import ALLOWED\n"
+            "from eval.scorers.clip import ALLOWED\n"
             "key = ('ViT-B-32-quickgelu', 'openai')\n"
             f"ALLOWED[key] = replace(ALLOWED[key], sha256='{sha256_file(folder / MODEL_FILE)}')\n" + MAIN
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from eval.load import load_runs
+from eval.sources.load import load_runs
 from harness import bench_methods
 from harness.cli import app
 from harness.config import UserError

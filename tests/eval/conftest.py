@@ -16,8 +16,8 @@ import torch
 from open_clip.tokenizer import default_bpe
 from safetensors.torch import save_file
 
-from eval.clip import CONFIG_FILE, MODEL_FILE, Clip, load_clip, normalise
-from eval.load import load_runs
+from eval.scorers.clip import CONFIG_FILE, MODEL_FILE, Clip, load_clip, normalise
+from eval.sources.load import load_runs
 from harness.config import Config, apply_overrides
 from harness.presets import preset
 from harness.records.costs import MethodCost, SideBySide, keep_costs

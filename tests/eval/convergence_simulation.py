@@ -15,7 +15,7 @@ import math
 import numpy as np
 from scipy.stats import norm
 
-from eval.convergence import SHARES, OwnN, Pair, Ratio, own_n_of, ratio_of
+from eval.statistics.convergence import SHARES, OwnN, Pair, Ratio, own_n_of, ratio_of
 
 FASTER = 0.65
 TAU, STICKY = 0.25, 0.8

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import rgb_to_hsv
 
-from eval.appearance import adjacent_consistency, contrast, luma, measure, saturation
+from eval.metrics.appearance import adjacent_consistency, contrast, luma, measure, saturation
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eval.clip import (
+from eval.scorers.clip import (
     ALLOWED,
     CONFIG_FILE,
     MODEL_FILE,
@@ -52,7 +52,7 @@ def test_embeddings_equal_open_clips_own_path(clip: Clip, clip_folder: Path, mon
 def test_batches_do_not_change_embeddings(clip: Clip, monkeypatch) -> None:
     images = list(np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8))
     whole = clip.embed_images(images)
-    monkeypatch.setattr("eval.clip.BATCH", 3)
+    monkeypatch.setattr("eval.scorers.clip.BATCH", 3)
     torch.testing.assert_close(clip.embed_images(images), whole)
 
 

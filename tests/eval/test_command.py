@@ -12,10 +12,10 @@ from PIL import Image
 
 from eval.command import evaluate as write
 from eval.command import make_tables, open_study
-from eval.figures import FIGURES
+from eval.figures.write import FIGURES
 from eval.results import CEILING, r_precision
-from eval.study import Study
-from eval.tables import Number, latex
+from eval.runs import Study
+from eval.tables.table import Number, latex
 from harness.config import Config, UserError, ViewsConfig
 from harness.console import Console
 from harness.records.folder import run_folders
@@ -314,7 +314,7 @@ def test_the_contact_sheet_shows_every_seed_of_every_method(runs: Runs, clip_fol
 
 
 def test_a_long_suite_gets_further_pages(clip_folder: Path, tmp_path: Path) -> None:
-    from eval.contact_sheet import contact_sheets
+    from eval.figures.contact_sheet import contact_sheets
 
     cells = {f"prompt {i}": {"m": [picture(PROMPTS[0], i)]} for i in range(50)}
     assert len(contact_sheets("t", cells, 4)) == 3
@@ -322,7 +322,7 @@ def test_a_long_suite_gets_further_pages(clip_folder: Path, tmp_path: Path) -> N
 
 def test_rows_do_not_depend_on_the_order_of_runs(runs: Runs, clip_folder: Path, monkeypatch) -> None:
     study, _ = evaluate(runs, clip_folder)
-    from eval.load import load_runs
+    from eval.sources.load import load_runs
 
-    monkeypatch.setattr("eval.study.load_runs", lambda root: (load_runs(root)[0][::-1], []))
+    monkeypatch.setattr("eval.runs.load_runs", lambda root: (load_runs(root)[0][::-1], []))
     assert r_precision(evaluate(runs, clip_folder)[0]).rows == r_precision(study).rows

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from eval.convergence import (
+from eval.statistics.convergence import (
     Axis,
     Ratio,
     area_under_curve,
@@ -19,7 +19,7 @@ from eval.convergence import (
     ratio_to_baseline,
     steps_to_level,
 )
-from eval.stats import share_mean
+from eval.statistics.intervals import share_mean
 from harness.config import UserError
 
 N = 400

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.command import open_study
-from eval.convergence import ratio_to_baseline
-from eval.cost import Costs
 from eval.results import convergence_frames, convergence_table, cost_table, own_n_table, rng
-from eval.tables import Number
+from eval.statistics.convergence import ratio_to_baseline
+from eval.tables.cost import Costs
+from eval.tables.table import Number
 from harness.config import UserError
 from harness.records.costs import FILE, MethodCost, SideBySide, keep_costs, read_costs
 from tests.eval.conftest import PROMPTS, TOY, Runs

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from eval.command import evaluate
-from eval.figures import FIGURES
+from eval.figures.write import FIGURES
 from eval.report.results import results
 from eval.report.write import write_report
-from eval.study import Study
+from eval.runs import Study
 from harness.config import UserError, apply_overrides
 from harness.console import Console
 from harness.records.folder import RunFolder

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from scipy.spatial.distance import pdist
 
-from eval.diversity import collapsed, mean_pairwise_distance, of_prompt, vendi
+from eval.metrics.diversity import collapsed, mean_pairwise_distance, of_prompt, vendi
 
 
 def features(seed: int, *shape: int) -> np.ndarray:

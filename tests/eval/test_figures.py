@@ -18,13 +18,13 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
 
-from eval.figures import FIGURES, write_figures
 from eval.figures.grids import wrapped
+from eval.figures.looks import KNOWN, OTHERS, looks
 from eval.figures.schedules import SCHEDULES, T_MAX, T_MIN
 from eval.figures.style import COLUMN, PAGE, Sheet, edges
-from eval.looks import KNOWN, OTHERS, looks
+from eval.figures.write import FIGURES, write_figures
 from eval.preference.duels import wilson
-from eval.study import Study
+from eval.runs import Study
 from harness.config import UserError, ViewsConfig
 from harness.distill.method import NoiseSchedule, load_method
 from harness.distill.schedules import sd_alphas_cumprod
@@ -133,7 +133,7 @@ def test_another_process_and_another_matplotlibrc_write_the_same_bytes(tmp_path:
     write_figures(None, ["schedules"], tmp_path / "here", "x")
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\nfont.family: monospace\npdf.fonttype: 3\n")
     code = (
-        "from pathlib import Path; from eval.figures import write_figures; "
+        "from pathlib import Path; from eval.figures.write import write_figures; "
         f"write_figures(None, ['schedules'], Path({str(tmp_path / 'there')!r}), 'x')"
     )
     changed = {"MATPLOTLIBRC": str(tmp_path), "PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo"}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.foreign import import_renders
-from eval.load import load_runs
+from eval.sources.foreign import import_renders
+from eval.sources.load import load_runs
 from harness.config import UserError
 from harness.records.folder import RunFolder
 from tests.eval.conftest import PROMPTS

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import peak_prominences
 
-from eval.clip import load_clip
-from eval.janus import Janus, applicable, count_peaks, floor, janus, view_scores
+from eval.metrics.janus import Janus, applicable, count_peaks, floor, janus, view_scores
+from eval.scorers.clip import load_clip
 from harness.config import ViewsConfig
 from harness.guidance.views import VIEWS
 from harness.toyworld.data import suite_prompts

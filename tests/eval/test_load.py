@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.load import load_runs, method_labels, runs_table
+from eval.sources.load import load_runs, method_labels, runs_table
 from harness.config import UserError
 from tests.eval.conftest import PROMPTS, TOY, Runs
 
@@ -72,5 +72,6 @@ def test_labels_tell_settings_apart_only_where_needed(runs: Runs) -> None:
 
 
 def test_loading_imports_no_torch() -> None:
-    code = "import sys, eval.load, eval.convergence, eval.contact_sheet; assert 'torch' not in sys.modules"
+    modules = "eval.sources.load, eval.statistics.convergence, eval.figures.contact_sheet"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

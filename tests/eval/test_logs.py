@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval import bench_logs, logs
-from eval.logs import load_logs, read_log
+from eval.sources import bench_logs, logged, logs
+from eval.sources.logs import load_logs, read_log
 from harness.config import UserError
 from harness.console import Console
 from harness.records.folder import RunFolder
@@ -63,7 +63,7 @@ def _assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logs count as written long ago, so that the cache is trusted at once."""
     now = time.time
-    monkeypatch.setattr(logs.time, "time", lambda: now() + 60)
+    monkeypatch.setattr(logged.time, "time", lambda: now() + 60)
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -203,7 +203,7 @@ def test_whatever_changes_between_loads_the_cache_never_shows(
     keeper = _run(root, 99, _rows())
     with pytest.MonkeyPatch.context() as patch:
         now = time.time
-        patch.setattr(logs.time, "time", lambda: now() + 60)
+        patch.setattr(logged.time, "time", lambda: now() + 60)
         for number, (what, seed) in enumerate(operations):
             run = _run(root, seed)
             log = run.path / "metrics.jsonl"
@@ -263,7 +263,7 @@ def test_generated_runs_are_what_the_harness_reads(tmp_path: Path) -> None:
 
 def test_loading_imports_neither_torch_nor_wandb() -> None:
     code = (
-        "import sys, eval.logs, eval.foreign, eval.wandb_source, eval.bench_logs;"
+        "import sys; from eval.sources import bench_logs, foreign, logs, wandb_logs;"
         "assert not {'torch', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

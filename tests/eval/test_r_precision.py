@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from eval.clip import Clip
-from eval.features import cache_key
-from eval.load import load_runs
-from eval.r_precision import Pool, Scorer, cut_captions, load_pool, retrieve, score_run
+from eval.metrics.r_precision import Pool, Scorer, cut_captions, load_pool, retrieve, score_run
+from eval.scorers.clip import Clip
+from eval.scorers.features import cache_key
+from eval.sources.load import load_runs
 from harness.config import UserError
 from tests.eval.conftest import PROMPTS, Runs
 

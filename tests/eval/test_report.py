@@ -18,7 +18,6 @@ from PIL import Image
 from typer.main import get_command
 
 from eval.command import open_study
-from eval.load import load_runs
 from eval.report import write
 from eval.report.command import config_changes, sweep_command
 from eval.report.index import ROWS, Suites, key, record, script
@@ -27,6 +26,7 @@ from eval.report.pages import PAGES
 from eval.report.pictures import FRAME_MS, make, turn
 from eval.report.results import results
 from eval.report.write import write_report
+from eval.sources.load import load_runs
 from harness.cli import app
 from harness.config import UserError, apply_overrides
 from harness.presets import names, preset
@@ -239,7 +239,7 @@ def test_a_long_log_of_values_is_thinned_evenly(runs: Runs) -> None:
 
 
 def test_the_live_pages_need_neither_torch_nor_a_study() -> None:
-    code = "import sys, eval.report.live; print(*{'torch', 'eval.study', 'open_clip'} & sys.modules.keys())"
+    code = "import sys, eval.report.live; print(*{'torch', 'eval.runs', 'open_clip'} & sys.modules.keys())"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == ""
 

@@ -7,8 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.load import load_run
-from eval.shapes import CELLS, TOLERANCE, centres, f_score, fit, floor, iou, of_run, solid_of, view_error
+from eval.metrics.shapes import (
+    CELLS,
+    TOLERANCE,
+    centres,
+    f_score,
+    fit,
+    floor,
+    iou,
+    of_run,
+    solid_of,
+    view_error,
+)
+from eval.sources.load import load_run
 from harness.config import UserError, ViewsConfig
 from harness.toyworld.objects import ball, box
 from harness.toyworld.render import BACKGROUND, ground_truth

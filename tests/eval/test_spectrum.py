@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.fft import fft2
 from scipy.signal.windows import hann
 
-from eval.appearance import luma
-from eval.spectrum import FLOOR, band_error, frequencies, radial_power, slope
+from eval.metrics.appearance import luma
+from eval.metrics.spectrum import FLOOR, band_error, frequencies, radial_power, slope
 
 
 def grey(values_VHW: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from eval import bench_coverage
-from eval.bench_coverage import BAR, Case, cases, coverage
-from eval.stats import (
+from eval.statistics import bench_coverage
+from eval.statistics.bench_coverage import BAR, Case, cases, coverage
+from eval.statistics.intervals import (
     EXACT_UP_TO,
     LEVEL,
     SHAPED,

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from eval import spectrum
-from eval.claims import claims
 from eval.command import TABLES, all_notes, make_tables, open_study, write_tables
-from eval.geometry import textureless
-from eval.gradients import DRAWS, TIMESTEPS, gradient_map
-from eval.load import load_runs
+from eval.metrics import spectrum
+from eval.metrics.gradients import DRAWS, TIMESTEPS, gradient_map
+from eval.metrics.textureless import textureless
 from eval.results import differences, diversity_table, power, signatures_table, spectrum_table
-from eval.samples import prior_samples
-from eval.study import Study
-from eval.tables import Number, Table, as_csv, latex
+from eval.runs import Study
+from eval.sources.load import load_runs
+from eval.sources.samples import prior_samples
+from eval.tables.claims import claims
+from eval.tables.table import Number, Table, as_csv, latex
 from harness.config import GuidanceConfig, UserError, ViewsConfig
 from harness.console import Console
 from harness.guidance.prior import Guidance

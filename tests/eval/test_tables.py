@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from eval.tables import Number, Table, as_csv, frame_as_csv, in_csv, latex, markdown, terminal
+from eval.tables.table import Number, Table, as_csv, frame_as_csv, in_csv, latex, markdown, terminal
 from harness.console import Console
 from harness.text import plain
 

@@ -12,12 +12,12 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image, ImageDraw
 
-from eval import fonts
 from eval.command import evaluate
-from eval.contact_sheet import Pen, contact_sheets
-from eval.figures import FIGURES, write_figures
+from eval.figures import fonts
+from eval.figures.contact_sheet import Pen, contact_sheets
 from eval.figures.grids import wrapped
-from eval.study import Study
+from eval.figures.write import FIGURES, write_figures
+from eval.runs import Study
 from harness.console import Console
 from harness.records.identity import SuiteRef
 from tests.eval.conftest import PROMPTS, Runs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.wandb_runs import run_folders_of
+from eval.sources.wandb_runs import run_folders_of
 from harness.cli import app
 from harness.config import UserError
 from harness.records.folder import DEATHS_ALLOWED, RunFolder, run_folders

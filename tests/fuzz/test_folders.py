@@ -28,7 +28,7 @@ import typer
 from starlette.testclient import TestClient
 
 from eval.command import open_study, write_tables
-from eval.figures import write_figures
+from eval.figures.write import write_figures
 from eval.preference.making import new_study, parse_questions
 from eval.report.live import application
 from eval.report.results import results

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eval.command import TABLES
-from eval.figures import FIGURES
+from eval.figures.write import FIGURES
 from eval.preference.judge import ANSWERS
 from eval.preference.making import parse_questions
 from harness.config import UserError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eval.load import load_run
+from eval.sources.load import load_run
 from harness.config import UserError
 from harness.distill import runner
 from harness.distill.runner import advance

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from eval.claims import claims
 from eval.command import open_study
 from eval.preference.design import load_design
 from eval.preference.judge import judge_by_clip
@@ -16,6 +15,7 @@ from eval.preference.results import write_results
 from eval.preference.store import DATABASE, Store
 from eval.preference.trials import add_raters
 from eval.preference.votes import judges, load_ballots
+from eval.tables.claims import claims
 from harness.cli import app
 from harness.cli.evaluation import judged
 from harness.config import UserError

@@ -19,7 +19,7 @@ from eval.preference.results import export_votes, preference, study_tables, writ
 from eval.preference.store import Store
 from eval.preference.trials import draw_trials
 from eval.preference.votes import Ballots, load_ballots
-from eval.tables import Number, Table
+from eval.tables.table import Number, Table
 from harness.config import UserError
 from tests.eval.preference.simulation import SECONDS, Simulated, design, prefers
 from tests.smallstudy import METHODS, begin, make_study, pictures, reply, tokens

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from eval.logs import LoggedRun, Problems, fingerprint
+from eval.sources.logged import LoggedRun, Problems, fingerprint
 from harness.config import UserError, first_line, nearest
 from harness.records.files import make_folder, read_json, write_bytes, write_json
 from harness.records.lease import locked

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import wandb
 
-from eval import logs, wandb_source
-from eval.logs import load_logs
+from eval.sources import logs, wandb_logs
+from eval.sources.logs import load_logs
 from harness.config import Config, UserError
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
@@ -50,7 +50,7 @@ def _wait_for_files(root: Path) -> None:
     """W&B's `finish` returns a moment before its process has written the end of the offline file."""
     deadline = time.monotonic() + 30
     for path in root.glob("wandb/offline-run-*/run-*.wandb"):
-        while "exit" not in {record["type"] for record in wandb_source._inspect(path)}:
+        while "exit" not in {record["type"] for record in wandb_logs._inspect(path)}:
             assert time.monotonic() < deadline, f"{path} has no end"
             time.sleep(0.05)
 
@@ -92,7 +92,7 @@ def test_an_offline_file_is_read_once(tmp_path: Path, monkeypatch: pytest.Monkey
     mirror = tmp_path / "wandb"
     first = load_logs(mirror)
     with monkeypatch.context() as patch:
-        patch.setattr(wandb_source, "_inspect", lambda path: pytest.fail(f"{path} was read again"))
+        patch.setattr(wandb_logs, "_inspect", lambda path: pytest.fail(f"{path} was read again"))
         pd.testing.assert_frame_equal(load_logs(mirror), first)
     shutil.rmtree(mirror / "eval")
     (mirror / "eval").write_text("a file where the cache's folder would be")
@@ -131,7 +131,7 @@ def study(tmp_path: Path, server: Server) -> list[RunFolder]:
 def test_a_server_gives_the_table_of_the_run_folders(
     tmp_path: Path, server: Server, study: list[RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wandb_source, "PAGE", 20)  # steps: three pages a history
+    monkeypatch.setattr(wandb_logs, "PAGE", 20)  # steps: three pages a history
     mirror = load_logs("wandb:entity/project/runs")
     pd.testing.assert_frame_equal(mirror, load_logs(tmp_path / "runs"))
     assert len(server.asked["Runs"]) == 2 and len(server.asked["HistoryPage"]) == 3 * 3
@@ -180,7 +180,7 @@ def test_what_is_wrong_is_told_in_one_line(
     assert "W&B says: not now" in told("wandb:entity/project")
     server.key_is_good = False
     assert "Failed to verify credentials" in told("wandb:entity/project")
-    monkeypatch.setattr(wandb_source, "LISTING_SECONDS", 1)
+    monkeypatch.setattr(wandb_logs, "LISTING_SECONDS", 1)
     server.stumble = {"Viewer": [503] * 9}
     assert "W&B says: " in told("wandb:entity/project")
     wandb.teardown()  # forgets the key
@@ -192,5 +192,5 @@ def test_what_is_wrong_is_told_in_one_line(
 
 def test_values_that_json_cannot_say_are_nan() -> None:
     item = {"_step": 3, "_runtime": 2.5, "a": "NaN", "b": float("inf"), "c": None, "d": "word", "e": True}
-    row = wandb_source.history_row(item | {"image": {"_type": "image-file"}, "step": 99})
+    row = wandb_logs.history_row(item | {"image": {"_type": "image-file"}, "step": 99})
     assert row == {"step": 3, "time": 2.5, "a": None, "b": None, "c": None, "e": True}

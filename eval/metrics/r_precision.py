@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from eval.clip import Clip, reader
-from eval.features import ViewFeatures, view_features
-from eval.load import RunRecord
+from eval.scorers.clip import Clip, reader
+from eval.scorers.features import ViewFeatures, view_features
+from eval.sources.load import RunRecord
 from harness.config import UserError
 from harness.guidance.reading import alike, why_alike
 from harness.prompt import normalised

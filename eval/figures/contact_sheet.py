@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from eval.fonts import characters, fallbacks, own
+from eval.figures.fonts import characters, fallbacks, own
 from harness.text import plain
 
 SHOWN = 4  # azimuths of a cell, evenly spaced over the ring

@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from eval.load import RunRecord
+from eval.sources.load import RunRecord
 from harness import rng
 from harness.guidance.prior import Guidance
 from harness.guidance.views import view_name, view_prompt

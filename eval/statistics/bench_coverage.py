@@ -1,8 +1,8 @@
 """`harness bench coverage`: how often the printed 95 % intervals hold the truth, by simulation. No torch.
 
 A cell is a kind of number, its truth, n prompts and a number of seeds. Each of its studies draws prompts from
-a population whose mean is known, and runs of them; the intervals are those of eval/stats.py, called for all
-studies of a cell at once. The percentile bootstrap stands beside them.
+a population whose mean is known, and runs of them; the intervals are those of eval/statistics/intervals.py,
+called for all studies of a cell at once. The percentile bootstrap stands beside them.
 
 Shape suffixes: T simulated studies, P prompts, S seeds, X checkpoints, B bootstrap resamples.
 """
@@ -16,8 +16,10 @@ from functools import partial
 import numpy as np
 from rich.console import Console
 
-from eval.convergence import _first_crossing  # the one place that knows where a curve reaches a level
-from eval.stats import (
+from eval.statistics.convergence import (
+    _first_crossing,  # the one place that knows where a curve reaches a level
+)
+from eval.statistics.intervals import (
     difference_interval,
     mean_interval,
     percentile_interval,

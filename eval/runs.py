@@ -11,23 +11,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from eval import (
-    appearance,
-    convergence,
-    cost,
-    diversity,
-    geometry,
-    gradients,
-    janus,
-    shapes,
-    spectrum,
-    stats,
-)
-from eval.clip import Clip, load_clip
-from eval.cost import Costs, costs_of
-from eval.features import ViewFeatures, view_features
-from eval.load import BASELINE, DAMAGED, ENDED, RunRecord, in_order, load_runs, method_labels
-from eval.r_precision import MISS, VERSION, Pool, Scorer, load_pool, score_run
+from eval.metrics import appearance, diversity, gradients, janus, shapes, spectrum
+from eval.metrics import textureless as geometry
+from eval.metrics.r_precision import MISS, VERSION, Pool, Scorer, load_pool, score_run
+from eval.scorers.clip import Clip, load_clip
+from eval.scorers.features import ViewFeatures, view_features
+from eval.sources.load import BASELINE, DAMAGED, ENDED, RunRecord, in_order, load_runs, method_labels
+from eval.statistics import convergence
+from eval.statistics import intervals as stats
+from eval.tables.cost import Costs, costs_of
+from eval.tables import cost
 from harness.config import UserError, ViewsConfig, dotted, first_line
 from harness.guidance.views import VIEWS
 from harness.records.costs import read_costs
@@ -290,7 +283,7 @@ class Study:
 
         By default four for a toy prior and none for a real one, which takes minutes on a GPU.
         """
-        from eval.samples import prior_samples
+        from eval.sources.samples import prior_samples
 
         count = self._samples if self._samples is not None else 4 * (self.stamp.mark == TOY)
         if not count:
@@ -420,7 +413,7 @@ class Study:
     @cached_property
     def shapes(self) -> pd.DataFrame:
         """Shapes at the last step against ground truth: run, method, prompt, seed, total, problem and the
-        fields of `eval.shapes.Shape`. Failed runs are misses; empty where there is no solid to compare."""
+        fields of a `Shape`. Failed runs are misses; empty where there is no solid to compare."""
         rows, found = [], 0
         for run in self._track(self.runs if self.solids else [], "shapes"):
             shape, problem = None, run.failure
@@ -493,7 +486,7 @@ class Study:
     @cached_property
     def prior_errors(self) -> pd.DataFrame:
         """How far the prior's own samples are from the real images, the least that a distilled scene can be
-        asked for: prompt, seed, slope and `eval.spectrum.band_error`; empty where there are no samples.
+        asked for: prompt, seed, slope and its `band_error`; empty where there are no samples.
 
         Against ground truth all samples of a prompt together, as the views of a run; where the samples
         themselves stand for real images, one half of them against the other.

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eval.load import WEIGHTS
+from eval.sources.load import WEIGHTS
 from harness.config import UserError, first_line, nearest
 from harness.device import pick_device
 from harness.guidance import hub

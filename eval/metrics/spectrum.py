@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.appearance import luma
+from eval.metrics.appearance import luma
 
 VERSION = 1
 # The slope is fitted between these shares of the Nyquist frequency: below, the window smears the lowest rings

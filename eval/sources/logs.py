@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,31 +20,17 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from eval.sources import wandb_logs
+from eval.sources.logged import LoggedRun, Problems, fingerprint, user_cache
 from harness.config import UserError, nearest
 from harness.records import reader
-from harness.records.files import cache_home, write_bytes
+from harness.records.files import write_bytes
 from harness.records.folder import RunFolder, run_folders
 from harness.records.reader import RecordError
 
 VERSION = 1  # of the cache's layout
 SHARDS = 64  # parquet files of a cache: a run that goes on makes one of them stale, not all
-SETTLED_SECONDS = 2.0  # a log that changed more recently is read anew, not trusted to its fingerprint
-TAIL_BYTES = 4096
 EMPTY = pa.table({"step": pa.array([], pa.int32()), "time": pa.array([], pa.float64())})
-
-Problems = list[str]
-
-
-@dataclass(frozen=True)
-class LoggedRun:
-    """One run as the table names it; `log` is its metrics.jsonl, or a file of the same form."""
-
-    run: str
-    method: str
-    prompt: str
-    seed: int
-    state: str
-    log: Path  # in a folder of its own
 
 
 def load_logs(
@@ -77,25 +61,18 @@ def load_logs(
 
 def _reader(source: str | Path) -> tuple[Path, Callable[[Path], tuple[list[LoggedRun], Problems]]]:
     """Where the cache of a source is by default, and what finds its runs given the cache."""
-    from eval import wandb_source  # it builds on this module
-
     root = Path(source)
     if str(source).startswith("wandb:"):
-        return user_cache(), lambda cache: wandb_source.fetch(str(source), cache)
+        return user_cache(), lambda cache: wandb_logs.fetch(str(source), cache)
     if root.is_file():
-        return user_cache(), lambda cache: wandb_source.read_offline([root], cache)
+        return user_cache(), lambda cache: wandb_logs.read_offline([root], cache)
     if root.is_dir() and run_folders(root):
         return root / "eval" / "cache", lambda _: _logged(root)
     mirrors = sorted([*root.glob("wandb/offline-run-*/run-*.wandb"), *root.glob("offline-run-*/run-*.wandb")])
     if mirrors:
-        return root / "eval" / "cache", lambda cache: wandb_source.read_offline(mirrors, cache)
+        return root / "eval" / "cache", lambda cache: wandb_logs.read_offline(mirrors, cache)
     run_folders(root)  # raises where there is no folder
     raise UserError(f"no runs in {root}: it has neither run folders nor wandb/offline-run-*/run-*.wandb")
-
-
-def user_cache() -> Path:
-    """Where what came from W&B is kept."""
-    return cache_home() / "wandb"
 
 
 def _logged(root: Path) -> tuple[list[LoggedRun], Problems]:
@@ -131,23 +108,6 @@ def _writable(folder: Path) -> Iterator[Path]:
 
 
 # ---- one log
-
-
-def fingerprint(path: Path) -> list[Any] | None:
-    """What tells contents of a file apart without reading it: inode, size, mtime and ctime in ns, its tail.
-
-    Any write changes ctime, which no program can set; the hash of the last 4 KiB is for file systems of
-    coarse clocks. None, which equals nothing, for a missing file and for one changed so recently that another
-    write could bear the same time.
-    """
-    try:
-        stat = os.stat(path)
-        tail = hashlib.sha256(reader.tail(path.parent, path.name, TAIL_BYTES)).hexdigest()[:16]
-    except (OSError, RecordError):
-        return None
-    if time.time() - stat.st_ctime < SETTLED_SECONDS:
-        return None
-    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, tail]
 
 
 def read_log(path: Path) -> pa.Table:

@@ -17,7 +17,7 @@ from harness.records.identity import NOT_HASHED, canonical_json, without_place
 from harness.records.reader import RecordError
 from harness.records.stamp import mark, prior_hash
 
-WEIGHTS = Path(__file__).resolve().parents[1] / "harness" / "weights"
+WEIGHTS = Path(__file__).resolve().parents[2] / "harness" / "weights"
 ENDED = ("done", "failed")
 DAMAGED = "damaged"
 BASELINE = "uniform_sds"

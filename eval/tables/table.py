@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import rich.table
 
-from eval.stats import Interval
+from eval.statistics.intervals import Interval
 from harness.config import UserError
 from harness.console import Console
 from harness.records.files import make_folder, write_bytes

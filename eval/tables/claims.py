@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.convergence import SHARES, own_n, ratio_to_baseline
 from eval.preference.design import STUDIES, load_design
 from eval.preference.results import judge_label, people, preference
 from eval.preference.votes import judges, load_ballots
 from eval.results import by_prompt, convergence_frames, ratio_between, rng
-from eval.stats import paired_difference
-from eval.study import Study
-from eval.tables import Cell, Table, number, percent
+from eval.runs import Study
+from eval.statistics.convergence import SHARES, own_n, ratio_to_baseline
+from eval.statistics.intervals import paired_difference
+from eval.tables.table import Cell, Table, number, percent
 from harness.config import UserError
 
 METHODS = ("tp_sds", "tp_sds:iclr")  # as v1 and as v2 of the paper define it

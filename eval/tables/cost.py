@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from eval.load import BASELINE, RunRecord
-from eval.stats import RESAMPLES, percentile_interval
-from eval.tables import Number
+from eval.sources.load import BASELINE, RunRecord
+from eval.statistics.intervals import RESAMPLES, percentile_interval
+from eval.tables.table import Number
 from harness.config import UserError
 from harness.records.costs import SideBySide
 

@@ -30,7 +30,7 @@ import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch.nn.functional import adaptive_avg_pool2d
 
-from eval.load import RunRecord
+from eval.sources.load import RunRecord
 from harness.config import UserError
 from harness.objects.final import Final, NoField, load
 from harness.objects.mesh import OUTLINE, silhouette_threshold

@@ -1,6 +1,6 @@
 """`harness bench logs`: how long the table of a whole study takes to load, and how much memory. No torch.
 
-    python -m eval.bench_logs ROOT     loads one folder and prints what it took, as JSON
+    python -m eval.sources.bench_logs ROOT     loads one folder and prints what it took, as JSON
 
 The logs are real files of the run folder's layout. They are read from the page cache they have just gone
 through: a cold disk adds the time it needs for as many bytes.
@@ -134,7 +134,7 @@ def _rows(method: int, seed: int, rows: int) -> list[dict[str, float | int]]:
 
 
 def _load_in_child(root: Path) -> Load:
-    command = [sys.executable, "-m", "eval.bench_logs", str(root)]
+    command = [sys.executable, "-m", "eval.sources.bench_logs", str(root)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | own_code())
     if done.returncode:
         raise RuntimeError(f"the load failed: {done.stderr[-2000:]}")
@@ -142,7 +142,7 @@ def _load_in_child(root: Path) -> Load:
 
 
 def _measure(root: Path) -> Load:
-    from eval.logs import load_logs
+    from eval.sources.logs import load_logs
 
     started, cpu = time.perf_counter(), time.process_time()
     table = load_logs(root)

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from eval.stats import (
+from eval.statistics.intervals import (
     RESAMPLES,
     Difference,
     Interval,
@@ -126,8 +126,8 @@ class _Curves:
 def curve(frame: pd.DataFrame, x: Axis = "step") -> pd.DataFrame:
     """Mean curves with bands: method, x, mean, low, high, n_prompts, n_seeds, n_runs, n_dropped.
 
-    Bands (95 %, `eval.stats.share_interval`) hold at each x by itself, not for the whole curve; they are nan
-    for a single prompt. Raises UserError for a table that does not fit the reading.
+    Bands (95 %, `share_interval`) hold at each x by itself, not for the whole curve; they are nan for a
+    single prompt. Raises UserError for a table that does not fit the reading.
     """
     parts = []
     for method, curves in _curves(_rows(frame, x), x).items():

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from eval.clip import Clip
-from eval.features import cache_key, file_features
-from eval.load import RunRecord
+from eval.scorers.clip import Clip
+from eval.scorers.features import cache_key, file_features
+from eval.sources.load import RunRecord
 from harness.objects.final import Final, NoField, load
 from harness.records.files import strip, tiles, write_cache
 from harness.scene.cameras import Cameras, evaluation

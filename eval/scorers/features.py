@@ -10,8 +10,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from eval.clip import Clip
-from eval.load import RunRecord
+from eval.scorers.clip import Clip
+from eval.sources.load import RunRecord
 from harness.config import first_line
 from harness.records.files import write_cache
 from harness.records.reader import is_file

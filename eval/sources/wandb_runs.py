@@ -18,8 +18,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from eval.logs import Problems, user_cache
-from eval.wandb_source import PAGE, history_row, listed
+from eval.sources.logged import Problems, user_cache
+from eval.sources.wandb_logs import PAGE, history_row, listed
 from harness.config import UserError, first_line, first_problem
 from harness.records.files import make_folder, read_json, write_bytes, write_json
 from harness.records.folder import RunFolder, run_folders

@@ -1,0 +1,1 @@
+"""One file, one metric: found by being here."""

@@ -1,0 +1,1 @@
+"""Models that score images, and the features that they give."""

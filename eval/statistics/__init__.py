@@ -1,0 +1,1 @@
+"""Intervals, tests and estimators, of arrays and tables of numbers alone."""
