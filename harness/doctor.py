@@ -358,7 +358,7 @@ def fetch(config: Config, clips: Sequence[str], say: Callable[[str], None]) -> l
     done = []
     cfg = config.guidance
     repo = cfg.prior if folder.is_on_hub(cfg) else None
-    got = _fetch(repo, cfg.revision, folder.PATTERNS, lambda: folder.find(cfg).stored, say)
+    got = _fetch(repo, cfg.revision, folder.patterns(), lambda: folder.find(cfg).stored, say)
     say(_told(got) + _how_to_pin(config, got.weights))
     done.append(got)
     for name in clips:

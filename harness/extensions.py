@@ -45,6 +45,11 @@ class Seam:
     package: str = ""
     files: bool = False
 
+    @property
+    def plural(self) -> str:
+        """What several extensions are called."""
+        return f"{self.noun[:-1]}ies" if self.noun.endswith("y") else f"{self.noun}s"
+
     def discover(self, dirs: Sequence[Path] = ()) -> dict[str, Extension]:
         """All extensions of the built-in directory and of `dirs`, by name; nothing is imported.
 
@@ -55,14 +60,14 @@ class Seam:
             places = [(source.parent, source) for source in root.glob(f"*/{self.noun}.py")]
             places += [(source, source) for source in root.glob("*.py") if self.files]
             if not places:
-                raise UserError(f"{self.noun}s directory {root} {self._why_empty(root)}")
+                raise UserError(f"{self.plural} directory {root} {self._why_empty(root)}")
             for path, source in sorted(places):
                 name = path.stem if path == source else path.name
                 if name.startswith((".", "_")):
                     continue
                 if name in found:
                     raise UserError(
-                        f"two {self.noun}s are named '{name}': {found[name].path} and {path}; rename one"
+                        f"two {self.plural} are named '{name}': {found[name].path} and {path}; rename one"
                     )
                 found[name] = Extension(name, path, source, _summary(source))
         return found

@@ -16,6 +16,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.config import Execution, UserError, first_line
+from harness.guidance import family
 from harness.records.environment import own_code_in_shell
 from harness.records.files import make_folder
 from harness.records.folder import RunFolder
@@ -187,7 +188,7 @@ def make_executor(folder: Path, profile: Profile, name: str, arrays: int = 1) ->
 
 def parameters(profile: Profile, name: str, arrays: int = 1) -> dict[str, Any]:
     """The profile in submitit's words."""
-    environment = {OFFLINE: "1"} | profile.environment
+    environment = {OFFLINE: "1"} | family.environment() | profile.environment
     named: dict[str, Any] = {
         "partition": profile.partition,
         "account": profile.account,

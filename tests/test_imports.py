@@ -80,10 +80,14 @@ LIGHT = [
     "harness/distill/method.py",
     "harness/distill/schedules.py",
     "harness/guidance/architectures.py",
+    "harness/guidance/checks.py",
+    "harness/guidance/family.py",
+    "harness/guidance/folder.py",
     "harness/guidance/hub.py",
     "harness/guidance/reading.py",
     "harness/guidance/tokens.py",
     "harness/guidance/views.py",
+    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "harness" / "guidance" / "families").glob("*.py")),
     "harness/toyworld/grammar.py",
 ]
 HEAVY = {

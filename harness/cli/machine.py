@@ -140,7 +140,7 @@ def doctor(
     name="make-prior", epilog="Example: harness make-prior --like sd14 --random --out build/random-sd14"
 )
 def make_prior(
-    like: Annotated[str, typer.Option(help="Whose architecture: sd14, sd21, sdxl, if-i or sd3.")],
+    like: Annotated[str, typer.Option(help="Whose architecture, as `harness families` lists them.")],
     out: Annotated[Path, typer.Option(help="The pipeline folder to write.", callback=folder_out)],
     random: Annotated[
         bool, typer.Option("--random", help="Random weights, which this command makes and no others.")
@@ -153,7 +153,7 @@ def make_prior(
     ] = "clip",
 ) -> None:
     """A prior of a published size with random weights, for benchmarks: no result comes of it."""
-    from harness.guidance.architectures import architecture
+    from harness.guidance.family import architecture
 
     architecture(like)
     if not random:

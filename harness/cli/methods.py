@@ -1,4 +1,4 @@
-"""What a sweep can be made of: `harness methods`, `harness new-method` and `harness presets`."""
+"""What a sweep can be made of: methods, families of priors, presets."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ def methods(methods_dir: MethodsDir = []) -> None:  # noqa: B006
     width = max(map(len, found), default=0)
     for name, folder in sorted(found.items()):
         print(f"{name:<{width}}  {folder.summary}")
+
+
+@app.command(name="families", epilog="Example: harness families")
+def families_() -> None:
+    """The families of priors there are, those of $HARNESS_FAMILIES among them, and their architectures."""
+    from harness.guidance.family import families
+
+    for pipeline, family in sorted(families().items()):
+        print(f"{pipeline:<{max(map(len, families()))}}  {', '.join(family.architectures)}")
 
 
 @app.command(epilog="Example: harness presets paper")

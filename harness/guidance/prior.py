@@ -1,16 +1,13 @@
 """A diffusion model as a denoiser, from any folder or Hub id of a pipeline whose family is known."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.config import GuidanceConfig, UserError, first_line
-from harness.guidance import families
 from harness.guidance import folder as folders
 from harness.guidance.folder import PriorFolder
 from harness.threads import torch_threads
@@ -33,24 +30,10 @@ class Guidance:
         self.record, self.stamp = found.record, found.stamp  # what a run keeps of it
         self.weights_hash, self.content_hash = found.weights_hash, found.content_hash
 
-        def read(part: str, cls: str) -> Any:
-            if part == "scheduler" or part.startswith("tokenizer"):
-                return families.load_class(cls).from_pretrained(found.path / part, local_files_only=True)
-            variant = {"variant": "fp16"} if part in found.fp16 else {}
-            loaded, info = families.load_class(cls).from_pretrained(
-                found.path,
-                subfolder=part,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                **variant,
-            )
-            _check_loaded(part, loaded, info)
-            # Cast afterwards: the loaders' keyword for it differs between versions (torch_dtype, dtype).
-            return torch.nn.Module.to(loaded, device, self._dtype_of(part, cls)).eval().requires_grad_(False)
-
         try:
-            self.family = families.load(found, read, device)
+            self.family = found.family.load(
+                found.path, found.index, found.scheduler, found.fp16, cfg.dtype, device
+            )
         except UserError as error:
             raise UserError(f"prior {cfg.prior}: {error}") from None
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
@@ -107,17 +90,6 @@ class Guidance:
     def _encode_text(self, prompt: str) -> Tensor:
         with _one_thread(self.device):
             return self.family.embed(prompt)
-
-    def _dtype_of(self, part: str, cls: str) -> torch.dtype:
-        if part in ("unet", "transformer"):
-            return self.dtype
-        # Called rarely: in float32 neither colours nor embeddings depend on the denoiser's dtype. But a T5 is
-        # larger than the denoiser, and was trained in bfloat16.
-        return (
-            torch.bfloat16
-            if cls.endswith("T5EncoderModel") and self.cfg.dtype != "float32"
-            else torch.float32
-        )
 
     def predict_noise(self, x_t_RCHW: Tensor, t_R: Tensor, cond_RLD: Tensor) -> tuple[Tensor, Tensor]:
         """(ε(x_t, ∅, t), ε(x_t, y, t)): the two samples of classifier-free guidance; see `predict`."""
@@ -211,18 +183,3 @@ def _in_microbatches(call: Callable[..., Tensor], size: int, *tensors: Tensor, r
     if missing:
         tensors = tuple(torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) for part in tensors)
     return torch.cat(list(run(call, *(part.split(size) for part in tensors))))[:count]
-
-
-def _check_loaded(part: str, model: Any, info: dict[str, Any]) -> None:
-    """UserError where weights are missing, which loaders make up, or a setting means nothing to them."""
-    lacking = [*info.get("missing_keys", ()), *info.get("mismatched_keys", ())]
-    if lacking:
-        raise UserError(
-            f"{part} lacks weights, or has them in another shape: {lacking[0]} ({len(lacking)} in all)"
-        )
-    if not hasattr(type(model), "config_name") or not hasattr(model, "_internal_dict"):
-        return
-    known = inspect.signature(type(model).__init__).parameters
-    for key, value in model.config.items():
-        if not key.startswith("_") and key not in known and value is not None:
-            raise UserError(f"{part}: the setting {key} = {value} is not known to this version of diffusers")

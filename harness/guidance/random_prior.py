@@ -16,7 +16,8 @@ import torch
 
 from harness.config import UserError, nearest
 from harness.guidance import tokens
-from harness.guidance.architectures import Architecture, Part, architecture
+from harness.guidance.architectures import Architecture, Part
+from harness.guidance.family import architecture
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 SIZES = ("full", "tiny")
@@ -39,7 +40,7 @@ def make_prior(
     other, in `dtype`: the largest is the peak of memory. card.json says that the weights are random, which
     stamps everything made with them. Raises UserError for an unknown name, and for an `out` that holds files.
     """
-    arch = architecture(like)
+    family, arch = architecture(like)
     for name, value, known in (
         ("size", size, SIZES),
         ("dtype", dtype, DTYPES),
@@ -59,7 +60,7 @@ def make_prior(
                 build(about, size).save_pretrained(part / name)
         for name, kind in arch.tokenizers.items():
             _tokenizer(arch, name, kind, size, merges).save_pretrained(part / name)
-        _write_json(part / "model_index.json", _index(arch))
+        _write_json(part / "model_index.json", _index(family.pipeline, arch))
         card = {"random": True, "like": like, "size": size, "seed": seed, "dtype": dtype}
         _write_json(part / "card.json", card | {"source": arch.source, "note": _note(arch, bool(merges))})
         os.replace(part, out)
@@ -84,13 +85,13 @@ def _tokenizer(arch: Architecture, name: str, kind: str, size: str, merges: list
     return tokens.clip_tokenizer(merges, length, pad="!" if kind == "clip!" else tokens.END)
 
 
-def _index(arch: Architecture) -> dict[str, Any]:
+def _index(pipeline: str, arch: Architecture) -> dict[str, Any]:
     """model_index.json as diffusers writes it."""
     import diffusers
 
     classes = {"clip": "CLIPTokenizer", "clip!": "CLIPTokenizer", "t5": "T5Tokenizer"}
     return {
-        "_class_name": arch.pipeline,
+        "_class_name": pipeline,
         "_diffusers_version": diffusers.__version__,
         **arch.extra,
         **{name: part.kind.split(".") for name, part in arch.parts.items()},

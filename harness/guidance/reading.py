@@ -11,10 +11,9 @@ from typing import Any
 
 from harness.config import GuidanceConfig, UserError
 from harness.guidance import hub
+from harness.guidance.family import family_of
+from harness.guidance.folder import WEIGHTS
 from harness.guidance.views import VIEWS, view_prompt
-
-WEIGHTS = Path(__file__).parents[1] / "weights"
-T5_TOKENS = {"IFPipeline": 77, "StableDiffusion3Pipeline": 256}  # trained with; the default
 
 
 @dataclass(frozen=True)
@@ -134,6 +133,6 @@ def _length(folder: Path, tokenizer: str) -> int:
     places = encoder.get("max_position_embeddings")
     if places is None:
         index = json.loads((folder / "model_index.json").read_bytes())
-        return T5_TOKENS[index["_class_name"]]
+        return family_of(index).text_tokens
     most = json.loads((folder / tokenizer / "tokenizer_config.json").read_bytes()).get("model_max_length")
     return int(min(places, most or places))

@@ -22,7 +22,7 @@ from eval.scorers.clip import MODEL_FILE
 from harness import doctor
 from harness.config import Config
 from harness.guidance import hub as cache
-from harness.guidance.folder import PATTERNS
+from harness.guidance.folder import patterns
 from harness.guidance.hub import sha256_file
 from harness.guidance.random_prior import make_prior
 from harness.presets import load
@@ -143,7 +143,7 @@ def test_a_prior_of_many_parts_in_shards_is_fetched_whole(tmp_path: Path):
 
 
 def test_a_killed_fetch_goes_on_with_the_files_it_lacks(repository: Path, tmp_path: Path):
-    matching = {path for pattern in PATTERNS for path in repository.glob(pattern)}
+    matching = {path for pattern in patterns() for path in repository.glob(pattern)}
     others = {path.relative_to(repository) for path in matching} - {Path(UNET).relative_to("tiny/prior")}
     snapshot = tmp_path / "hub" / "models--tiny--prior" / "snapshots" / COMMIT
     with Hub({"tiny/prior": repository}, stalls={UNET}) as hub:

@@ -17,7 +17,7 @@ from harness.distill.context import GradientContext
 from harness.distill.method import NoiseSchedule, load_method
 from harness.distill.schedules import signal_to_noise_weight
 from harness.guidance import sampling
-from harness.guidance.architectures import ARCHITECTURES
+from harness.guidance.family import architectures
 from harness.guidance.prior import Guidance
 from harness.guidance.random_prior import make_prior
 from harness.rng import Key
@@ -31,7 +31,7 @@ CFG = 7.5
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("priors")
-    return {like: make_prior(root / like, like, size="tiny", dtype="float32") for like in ARCHITECTURES}
+    return {like: make_prior(root / like, like, size="tiny", dtype="float32") for like in architectures()}
 
 
 def load(folder: Path, **changes: Any) -> Guidance:
@@ -77,7 +77,7 @@ def first_call(folder: Path, noise: Tensor) -> dict[str, Tensor]:
     return seen
 
 
-@pytest.mark.parametrize("like", ARCHITECTURES)
+@pytest.mark.parametrize("like", architectures())
 def test_one_call_is_the_pipelines_own(like: str, folders: dict[str, Path]) -> None:
     g = load(folders[like])
     noise = torch.randn(1, *g.latent_shape, generator=torch.Generator().manual_seed(1))
@@ -136,7 +136,7 @@ def reference(pipe: Any, like: str, x: Tensor, noise: Tensor, t: int) -> Tensor:
     return (alpha.sqrt() * out + (1 - alpha).sqrt() * x_t if like == "sd21" else out) - noise
 
 
-@pytest.mark.parametrize("like", ARCHITECTURES)
+@pytest.mark.parametrize("like", architectures())
 @pytest.mark.parametrize("weighting", ["sds", "fantasia"])
 def test_an_sds_gradient_is_the_reference_implementations(
     like: str, weighting: str, folders: dict[str, Path]
@@ -161,7 +161,7 @@ def test_an_sds_gradient_is_the_reference_implementations(
         assert_close(found[r], w * gap, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("like", ARCHITECTURES)
+@pytest.mark.parametrize("like", architectures())
 def test_pictures_and_samples(like: str, folders: dict[str, Path]) -> None:
     g, pipe = load(folders[like]), pipeline(folders[like])
     z = torch.randn(2, *g.latent_shape, generator=torch.Generator().manual_seed(3))
@@ -221,7 +221,7 @@ def test_sd3_without_its_t5(folders: dict[str, Path], tmp_path: Path) -> None:
     assert_close(found[:, -1, : pooled.shape[1]], pooled)
 
 
-@pytest.mark.parametrize("like", ARCHITECTURES)
+@pytest.mark.parametrize("like", architectures())
 def test_every_schedule_is_finite_on_every_noise_schedule(like: str, folders: dict[str, Path]) -> None:
     g = load(folders[like])
     alphas = g.alphas_cumprod_T
@@ -267,9 +267,7 @@ def test_an_unknown_pipeline_is_one_clear_error(folders: dict[str, Path], tmp_pa
     other = Path(shutil.copytree(folders["sd14"], tmp_path / "other"))
     index = json.loads((other / "model_index.json").read_text()) | {"_class_name": "FluxPipeline"}
     (other / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(
-        UserError, match="'FluxPipeline' is not supported; choose a prior of StableDiffusionP"
-    ):
+    with pytest.raises(UserError, match="'FluxPipeline' is not supported; choose a prior of IFPipeline"):
         load(other)
     (other / "model_index.json").write_text("{")
     with pytest.raises(UserError, match=r"incomplete \(model_index.json missing"):

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from harness.config import GuidanceConfig, UserError
 from harness.doctor import _prior, pin, resolve
 from harness.guidance import folder as folders
-from harness.guidance.architectures import ARCHITECTURES
+from harness.guidance.family import architectures
 from harness.guidance.prior import Guidance
 from harness.guidance.random_prior import make_prior
 from harness.records.stamp import same_prior
@@ -29,7 +29,7 @@ Change = Callable[[Path], Any]
 @pytest.fixture(scope="module")
 def folders_of(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("priors")
-    return {like: make_prior(root / like, like, size="tiny", dtype="float32") for like in ARCHITECTURES}
+    return {like: make_prior(root / like, like, size="tiny", dtype="float32") for like in architectures()}
 
 
 def config(folder: Path | str) -> GuidanceConfig:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from harness.config import GuidanceConfig, UserError
 from harness.guidance import tokens
-from harness.guidance.architectures import ARCHITECTURES
+from harness.guidance.family import architecture, architectures
 from harness.guidance.prior import Guidance
 from harness.guidance.random_prior import build, make_prior
 
@@ -35,17 +35,17 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("like", ARCHITECTURES)
+@pytest.mark.parametrize("like", architectures())
 def test_full_sizes_are_the_published_ones(like: str) -> None:
     found = {}
-    for name, part in ARCHITECTURES[like].parts.items():
+    for name, part in architecture(like)[1].parts.items():
         if name != "scheduler":
             with torch.device("meta"):
                 found[name] = sum(weights.numel() for weights in build(part, "full").parameters())
     assert found == PUBLISHED[like]
 
 
-@pytest.mark.parametrize("like", ARCHITECTURES)
+@pytest.mark.parametrize("like", architectures())
 def test_a_folder_is_a_pipeline_of_its_class(like: str, tmp_path: Path) -> None:
     import diffusers
 
@@ -53,14 +53,14 @@ def test_a_folder_is_a_pipeline_of_its_class(like: str, tmp_path: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     pipe = getattr(diffusers, index["_class_name"]).from_pretrained(folder)
     assert {name for name, part in pipe.components.items() if part is not None} == {
-        *ARCHITECTURES[like].parts,
-        *ARCHITECTURES[like].tokenizers,
+        *architecture(like)[1].parts,
+        *architecture(like)[1].tokenizers,
     }
     card = json.loads((folder / "card.json").read_text())
     assert (card["random"], card["like"], card["size"], card["seed"]) == (True, like, "tiny", 0)
     assert "nothing made with them is a result" in card["note"]
     assert ("T5's vocabulary is a stand-in" in card["note"]) == (
-        "t5" in ARCHITECTURES[like].tokenizers.values()
+        "t5" in architecture(like)[1].tokenizers.values()
     )
     denoiser = "transformer" if like == "sd3" else "unet"
     weights = load_file(folder / denoiser / "diffusion_pytorch_model.safetensors")

@@ -1,0 +1,1 @@
+"""Families of text-to-image pipelines, a file each; found by `harness.guidance.family`."""
