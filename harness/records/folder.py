@@ -60,6 +60,7 @@ from harness.records.schema import (
     STATE,
     TURNTABLE,
     VIEWS,
+    read_spec,
 )
 from harness.records.stamp import changed, prior_hash, same_prior
 
@@ -145,7 +146,7 @@ class RunFolder:
         """Where the run stands, from its files alone.
 
         Whoever knows the spec can write it anew (`create`): with `spec_known` a spec.json that is missing, or
-        that is a file without a spec, is no damage.
+        that is a file without a spec, is no damage, and the look has no spec.
         """
         entries: dict[str, os.DirEntry[str]] = {}
         spec = None
@@ -161,12 +162,15 @@ class RunFolder:
             _check_kinds(entries)
             values = {}
             for name in FORMS:
-                if name not in entries or (name == SPEC and spec_known):
+                if name not in entries:
                     continue
                 with suppress(FileNotFoundError):  # gone meanwhile, as a lease that was given back
                     data = _bytes_at(descriptor, name)
-                    values[name] = (reader.typed if name == SPEC else reader.plain)(name, data, FORMS[name])
-            spec = values.get(SPEC)
+                    if name != SPEC:
+                        values[name] = reader.plain(name, data, FORMS[name])
+                        continue
+                    with suppress(*[RecordError] if spec_known else []):
+                        spec = read_spec(data)
             if SPEC not in entries and not spec_known and PROOF & entries.keys():
                 raise RecordError(f"{SPEC}: is missing")
             return Look(self._standing(values, CHECKPOINT in entries), frozenset(entries), None, spec)
@@ -241,7 +245,7 @@ class RunFolder:
         """What was asked; raises UserError where this is no run folder of this version."""
         try:
             with self._damage_told(SPEC):
-                return reader.typed(SPEC, reader.read_bytes(self.path, SPEC, RECORD_BYTES), FORMS[SPEC])
+                return read_spec(reader.read_bytes(self.path, SPEC, RECORD_BYTES))
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{self.path} is no run folder: it has no readable {SPEC}") from None
 

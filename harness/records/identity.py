@@ -6,13 +6,16 @@ import hashlib
 import json
 import re
 import unicodedata
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.config import SPEC_VERSION, Config
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 LARGEST_SEED = 2**63 - 1  # what every file format that holds one can say
 LONGEST_METHOD = 80  # letters of a method's name in a folder's; with the rest it stays below 255
@@ -103,7 +106,10 @@ class RunSpec(BaseModel):
 
 def canonical_json(value: Any) -> str:
     """JSON with one spelling per value: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def slug(prompt: str, length: int = 40) -> str:
@@ -145,7 +151,23 @@ def without_place(config: Config) -> Config:
     return config.model_copy(update={"guidance": named})
 
 
-@lru_cache(maxsize=64)
+def by_identity(function: Callable[[T], V]) -> Callable[[T], V]:
+    """`function` of frozen objects that many runs share, called once for each object: to hash a configuration
+    and to compare it costs more than what is made of it."""
+    kept: dict[int, tuple[T, V]] = {}
+
+    def call(given: T) -> V:
+        found = kept.get(id(given))
+        if found is None or found[0] is not given:
+            if len(kept) >= 256:
+                kept.clear()
+            found = kept[id(given)] = (given, function(given))
+        return found[1]
+
+    return call
+
+
+@by_identity
 def _hashed_config(config: Config) -> dict[str, Any]:
     config = without_place(config)
     data = config.model_dump(mode="json", exclude_defaults=True, exclude=set(NOT_HASHED))

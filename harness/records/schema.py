@@ -5,11 +5,16 @@ A record may say more than is listed here; what is listed has its type.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from harness.records.identity import RunSpec
+from harness.config import Config
+from harness.records import reader
+from harness.records.identity import RunSpec, SuiteRef
+from harness.records.reader import RecordError
 
 SPEC, ENV, STATE = "spec.json", "env.json", "state.json"
 METRICS, CHECKPOINT, LOG = "metrics.jsonl", "checkpoint.safetensors", "log.txt"
@@ -115,8 +120,41 @@ class Uploaded(Record):
     record: str
 
 
+class _Common(BaseModel):
+    """The end of spec.json, from its configuration on: the same in all runs of a sweep."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: Config
+    suite: SuiteRef | None = None
+
+
+_COMMON, _SPEC = TypeAdapter(_Common), TypeAdapter(RunSpec)
+
+
+def read_spec(data: bytes) -> RunSpec:
+    """spec.json as it was asked for, checked whole; what many have in common is parsed once, and is then one
+    object. Raises RecordError.
+
+    The bytes `"config":` are in no string of JSON, whose quotes are escaped. Where what stands before them
+    is an object of its own, less its last comma, and what follows is another, the file is the two together.
+    """
+    own, mark, common = data.partition(b'"config":')
+    own = own.rstrip()
+    if mark and own.endswith(b","):
+        with suppress(RecordError):
+            spec, end = reader.typed(SPEC, own[:-1] + b"}", _SPEC), _common(mark + common)
+            return spec.model_copy(update={name: getattr(end, name) for name in end.model_fields_set})
+    return reader.typed(SPEC, data, _SPEC)
+
+
+@lru_cache(maxsize=64)
+def _common(data: bytes) -> _Common:
+    return reader.typed(SPEC, b"{" + data, _COMMON)
+
+
 FORMS: dict[str, TypeAdapter[Any]] = {
-    SPEC: TypeAdapter(RunSpec),
+    SPEC: _SPEC,
     ENV: TypeAdapter(Environment),
     STATE: TypeAdapter(State),
     RESULT: TypeAdapter(Result),

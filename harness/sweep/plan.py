@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 from harness.config import Config, GuidanceConfig, UserError
 from harness.guidance import folder as priors
 from harness.records.folder import DEATHS_ALLOWED, RunFolder
-from harness.records.identity import RunSpec, canonical_json, run_id, without_place
-from harness.records.reader import RecordError, shown
-from harness.records.schema import CHECKPOINT, DEATHS, LEASE, SPEC
+from harness.records.identity import RunSpec, by_identity, canonical_json, run_id, without_place
+from harness.records.reader import shown
+from harness.records.schema import CHECKPOINT, DEATHS, LEASE
 from harness.records.stamp import changed
 
 
@@ -96,17 +95,13 @@ def make_plan(
             plan.damaged[name] = look.damage
             continue
         if names:
-            try:
-                whole, difference = _compared(folder, spec)
-            except RecordError:  # the sweep knows what was asked: it is written again
-                whole, difference = False, None
-            if difference:
+            if look.spec is None:  # the sweep knows what was asked: it is written again
+                plan.specless.append(name)
+            elif difference := _difference(folder, look.spec, spec):
                 differing.setdefault(spec.method, {})[name] = difference
                 continue
-            if whole:
-                alike.add(spec.method)
             else:
-                plan.specless.append(name)
+                alike.add(spec.method)
         if status == "failed" and retry_failed:
             status = "resume"
         if status == "cancelled" and asked:
@@ -132,7 +127,7 @@ def make_plan(
     return plan
 
 
-@lru_cache(maxsize=64)
+@by_identity
 def _dump(config: Config) -> tuple[dict[str, Any], str]:
     """The configuration as plain data, and as one spelling of it; a sweep has few of them and many runs."""
     data = config.model_dump(mode="json")
@@ -147,19 +142,14 @@ def split(runs: Sequence[str], most: int, steps_left: dict[str, int]) -> list[li
     return [ordered[a:b] for a, b in pairwise(bounds)]
 
 
-def _compared(folder: RunFolder, spec: RunSpec) -> tuple[bool, str | None]:
-    """Whether the folder has a spec, and how it differs from the one asked for.
+def _difference(folder: RunFolder, found: RunSpec, spec: RunSpec) -> str | None:
+    """How the spec that the folder holds differs from the one asked for.
 
-    The folder must hold this very run: a default that changed without a new id would mix two settings. Raises
-    RecordError where the spec cannot be read.
+    It must be this very run: a default that changed without a new id would mix two settings.
     """
-    saved = folder.json(SPEC)
-    if not isinstance(saved, dict):
-        return False, None
-    if saved.get("config") == _dump(spec.config)[0] and saved.get("params") == spec.params:
-        return True, None  # what its name stands for besides is in the hash, unabridged
+    if _dump(found.config)[0] == _dump(spec.config)[0] and found.params == spec.params:
+        return None  # what its name stands for besides is in the hash, unabridged
     labels = {"suite", "variant", "params_set"}
-    found = folder.spec()
     there, here = (
         s.model_copy(update={"config": without_place(s.config), "params": dict(s.settings)}).model_dump(
             mode="json", exclude=labels
@@ -174,16 +164,16 @@ def _compared(folder: RunFolder, spec: RunSpec) -> tuple[bool, str | None]:
     for config in (there["config"], here["config"]):
         config.pop("preset")
     if there == here:
-        return True, None
+        return None
     for name in ("params", "config"):
         for key in sorted({*there[name], *here[name]}):
             if there[name].get(key) != here[name].get(key):
                 then = shown(str(there[name].get(key)))
-                return True, (
+                return (
                     f"{folder.path} was made with {name} {key} = {then}, which is now "
                     f"{here[name].get(key)}: name another --out, or set it as it was"
                 )
-    return True, f"{folder.path} holds another run of the same name: name another --out"
+    return f"{folder.path} holds another run of the same name: name another --out"
 
 
 def check_priors(root: Path, specs: Sequence[RunSpec]) -> None:

@@ -14,7 +14,7 @@ from harness.records import reader
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import RunSpec
 from harness.records.reader import RecordError, parse_json
-from harness.records.schema import FORMS
+from harness.records.schema import FORMS, read_spec
 
 SPEC = RunSpec(method="tp_sds", prompt="a red bus", seed=0)
 NUMBERS = st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -84,6 +84,51 @@ def test_a_record_of_the_wrong_form_damages_its_run(tmp_path: Path, name: str, t
     assert look.status == "damaged" and look.damage is not None and look.damage.startswith(says)
     assert folder.acquire("test") is None and not folder.cancel() and not folder.forget_failure()
     assert [each.id for each in run_folders(tmp_path)] == [folder.id]
+
+
+SPECS = [
+    json.dumps(RunSpec(method="m", prompt=prompt, seed=7).model_dump(mode="json"), indent=indent).encode()
+    for indent in (None, 2)
+    for prompt in ("a bus", 'a "config": bus,', "é\\")
+]
+PIECES = [
+    b'"config":',
+    b'"suite": null',
+    b'"seed": 3',
+    b",",
+    b"{",
+    b"}",
+    b'"',
+    b"\\",
+    b"\n",
+    b"1e999",
+    b" ",
+    b"NaN",
+    b":",
+]
+
+
+@given(
+    st.sampled_from(SPECS),
+    st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 9), st.sampled_from(PIECES)), max_size=3),
+)
+def test_a_spec_read_in_two_parts_is_the_whole_one(data: bytes, edits: list[tuple[int, int, bytes]]):
+    """Sharing what many specs have in common lets nothing pass and refuses nothing, whatever the bytes are."""
+    for at, length, piece in edits:
+        data = data[:at] + piece + data[at + length :]
+    try:
+        whole, why = reader.typed("spec.json", data, FORMS["spec.json"]), None
+    except RecordError as error:
+        whole, why = None, str(error)
+    try:
+        assert read_spec(data) == whole
+    except RecordError as error:
+        assert str(error) == why
+
+
+def test_the_same_configuration_is_parsed_once():
+    specs = [read_spec(data) for data in SPECS[3:] for _ in range(2)]
+    assert all(spec.config is specs[0].config for spec in specs)
 
 
 def test_nothing_outside_is_read_or_touched_and_nothing_hangs(tmp_path: Path):
