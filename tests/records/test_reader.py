@@ -113,7 +113,7 @@ PIECES = [
     st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 9), st.sampled_from(PIECES)), max_size=3),
 )
 def test_a_spec_read_in_two_parts_is_the_whole_one(data: bytes, edits: list[tuple[int, int, bytes]]):
-    """Sharing what many specs have in common lets nothing pass and refuses nothing, whatever the bytes are."""
+    """Sharing what many specs have in common lets nothing pass and refuses nothing, whatever is there."""
     for at, length, piece in edits:
         data = data[:at] + piece + data[at + length :]
     try:
