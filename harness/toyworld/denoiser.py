@@ -21,8 +21,8 @@ from harness.toyworld.training import Budget, Outcome, Say, Schedule, generator,
 from harness.toyworld.vae import encode as vae_encode
 from harness.toyworld.words import CONTEXT, clip_tokenizer, vocabulary_size
 
-SCHEDULE = Schedule(lr=1e-3)
-BATCH, BATCH_CUDA = 48, 512
+SCHEDULE = Schedule(lr=1e-3, muon=0.01)
+BATCH, BATCH_CUDA = 24, 512
 DROPOUT, BARE = 0.1, 0.1  # shares of captions left empty, and left without view words
 SNR_CAP = 5.0
 NOISE = {  # Stable Diffusion's

@@ -1,4 +1,4 @@
-"""One resumable training loop for the toy weights: AdamW, moving average, a log, its state on disk."""
+"""One resumable training loop for the toy weights: Muon, moving average, a log, its state on disk."""
 
 import json
 import math
@@ -35,14 +35,66 @@ class Schedule:
     """Learning rate over the budget: warm-up, constant, then linear to a fiftieth over the last `decay`."""
 
     lr: float
+    muon: float = 0.0  # learning rate of the matrices' orthogonalised steps; 0: AdamW takes them, too
     warmup: int = 100  # steps
     decay: float = 0.4
     weight_decay: float = 0.01
     average: float = 0.998
 
     def rate(self, step: int, spent: float) -> float:
-        """The learning rate at a step, with a share `spent` of the budget behind it."""
-        return self.lr * min(1.0, (step + 1) / self.warmup) * max(0.02, min(1.0, (1 - spent) / self.decay))
+        """The share of the learning rate at a step, with a share `spent` of the budget behind it."""
+        return min(1.0, (step + 1) / self.warmup) * max(0.02, min(1.0, (1 - spent) / self.decay))
+
+    def optimizers(self, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+        """Muon for matrices and convolutions inside the model, AdamW for the rest."""
+        trained = {k: p for k, p in model.named_parameters() if p.requires_grad}
+        matrices = [p for k, p in trained.items() if self.muon and _is_matrix(k, p)]
+        taken = set(map(id, matrices))
+        rest = [p for p in trained.values() if id(p) not in taken]
+        adam = torch.optim.AdamW(rest, lr=self.lr, betas=(0.9, 0.98), weight_decay=self.weight_decay)
+        return [adam, Muon(matrices, self.muon, self.weight_decay)] if matrices else [adam]
+
+
+def _is_matrix(name: str, parameter: torch.Tensor) -> bool:
+    """Whether a parameter maps features to features: embeddings and what touches pixels or latents do not."""
+    if parameter.dim() not in (2, 4) or "embed" in name or "conv_in" in name or "conv_out" in name:
+        return False
+    return min(parameter.shape[0], parameter[0].numel()) > 8
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised by five Newton–Schulz iterations (Jordan et al. 2024); a convolution's kernel
+    [O, I, h, w] counts as a matrix [O, I·h·w], which torch.optim.Muon does not take."""
+
+    def __init__(
+        self, params: list[torch.nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95
+    ):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update from the gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state, gradient = self.state[parameter], parameter.grad
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].lerp_(gradient, 1 - group["momentum"])
+                matrix = gradient.lerp(state["momentum"], group["momentum"]).flatten(1)
+                update = _orthogonal(matrix) * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.view(parameter.shape), alpha=-group["lr"])
+
+
+def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """About U·Vᵀ of matrix = U·S·Vᵀ, by the quintic iteration of Jordan et al. 2024."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / (matrix.norm() + 1e-7)
+    x = x.T if (tall := len(x) > x.shape[1]) else x
+    for _ in range(5):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
 
 
 @dataclass(frozen=True)
@@ -96,13 +148,12 @@ def train(
     parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
     buffers = {k: b for k, b in model.named_buffers() if b.is_floating_point()}
     device = next(iter(parameters.values())).device
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=schedule.lr, betas=(0.9, 0.98), weight_decay=schedule.weight_decay
-    )
+    optimizers = schedule.optimizers(model)
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     average = {k: p.detach().clone() for k, p in parameters.items()}
     step, before, loss = 0, 0.0, math.nan
     if state.exists():
-        step, before, loss = _restore(state, parameters, buffers, average, optimizer)
+        step, before, loss = _restore(state, parameters, buffers, average, optimizers)
         say(f"{name}: resumes at step {step}, {before:.0f} s")
     log = (work / f"{name}.jsonl").open("a")
     started, recent = time.monotonic(), []
@@ -111,14 +162,14 @@ def train(
         return before + time.monotonic() - started
 
     while (spent := budget.spent(step, seconds())) < 1.0:
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step, spent)
         with _attention(device):
             value = loss_of(step)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-        optimizer.step()
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * schedule.rate(step, spent)
+            optimizer.step()
         step += 1
         decay = min(schedule.average, (1 + step) / (10 + step))
         with torch.no_grad():
@@ -134,7 +185,7 @@ def train(
             say(f"{name}: step {step}  loss {loss:.4f}  {seconds():.0f} s, {spent:.0%} of the budget")
         if step % save_every == 0 or ends:
             meta = {"step": step, "seconds": seconds(), "loss": loss}
-            _save(state, parameters, buffers, average, optimizer, meta)
+            _save(state, parameters, buffers, average, optimizers, meta)
             if check is not None:
                 with _swapped(parameters, average):
                     say(f"{name}: {check(step)}")
@@ -166,23 +217,26 @@ class _swapped:
         self._swap()
 
 
+def _moments(
+    parameters: dict[str, torch.nn.Parameter], optimizers: list[torch.optim.Optimizer]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """What the optimizers remember of each parameter, by its name."""
+    states = {id(p): state for optimizer in optimizers for p, state in optimizer.state.items()}
+    return {key: states[id(parameter)] for key, parameter in parameters.items()}
+
+
 def _save(
     path: Path,
     parameters: dict[str, torch.nn.Parameter],
     buffers: dict[str, torch.Tensor],
     average: dict[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     meta: dict[str, float],
 ) -> None:
     tensors = {f"buffer/{k}": b for k, b in buffers.items()}
-    for key, parameter in parameters.items():
-        moments = optimizer.state[parameter]
-        tensors |= {
-            f"value/{key}": parameter.data,
-            f"average/{key}": average[key],
-            f"m/{key}": moments["exp_avg"],
-            f"v/{key}": moments["exp_avg_sq"],
-        }
+    for key, moments in _moments(parameters, optimizers).items():
+        tensors |= {f"value/{key}": parameters[key].data, f"average/{key}": average[key]}
+        tensors |= {f"{name}/{key}": value for name, value in moments.items()}
     partial = path.with_suffix(".partial")
     save_file({k: t.contiguous() for k, t in tensors.items()}, partial, {k: repr(v) for k, v in meta.items()})
     partial.rename(path)
@@ -193,19 +247,21 @@ def _restore(
     parameters: dict[str, torch.nn.Parameter],
     buffers: dict[str, torch.Tensor],
     average: dict[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
 ) -> tuple[int, float, float]:
+    owner = {id(p): o for o in optimizers for group in o.param_groups for p in group["params"]}
     with safe_open(path, "pt") as file, torch.no_grad():
         meta = file.metadata()
-        step = int(meta["step"])
         for key, buffer in buffers.items():
             buffer.copy_(file.get_tensor(f"buffer/{key}"))
-        for key, parameter in parameters.items():
-            parameter.copy_(file.get_tensor(f"value/{key}"))
-            average[key].copy_(file.get_tensor(f"average/{key}"))
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": torch.empty_like(parameter).copy_(file.get_tensor(f"m/{key}")),
-                "exp_avg_sq": torch.empty_like(parameter).copy_(file.get_tensor(f"v/{key}")),
-            }
-    return step, float(meta["seconds"]), float(meta["loss"])
+        for stored in file.keys():  # noqa: SIM118 - not a dict
+            name, _, key = stored.partition("/")
+            if name == "buffer":
+                continue
+            parameter, saved = parameters[key], file.get_tensor(stored)
+            if name in ("value", "average"):
+                (parameter if name == "value" else average[key]).copy_(saved)
+            else:
+                like = parameter if saved.shape == parameter.shape else saved
+                owner[id(parameter)].state[parameter][name] = torch.empty_like(like).copy_(saved)
+    return int(meta["step"]), float(meta["seconds"]), float(meta["loss"])
