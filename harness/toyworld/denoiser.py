@@ -21,7 +21,7 @@ from harness.toyworld.training import Budget, Outcome, Say, Schedule, generator,
 from harness.toyworld.vae import encode as vae_encode
 from harness.toyworld.words import CONTEXT, clip_tokenizer, vocabulary_size
 
-SCHEDULE = Schedule(lr=1e-3, muon=0.01)
+SCHEDULE = Schedule(lr=1e-3, muon=0.02)
 BATCH, BATCH_CUDA = 24, 512
 DROPOUT, BARE = 0.1, 0.1  # shares of captions left empty, and left without view words
 SNR_CAP = 5.0
