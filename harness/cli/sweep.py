@@ -43,7 +43,8 @@ def sweep(
     methods: Annotated[
         str,
         typer.Option(
-            help="Methods, comma-separated; name:preset picks a preset. All by default.",
+            help="Methods, comma-separated; name:preset picks a preset, a@b drives a by b's timesteps. "
+            "The paper's comparison by default.",
             autocompletion=complete_methods,
         ),
     ] = "",

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from harness.config import Strict, UserError, first_problem, nearest, read_toml
 from harness.records.files import read_text
+from harness.sweep.grid import COMPARISON
 from harness.sweep.request import Request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +21,7 @@ class Size(Strict):
     preset: str
     suite: str = "prompts/coco.txt"  # relative to the repository
     prompts: int | None = Field(default=None, ge=1, description="so many at even distances; none = all")
-    methods: str = "uniform_sds,linear_decay,tp_sds,tp_sds:iclr"  # TP-SDS as v1 and as v2 has it
+    methods: str = COMPARISON
     seeds: str = "0"
     steps: tuple[int, ...] = ()
     set: tuple[str, ...] = ()

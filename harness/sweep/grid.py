@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config, UserError, override_keys, parse_value, split_override
-from harness.distill.method import Method, discover, load_method
+from harness.distill.method import Method, load_method
 from harness.prompt import normalised
 from harness.records.files import NoSuchFile, make_folder, read_text, write_json
 from harness.records.identity import COMPOSED, HALVES, LARGEST_SEED, Part, RunSpec, SuiteRef
@@ -72,6 +72,7 @@ def write_suite(root: Path, suite: Suite) -> None:
 
 
 MOST_SEEDS = 100_000  # of one sweep
+COMPARISON = "uniform_sds,linear_decay,tp_sds,tp_sds:iclr"  # the paper's; TP-SDS as v1 and as v2 has it
 
 
 def seed_ranges(text: str) -> list[range]:
@@ -101,12 +102,12 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def choose_methods(names: str, overrides: Sequence[str], dirs: Sequence[Path] = ()) -> list[Part]:
-    """The methods of `--methods a,b:preset,b:key=value,a@b:preset` (empty: all there are), with the overrides
+    """The methods of `--methods a,b:preset,b:key=value,a@b:preset` (empty: `COMPARISON`), with the overrides
     `name.key=value` of `--set` for every variant of that method, composed ones' halves included.
 
     Imports their folders. Raises UserError for unknown methods, presets, keys and values.
     """
-    wanted = [name.strip() for name in names.split(",") if name.strip()] or sorted(discover(dirs))
+    wanted = [name.strip() for name in (names.strip(" ,") or COMPARISON).split(",") if name.strip()]
     choices: list[Part] = []
     for text in wanted:
         halves = text.split(COMPOSED)

@@ -47,7 +47,7 @@ def kill_on_its_way() -> None:
 def check_runs() -> None:
     """Every run is whole: done, all views, rows in order and finite."""
     folders = run_folders(ROOT)
-    assert len(folders) == 6, f"{len(folders)} runs, not 3 methods × 2 prompts"
+    assert len(folders) == 8, f"{len(folders)} runs, not 4 methods × 2 prompts"
     for folder in folders:
         assert folder.status() == "done", f"{folder.id} is {folder.status()}"
         spec, rows = folder.spec(), folder.metrics()
@@ -69,14 +69,14 @@ def main() -> None:
     assert done.returncode == 0 and " to resume" in done.stdout and " 0 to resume" not in done.stdout
     check_runs()
     again = harness(*SWEEP)
-    assert again.returncode == 0 and "6 runs: 0 new, 0 to resume, 6 done" in again.stdout
+    assert again.returncode == 0 and "8 runs: 0 new, 0 to resume, 8 done" in again.stdout
     total = json.loads(harness("status", str(ROOT), "--json").stdout)["total"]
-    assert (total["done"], total["failed"], total["steps"]) == (6, 0, 6 * STEPS)
+    assert (total["done"], total["failed"], total["steps"]) == (8, 0, 8 * STEPS)
     evaluation = harness("eval", str(ROOT))
     assert evaluation.returncode == 0 and "toy" in evaluation.stdout
     with open(ROOT / "eval" / "table.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) >= 3
-    print("the sweep is as it should be: 6 runs killed, continued, checked and evaluated")
+    print("the sweep is as it should be: 8 runs killed, continued, checked and evaluated")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def test_methods_presets_and_their_settings():
     assert iclr.params_set == ("prior", "snr_weight") and iclr.variant == "iclr"
     (changed,) = choose_methods("tp_sds", ["tp_sds.m1=700"])
     assert changed.params_set == ("m1",) and changed.params["m1"] == 700 and changed.variant == "m1=700"
-    assert [c.name for c in choose_methods("", [])] == ["linear_decay", "tp_sds", "uniform_sds"]
+    assert [c.name for c in choose_methods("", [])] == ["uniform_sds", "linear_decay", "tp_sds", "tp_sds"]
     with pytest.raises(UserError, match="same settings"):
         choose_methods("tp_sds,tp_sds:v1", [])
     with pytest.raises(UserError, match=r"'m1'|\"m1\""):
