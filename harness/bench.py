@@ -173,7 +173,7 @@ def make_pack(
     params = scene.init(keys, background_C.cpu().expand(runs, -1))
     params = {name: value.to(guidance.device) for name, value in params.items()}
     method = method or make_method(config, guidance, METHOD, {})
-    learnt = method.initial_state(keys)
+    learnt = method.initial_state(keys, guidance.shapes)
     method.load_state({name: value.to(guidance.device) for name, value in learnt.items()})
     return step.Pack(
         config=config,

@@ -43,7 +43,13 @@ GROUND = {
     "harness.text",
     "harness.threads",
 }
-METHODS_MAY = {"harness.distill.context", "harness.distill.method", "harness.distill.schedules"}
+METHODS_MAY = {
+    "harness.distill.context",
+    "harness.distill.learning",
+    "harness.distill.method",
+    "harness.distill.schedules",
+    "harness.guidance.lora",
+}
 EVAL_MAY_NAME = {"harness.distill.schedules"}  # formulas alone: the schedules are drawn, too
 EVAL_MAY = {
     *GROUND,

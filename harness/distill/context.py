@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import overload
 
@@ -182,7 +182,15 @@ class GradientContext:
 
     @overload
     def predict(
-        self, x_t_RCHW: Tensor, t: Tensor | int, cond_RLD: Tensor, /, *, only_R: Tensor | None = None
+        self,
+        x_t_RCHW: Tensor,
+        t: Tensor | int,
+        cond_RLD: Tensor,
+        /,
+        *,
+        only_R: Tensor | None = None,
+        updates: Mapping[str, Tensor] | None = None,
+        grad: bool = False,
     ) -> Tensor: ...
     @overload
     def predict(
@@ -194,14 +202,25 @@ class GradientContext:
         /,
         *others_RLD: Tensor,
         only_R: Tensor | None = None,
+        updates: Mapping[str, Tensor] | None = None,
+        grad: bool = False,
     ) -> tuple[Tensor, ...]: ...
     def predict(
-        self, x_t_RCHW: Tensor, t: Tensor | int, /, *conds_RLD: Tensor, only_R: Tensor | None = None
+        self,
+        x_t_RCHW: Tensor,
+        t: Tensor | int,
+        /,
+        *conds_RLD: Tensor,
+        only_R: Tensor | None = None,
+        updates: Mapping[str, Tensor] | None = None,
+        grad: bool = False,
     ) -> Tensor | tuple[Tensor, ...]:
         """ε̂(x_t, y, t) for one condition, or a tuple of them for several, in one call of the denoiser.
 
         Every sample is counted as an evaluation of its run. `only_R`, bool [R]: the runs that are evaluated;
-        the others get zeros, and nothing is counted for them. Raises MethodError for a wrong shape or dtype.
+        the others get zeros, and nothing is counted for them. `updates`, [R, …] by name: each run's own of
+        the denoiser (`harness.guidance.lora`). `grad`: the result is differentiable in x_t, the conditions
+        and the updates; otherwise it has no graph. Raises MethodError for a wrong shape or dtype.
         """
         runs = len(self.keys)
         latent = tuple(self._view.x_RCHW.shape)
@@ -210,8 +229,12 @@ class GradientContext:
             shape = (runs, *self.empty_RLD.shape[1:])
             contract.expect("predict's condition", cond_RLD, torch.float32, shape, self.device)
         t_R = self._timestep(t)
+        updates = updates or {}
+        for name, value in updates.items():
+            shape = (runs, *value.shape[1:])
+            contract.expect(f"predict's {name}", value, torch.float32, shape, self.device)
         if only_R is None:
-            found = self._guidance.predict(x_t_RCHW, t_R, *conds_RLD)
+            found = self._guidance.predict(x_t_RCHW, t_R, *conds_RLD, updates=updates, grad=grad)
             self.nfe_R += len(conds_RLD)
         else:
             contract.expect("predict's only_R", only_R, torch.bool, (runs,), only_R.device)
@@ -220,7 +243,13 @@ class GradientContext:
             self.nfe_R[rows] += len(conds_RLD)
             if len(rows):
                 at = upload(rows, self.device)
-                some = self._guidance.predict(x_t_RCHW[at], t_R[at], *(cond[at] for cond in conds_RLD))
+                some = self._guidance.predict(
+                    x_t_RCHW[at],
+                    t_R[at],
+                    *(cond[at] for cond in conds_RLD),
+                    updates={name: value[at] for name, value in updates.items()},
+                    grad=grad,
+                )
                 found = tuple(each.index_copy(0, at, eps) for each, eps in zip(found, some, strict=True))
         return found[0] if len(found) == 1 else found
 
@@ -231,7 +260,7 @@ class GradientContext:
         return self._guidance.cfg_noise(eps_uncond_RCHW, eps_cond_RCHW, scale)
 
     def decode(self, x_RCHW: Tensor) -> Tensor:
-        """Images [R,3,H,W] in [0, 1] of latents."""
+        """Images [R,3,H,W] in [0, 1] of latents; differentiable where these have a graph."""
         return self._guidance.decode(x_RCHW)
 
     # ---- noise levels
@@ -314,6 +343,14 @@ class GradientContext:
     def _draw(self, draw: Callable[..., Tensor], name: str, shape: Sequence[int], fixed: bool) -> Tensor:
         steps = [0] * len(self.keys) if fixed else self._steps
         return upload(draw(self.keys, steps, "method", shape, part=name), self.device)
+
+    def each(self, call: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        """`call` on tensors [R, …], run by run on a CPU, where the last bits of a matrix product or a sum
+        depend on how many runs it is over: for a network of the method's own, or a norm. Differentiable."""
+        if self.device.type != "cpu":
+            return call(*tensors)
+        rows = zip(*(value.split(1) for value in tensors), strict=True)
+        return torch.cat([call(*row) for row in rows])
 
     # ---- what is handed in
 

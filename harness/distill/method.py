@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.distill.context import GradientContext
+    from harness.guidance.prior import Shapes
     from harness.rng import Key
 
 
@@ -110,8 +111,11 @@ class Method:
     # A method that learns keeps what it learns in tensors with a leading R; it travels with the run's
     # checkpoint.
 
-    def initial_state(self, keys: "Sequence[Key]") -> "dict[str, Tensor]":
-        """State of fresh runs, each tensor [R, …]; depends on each run's own key only."""
+    def initial_state(self, keys: "Sequence[Key]", shapes: "Shapes") -> "dict[str, Tensor]":
+        """State of fresh runs, each tensor [R, …]; depends on each run's own key, and on the prior's shapes.
+
+        `harness.distill.learning` and `harness.guidance.lora` make that of tensors that are learned.
+        """
         return {}
 
     def state(self) -> "dict[str, Tensor]":

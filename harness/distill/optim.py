@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 
 from harness.config import OptimConfig
 from harness.device import upload
@@ -14,11 +15,11 @@ class Adam:
     """Adam (Kingma and Ba 2015, algorithm 1) on parameters with a leading R; moments are kept per run.
 
     torch's fused kernel is given one tensor per run, so that how it splits and vectorises the work depends on
-    that run's size alone.
+    that run's size alone. `weight_decay` is decoupled from the gradient: AdamW (Loshchilov & Hutter 2019).
     """
 
-    def __init__(self, cfg: OptimConfig, params: Mapping[str, Tensor]):
-        self.cfg = cfg
+    def __init__(self, cfg: OptimConfig, params: Mapping[str, Tensor], weight_decay: float = 0.0):
+        self.cfg, self.weight_decay = cfg, weight_decay
         self.first = {name: torch.zeros_like(value) for name, value in params.items()}
         self.second = {name: torch.zeros_like(value) for name, value in params.items()}
 
@@ -32,7 +33,8 @@ class Adam:
         device = next(iter(params.values())).device
         # The kernel adds one to the counts it is given.
         counts = upload((step_R - 1).to(torch.float32).repeat(len(params)), device)
-        adam(
+        call = adamw if self.weight_decay else adam
+        call(
             per_run(params),
             # The kernel walks all four lists in the order of their memory.
             per_run({name: grad.contiguous() for name, grad in grads.items()}),
@@ -45,7 +47,7 @@ class Adam:
             beta1=self.cfg.betas[0],
             beta2=self.cfg.betas[1],
             lr=self.cfg.lr,
-            weight_decay=0.0,
+            weight_decay=self.weight_decay,
             eps=self.cfg.eps,
             maximize=False,
         )

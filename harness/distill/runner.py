@@ -213,7 +213,7 @@ class _Crew:
         adam = Adam(config.optim, params)
         method = make_method(first, guidance, self.execution)
         with contract.blamed():
-            begun = method.initial_state(list(keys))
+            begun = method.initial_state(list(keys), guidance.shapes)
         state_layout = contract.layout(begun, len(keys))
         state = {name: value.to(self.device, copy=True) for name, value in begun.items()}
         known = {name: value.to(self.device) for name, value in scene.state(len(keys)).items()}

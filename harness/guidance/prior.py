@@ -1,18 +1,33 @@
 """A diffusion model as a denoiser, from any folder or Hub id of a pipeline whose family is known."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from harness.config import GuidanceConfig, UserError, first_line
 from harness.guidance import folder as folders
+from harness.guidance import lora
 from harness.guidance.folder import PriorFolder
 from harness.threads import torch_threads
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a prior: latents (C, H, W), conditions (L, D), the denoiser's linear layers (out, in) by name,
+    and the width of its embedding of t."""
+
+    latent: tuple[int, int, int]
+    condition: tuple[int, int]
+    linears: Mapping[str, tuple[int, int]]
+    time: int
 
 
 class Guidance:
@@ -45,6 +60,7 @@ class Guidance:
         self.alphas_cumprod_T = self.family.alphas_cumprod_T
         self.num_train_timesteps = len(self.alphas_cumprod_T)
         self.latent_shape, self.image_size = self.family.latent_shape, self.family.image_size
+        self._seldom = _on_one_thread if device.type == "cpu" else _in_turn
         # About eight images of 64×64 per call: what a decoder holds grows with the pixels.
         self._vae_batch = max(1, min(8, 8 * 64**2 // self.image_size**2))
         self._embeddings: dict[str, Tensor] = {}
@@ -88,7 +104,7 @@ class Guidance:
         return torch.stack([self._embeddings[prompt] for prompt in prompts])
 
     def _encode_text(self, prompt: str) -> Tensor:
-        with _one_thread(self.device):
+        with torch_threads(1 if self.device.type == "cpu" else None):
             return self.family.embed(prompt)
 
     def predict_noise(self, x_t_RCHW: Tensor, t_R: Tensor, cond_RLD: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,29 +112,69 @@ class Guidance:
         uncond, cond = self.predict(x_t_RCHW, t_R, self.embed([""]).expand(len(t_R), -1, -1), cond_RLD)
         return uncond, cond
 
-    @torch.no_grad()
-    def predict(self, x_t_RCHW: Tensor, t_R: Tensor, *conds_RLD: Tensor) -> tuple[Tensor, ...]:
+    def predict(
+        self,
+        x_t_RCHW: Tensor,
+        t_R: Tensor,
+        *conds_RLD: Tensor,
+        updates: Mapping[str, Tensor] | None = None,
+        grad: bool = False,
+    ) -> tuple[Tensor, ...]:
         """ε(x_t, y, t) for each of K conditions in one call of the denoiser, float32 [R,C,H,W] each, whatever
-        the prior was trained to predict. A t below 0 stands for 0."""
+        the prior was trained to predict. A t below 0 stands for 0.
+
+        `updates` are each run's own of the denoiser, [R, …] by name (`harness.guidance.lora`). With `grad`
+        the result is differentiable in x_t, the conditions and the updates; without, it has no graph.
+        """
         branches = len(conds_RLD)
-        # A run's samples stand next to each other: [∅, y, ∅, y, …].
-        context = torch.stack(conds_RLD, dim=1).flatten(0, 1).to(self.dtype)
-        x_t = x_t_RCHW.repeat_interleave(branches, dim=0)
-        t = t_R.to(self.device).clamp(min=0).repeat_interleave(branches)
-        x = self.family.model_input(x_t, t).to(self.dtype)
-        # A GPU's bits depend on much else: there the pack is one call, and compiled code keeps its shapes.
-        most = max(self._largest.get(branches, 0), len(t)) if self.is_compiled else len(t)
-        self._largest[branches] = most
-        if self.device.type == "cpu" and not self.is_compiled:
-            out = _side_by_side(self._denoise, self.cfg.microbatch, x, t, context).float()
-        else:
-            size = self.cfg.microbatch if self.device.type == "cpu" else most
-            out = _in_microbatches(self._denoise, size, x, t, context).float()
-        eps = self.family.noise(out, x_t, t)
+
+        def samples(value: Tensor) -> Tensor:
+            """A run's samples stand next to each other: [∅, y, ∅, y, …]."""
+            return value[:, None].expand(-1, branches, *value.shape[1:]).flatten(0, 1)
+
+        with torch.set_grad_enabled(grad):
+            x_t, t = samples(x_t_RCHW), samples(t_R.to(self.device).clamp(min=0))
+            context = torch.stack(conds_RLD, dim=1).flatten(0, 1).to(self.dtype)
+            x = self.family.model_input(x_t, t).to(self.dtype)
+            parts = {name: samples(value) for name, value in (updates or {}).items()}
+            out = self._call(branches, grad, parts, x, t, context)
+            eps = self.family.noise(out.float(), x_t, t)
         return tuple(eps[branch::branches] for branch in range(branches))
+
+    def _call(
+        self, branches: int, grad: bool, updates: Mapping[str, Tensor], x: Tensor, t: Tensor, context: Tensor
+    ) -> Tensor:
+        """The denoiser's output for samples, each with its own updates."""
+        is_compiled = self.is_compiled and not (grad or updates)  # compiled code knows neither
+        size, run = len(x), _in_turn  # a GPU's bits depend on much else: there the pack is one call
+        if self.device.type == "cpu":
+            size, run = self.cfg.microbatch, _in_turn if is_compiled else _side_by_side
+        elif is_compiled:  # which keeps its shapes
+            size = self._largest[branches] = max(self._largest.get(branches, 0), len(x))
+        if is_compiled or not (self.is_compiled or updates):
+            return _in_microbatches(self._denoise, size, x, t, context, run=run)
+
+        def denoise(x: Tensor, t: Tensor, context: Tensor, *parts: Tensor) -> Tensor:
+            with lora.applied(dict(zip(updates, parts, strict=True))):
+                return self._denoise(x, t, context)
+
+        usual = self.family.denoiser
+        self.family.denoiser = getattr(usual, "_orig_mod", usual)
+        try:
+            with lora.attached(self.family.denoiser, list(updates)):
+                return _in_microbatches(denoise, size, x, t, context, *updates.values(), run=run)
+        finally:
+            self.family.denoiser = usual
 
     def _denoise(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         return self.family.denoise(x.contiguous(memory_format=self._format), t, context).contiguous()
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """What a method that learns may need to know."""
+        denoiser = getattr(self.family.denoiser, "_orig_mod", self.family.denoiser)
+        cond_L, cond_D = self.embed([""]).shape[1:]
+        return Shapes(self.latent_shape, (cond_L, cond_D), lora.linears(denoiser), lora.time_width(denoiser))
 
     def cfg_noise(
         self, eps_uncond_RCHW: Tensor, eps_cond_RCHW: Tensor, scale: float | Tensor | None = None
@@ -139,19 +195,15 @@ class Guidance:
         signal_R, noise_R = self.levels(t_R)
         return signal_R[:, None, None, None] * x_RCHW + noise_R[:, None, None, None] * eps_RCHW
 
-    @torch.no_grad()
     def decode(self, z_NCHW: Tensor) -> Tensor:
-        """Images [N,3,H,W] in [0, 1], float32, from latents."""
-        with _one_thread(self.device):
-            images = _in_microbatches(self.family.decode, self._vae_batch, z_NCHW.float())
+        """Images [N,3,H,W] in [0, 1], float32, from latents; differentiable where these have a graph."""
+        images = _in_microbatches(self.family.decode, self._vae_batch, z_NCHW.float(), run=self._seldom)
         return (images / 2 + 0.5).clamp(0.0, 1.0)
 
-    @torch.no_grad()
     def encode(self, images_NCHW: Tensor) -> Tensor:
         """Latents (the mean of the code) from images [N,3,H,W] in [0, 1]."""
         images = images_NCHW.float() * 2 - 1
-        with _one_thread(self.device):
-            return _in_microbatches(self.family.encode, self._vae_batch, images)
+        return _in_microbatches(self.family.encode, self._vae_batch, images, run=self._seldom)
 
     def flat_code(self, rgb: Sequence[float]) -> Tensor:
         """Latent code [C] of a flat colour: the middle of the encoded image, away from its padded edges."""
@@ -161,25 +213,66 @@ class Guidance:
         return code_CHW[:, code_CHW.shape[1] // 2, code_CHW.shape[2] // 2]
 
 
-def _one_thread(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, torch uses one CPU thread: how a float32 convolution is split decides its last bits, and a run
-    must not notice how many cores a worker has. What is called here is seldom called."""
-    return torch_threads(1 if device.type == "cpu" else None)
+def _in_turn(call: Callable[..., Any], *slices: Sequence[Any]) -> list[Any]:
+    return list(map(call, *slices))
 
 
-@torch.no_grad()
-def _side_by_side(call: Callable[..., Tensor], size: int, *tensors: Tensor) -> Tensor:
-    """`_in_microbatches` on a CPU, a core to each slice: no bit depends on how many cores there are, and no
-    core waits for another within an operation."""
+def _on_one_thread(call: Callable[..., Any], *slices: Sequence[Any]) -> list[Any]:
+    """How a float32 convolution is split among threads decides its last bits, and a run must not notice how
+    many cores a worker has."""
+    with torch_threads(1):
+        return list(map(call, *slices))
+
+
+def _side_by_side(call: Callable[..., Any], *slices: Sequence[Any]) -> list[Any]:
+    """A core to each slice: no bit depends on how many cores there are, and no core waits for another within
+    an operation."""
     threads = torch.get_num_threads()
-    with _one_thread(tensors[0].device), ThreadPoolExecutor(threads) as pool:
-        return _in_microbatches(torch.no_grad()(call), size, *tensors, run=pool.map)
+    with torch_threads(1), ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(call, *slices))
 
 
-def _in_microbatches(call: Callable[..., Tensor], size: int, *tensors: Tensor, run: Callable = map) -> Tensor:
-    """`call` over slices of exactly `size` samples; the last is padded with zeros, later cut off."""
-    count = len(tensors[0])
-    missing = -count % size
+def _in_microbatches(call: Callable[..., Tensor], size: int, *tensors: Tensor, run: Callable) -> Tensor:
+    """`call` over slices of exactly `size` samples; the last is padded with zeros, later cut off.
+
+    Differentiable where a tensor has a graph: gradients are taken slice by slice, too.
+    """
+    if torch.is_grad_enabled() and any(part.requires_grad for part in tensors):
+        return _Slices.apply(call, size, run, *tensors)  # type: ignore[return-value]
+    return torch.cat(run(torch.no_grad()(call), *_slices(size, tensors)))[: len(tensors[0])]
+
+
+def _slices(size: int, tensors: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    missing = -len(tensors[0]) % size
     if missing:
-        tensors = tuple(torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) for part in tensors)
-    return torch.cat(list(run(call, *(part.split(size) for part in tensors))))[:count]
+        tensors = [torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) for part in tensors]
+    return [part.split(size) for part in tensors]
+
+
+class _Slices(torch.autograd.Function):
+    """`_in_microbatches` with a graph for each slice."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Callable[..., Tensor], size: int, run: Callable, *tensors: Tensor) -> Tensor:
+        wanted = ctx.needs_input_grad[3:]
+
+        def with_graph(*parts: Tensor) -> tuple[Tensor, list[Tensor]]:
+            with torch.enable_grad():
+                leaves = [part.detach() for part in parts]
+                learned = [leaf.requires_grad_() for leaf, want in zip(leaves, wanted, strict=True) if want]
+                return call(*leaves), learned
+
+        ctx.size, ctx.run, ctx.count, ctx.wanted = size, run, len(tensors[0]), wanted
+        ctx.done = run(with_graph, *_slices(size, tensors))
+        return torch.cat([out.detach() for out, _ in ctx.done])[: ctx.count]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        def back(done: tuple[Tensor, list[Tensor]], grad: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(*done, grad, allow_unused=True, materialize_grads=True)
+
+        found = ctx.run(back, ctx.done, *_slices(ctx.size, [grad]))
+        ctx.done = None
+        grads = (torch.cat(each)[: ctx.count] for each in zip(*found, strict=True))
+        return (None, None, None, *(next(grads) if want else None for want in ctx.wanted))

@@ -10,9 +10,8 @@ import time
 from functools import cache
 from pathlib import Path
 
-from harness.config import Config
 from harness.records.files import cache_home, read_json, write_cache
-from harness.records.identity import canonical_json
+from harness.records.identity import RunSpec, canonical_json
 
 AUTO_PACK = {"cpu": 16, "cuda": 32}
 FORGET_SECONDS = 7 * 86400.0  # what filled the memory may have been somebody else
@@ -35,22 +34,23 @@ def device_name(device: str) -> str:
     return names[0] if names else device
 
 
-def key(config: Config, device: str) -> str:
-    """What the memory of a run depends on: device, prior and scene."""
-    asked = canonical_json([part.model_dump(mode="json") for part in (config.guidance, config.scene)])
+def key(spec: RunSpec, device: str) -> str:
+    """What the memory of a run depends on: device, method, prior and scene."""
+    parts = [part.model_dump(mode="json") for part in (spec.config.guidance, spec.config.scene)]
+    asked = canonical_json([spec.method, spec.params, *parts])
     return f"{device_name(device)} · {hashlib.sha256(asked.encode()).hexdigest()[:12]}"
 
 
-def remembered(config: Config, device: str) -> int:
+def remembered(spec: RunSpec, device: str) -> int:
     """The most runs in a pack: what a sweep found to fit in the last days, or the device's default."""
-    found = (read_json(_store()) or {}).get(key(config, device))
+    found = (read_json(_store()) or {}).get(key(spec, device))
     if found is None or time.time() - found["time"] > FORGET_SECONDS:
         return AUTO_PACK[device]
     return min(found["runs"], AUTO_PACK[device])
 
 
-def remember(config: Config, device: str, runs: int) -> None:
+def remember(spec: RunSpec, device: str, runs: int) -> None:
     """So many runs are the most to be tried here; a cache that cannot be written is done without."""
     known = read_json(_store()) or {}
-    known[key(config, device)] = {"runs": runs, "time": time.time()}
+    known[key(spec, device)] = {"runs": runs, "time": time.time()}
     write_cache(_store(), json.dumps(known, indent=2).encode())

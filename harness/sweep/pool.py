@@ -160,6 +160,11 @@ class Measured:
     notes: tuple[str, ...] = ()
 
 
+def _kind(spec: RunSpec) -> tuple[str, str, Config]:
+    """What is alike in the runs of a pack."""
+    return spec.method, canonical_json(spec.params), spec.config
+
+
 class Pool:
     """Advances the runs of `specs` under `root` until each is done or failed.
 
@@ -189,13 +194,11 @@ class Pool:
             self.log = Path(self._scratch.name) / "workers.log"
         self.slots = slots(execution)
         device = self.slots[0].device
-        self.limit = execution.pack or min((remembered(c, device) for c in self._configs()), default=1)
+        kinds = {_kind(spec): spec for spec in self.specs}
+        self.limit = execution.pack or min((remembered(spec, device) for spec in kinds.values()), default=1)
         self.events: Events = queue.Queue()
         self.workers: dict[WorkerProcess, Slot] = {}
         self.patience = patience
-
-    def _configs(self) -> set[Config]:
-        return {spec.config for spec in self.specs}
 
     def __enter__(self) -> Pool:
         return self
@@ -231,11 +234,10 @@ class Pool:
         ones; a method that fails is left out, with its reason, and will fail where it is run. The worker that
         measured stays, warm. Raises UserError where the runs cannot be started at all.
         """
-        packs = {(specs[pack[0]].method, specs[pack[0]].variant): pack for pack in reversed(plan.packs)}
-        kinds = {run: (spec.method, canonical_json(spec.params), spec.config) for run, spec in specs.items()}
-        one_each = list({kinds[run]: run for run in plan.todo}.values())
+        packs = {specs[pack[0]].label: pack for pack in reversed(plan.packs)}
+        one_each = list({_kind(specs[run]): run for run in plan.todo}.values())
         notes: list[str] = []
-        for label, pack in reversed(packs.items()):
+        for name, pack in reversed(packs.items()):
             while True:
                 event = self._measured([specs[run] for run in pack], [specs[run] for run in one_each])
                 if event is None:  # interrupted
@@ -243,12 +245,11 @@ class Pool:
                 if not event.get("oom") or len(pack) == 1:
                     break
                 pack = pack[: len(pack) // 2]
-                self._fits(specs[pack[0]].config, len(pack))
+                self._fits(specs[pack[0]], len(pack))
                 notes.append(f"out of memory with more than {len(pack)} runs in a pack")
             if event.get("rate"):
                 rate = event["rate"] * min(len(self.slots), len(plan.packs))
                 return Measured(rate, event["memory"], tuple(notes))
-            name = ":".join(filter(None, label))
             notes.append(f"{name} cannot be measured: {event.get('problem') or 'it took no step in time'}")
             one_each = []  # they were looked at
         return Measured(0.0, 0.0, tuple(notes))
@@ -280,11 +281,11 @@ class Pool:
                 return {"problem": how, "oom": event["code"] == -signal.SIGKILL}
         return None
 
-    def _fits(self, config: Config, runs: int) -> None:
+    def _fits(self, spec: RunSpec, runs: int) -> None:
         """So many runs are the most in a pack from now on."""
         self.limit = min(self.limit, runs)
         if self.execution.pack is None and not self.is_scratch:
-            remember(config, self.slots[0].device, runs)
+            remember(spec, self.slots[0].device, runs)
 
     def run(self, display: Display) -> Outcome:
         """Advance everything; returns when nothing is left, or after an interruption."""
@@ -385,7 +386,7 @@ class Pool:
     ) -> None:
         half = max(len(pack) // 2, 1)
         if event["oom"]:
-            self._fits(RunFolder(self.root / pack[0]).spec().config, half)
+            self._fits(RunFolder(self.root / pack[0]).spec(), half)
             too_large = [p for p in packs if len(p) > half]
             rest = [p for p in packs if len(p) <= half]
             packs.clear()

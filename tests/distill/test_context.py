@@ -65,7 +65,9 @@ def calls(prior: Guidance, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The samples of every call of the prior's denoiser, as they come."""
     seen: list[int] = []
     denoise = prior.predict
-    monkeypatch.setattr(prior, "predict", lambda x, t, *c: seen.append(len(x) * len(c)) or denoise(x, t, *c))
+    monkeypatch.setattr(
+        prior, "predict", lambda x, t, *c, **k: seen.append(len(x) * len(c)) or denoise(x, t, *c, **k)
+    )
     return seen
 
 

@@ -26,7 +26,7 @@ def method(folder: Path, name: str, body: str) -> tuple[str, ...]:
 TIMESTEPS = "def timesteps(self, step_R, total_R, draws_R):\n    "
 WEIGHT = "def weight(self, t_R):\n    "
 GRADIENT = "def gradient(self, ctx):\n    "
-BEGIN = "def initial_state(self, seeds):\n    "
+BEGIN = "def initial_state(self, seeds, shapes):\n    "
 STATE = BEGIN + "return {'a': torch.zeros(len(seeds), 2)}\ndef state(self):\n    "
 IMAGE = {  # the quickest scene there is
     "scene": {"kind": "image", "resolution": tinyruns.LATENT},
@@ -60,7 +60,7 @@ WRONG = {
     "no_gradient": (GRADIENT + "return None", "gradient returned a NoneType"),
     "endless_gradient": (GRADIENT + "return super().gradient(ctx) * float('inf')", "diverged"),
     "listed_state": (
-        "def initial_state(self, seeds):\n    return [torch.zeros(2)]",
+        "def initial_state(self, seeds, shapes):\n    return [torch.zeros(2)]",
         "initial_state returned a list",
     ),
     "flat_state": (
@@ -125,7 +125,7 @@ def weight(self, t_R):
     w = super().weight(t_R)
     t_R.zero_()
     return w
-def initial_state(self, seeds):
+def initial_state(self, seeds, shapes):
     state = {'a': torch.zeros(len(seeds))}
     seeds.clear()
     self.kept.append(state['a'])

@@ -36,7 +36,7 @@ from harness.distill.method import Method
 
 
 class Learns(Method):
-    def initial_state(self, keys):
+    def initial_state(self, keys, shapes):
         mean = rng.normal(keys, [0] * len(keys), "method", (4, 1, 1))
         return {"mean": mean, "count": torch.zeros(len(keys))}
 

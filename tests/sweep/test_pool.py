@@ -222,6 +222,9 @@ def test_out_of_memory_halves_the_packs_goes_on_and_is_remembered(
     other = [spec.model_copy(update={"config": preset("paper")}) for spec in specs]
     with Pool(tmp_path / "other", other, execution) as unlike:
         assert unlike.limit == AUTO_PACK["cpu"]
+    plain = [spec.model_copy(update={"method": "uniform_sds"}) for spec in specs]
+    with Pool(tmp_path / "plain", plain, execution) as lighter:
+        assert lighter.limit == AUTO_PACK["cpu"]
     with Pool(tmp_path / "told", specs, replace(execution, pack=5)) as told:
         assert told.limit == 5
 
