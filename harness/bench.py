@@ -430,7 +430,7 @@ def clocks(add: Callable[[float], None]) -> Iterator[None]:
         (rng, "uniform"),
         (rng, "normal"),
         (step, "sample"),
-        (step, "camera_prompts"),
+        (step, "camera_views"),
         (runner._Crew, "_record"),
     ]
 

@@ -79,6 +79,13 @@ class GuidanceConfig(Strict):
         description="of the denoiser; bfloat16 is slower by far on CPUs that compute it in software",
     )
     cfg_scale: float = Field(default=20.0, ge=0, description="s in eps_u + s (eps_c - eps_u)")
+    negative: str = Field(default="", description="a negative prompt in the place of no prompt, in eps_u")
+    perp_neg: float = Field(
+        default=0.0, ge=0, description="strength of Perp-Neg's negative views; 1: as published, 0: off"
+    )
+    rescale: float = Field(
+        default=0.0, ge=0, le=1, description="phi: share of the CFG rescale to eps_c's deviation; 0: off"
+    )
     view_prompt: str = Field(
         default="{prompt}, {view} view", description="how the view's name joins the prompt"
     )
@@ -169,6 +176,12 @@ class OptimConfig(Strict):
     lr: float = Field(default=1e-2, gt=0)
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = Field(default=1e-15, gt=0)
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="largest norm of the method's gradient at the latent; none: any"
+    )
+    clip_pixel: float | None = Field(
+        default=None, gt=0, description="largest value of a pixel in it (PGC); none: any"
+    )
 
 
 class ViewsConfig(Strict):

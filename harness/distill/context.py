@@ -15,7 +15,7 @@ from harness.device import upload
 from harness.distill import contract
 from harness.distill.contract import MethodError
 from harness.guidance.prior import Guidance
-from harness.guidance.views import view_prompt
+from harness.guidance.views import perp_neg, view_prompt
 from harness.scene.cameras import Cameras
 from harness.scene.generator import View
 
@@ -44,13 +44,13 @@ class GradientContext:
         t_R: Tensor,
         view: View,
         cameras: Cameras,
-        view_prompts: Sequence[str],
+        views: Sequence[str],
     ):
         """Counts and cameras are on the CPU, t and the view, with its graph, on the prior's device."""
         self._guidance, self._view, self._cameras = guidance, view, cameras
         self._steps, self._counts = step_R.tolist(), (step_R, total_R)
         self.keys = tuple(keys)
-        self.view_prompts = tuple(view_prompts)
+        self.views = tuple(views)  # the views' names: front, side, back or overhead
         self.t_R = t_R.clone()
         self.nfe_R = torch.zeros(len(keys), dtype=torch.int64)  # the step's evaluations so far, on the CPU
         self.losses_R: list[Tensor] = []  # see add_loss
@@ -65,8 +65,13 @@ class GradientContext:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The runs' prompts; `view_prompts` have the words of the view that the camera has."""
+        """The runs' prompts, without the words of a view."""
         return tuple(key.prompt for key in self.keys)
+
+    @cached_property
+    def view_prompts(self) -> tuple[str, ...]:
+        """The runs' prompts with the words of the views that their cameras have."""
+        return tuple(self._of_views(self.views))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -99,6 +104,11 @@ class GradientContext:
     def render_RCHW(self) -> Tensor:
         """The rendered latent with its graph, for losses (`add_loss`)."""
         return self._view.x_RCHW.clone()
+
+    @property
+    def maps(self) -> frozenset[str]:
+        """The names of the view's maps."""
+        return frozenset(self._view.maps_R)
 
     def map(self, name: str) -> Tensor:
         """A map of the view without its graph, such as "opacity" [R,H,W]; MethodError where there is none."""
@@ -134,6 +144,11 @@ class GradientContext:
         """No prompt."""
         return self.embed("")
 
+    @cached_property
+    def uncond_RLD(self) -> Tensor:
+        """What guidance leads away from: config.guidance.negative, which is no prompt by default."""
+        return self.embed(self._guidance.cfg.negative)
+
     def embed(self, texts: Texts) -> Tensor:
         """Any texts, one for all runs (a negative prompt, for instance) or one for each."""
         each = [texts] * len(self.keys) if isinstance(texts, str) else list(texts)
@@ -145,8 +160,12 @@ class GradientContext:
 
     def of_view(self, view: str) -> Tensor:
         """The prompts with the words of this view: front, side, back or overhead."""
-        template = self._guidance.cfg.view_prompt
-        return self.embed([view_prompt(template, prompt, view) for prompt in self.prompts])
+        return self.embed(self._of_views([view] * len(self.keys)))
+
+    def _of_views(self, views: Sequence[str | None]) -> list[str]:
+        """Each run's prompt with the words of a view, or no prompt."""
+        template, each = self._guidance.cfg.view_prompt, zip(self.prompts, views, strict=True)
+        return ["" if view is None else view_prompt(template, prompt, view) for prompt, view in each]
 
     # ---- the denoiser
 
@@ -163,11 +182,12 @@ class GradientContext:
 
     @cached_property
     def _eps(self) -> tuple[Tensor, ...]:
-        return self.predict(self.x_t_RCHW, self.t_R, self.empty_RLD, self.cond_RLD)
+        return self._branches(self.x_t_RCHW, self.t_R)
 
     @property
     def eps_uncond_RCHW(self) -> Tensor:
-        """ε(x_t, ∅, t); made together with `eps_cond_RCHW`, in one call of the denoiser."""
+        """ε(x_t, ∅, t), or of the negative prompt in ∅'s place; made together with `eps_cond_RCHW`, in one
+        call of the denoiser."""
         return self._eps[0]
 
     @property
@@ -177,8 +197,72 @@ class GradientContext:
 
     @cached_property
     def eps_RCHW(self) -> Tensor:
-        """ε̂(x_t, y, t), guided."""
-        return self.cfg(*self._eps)
+        """ε̂(x_t, y, t), guided as `guided` says."""
+        return self._guide(self._eps)
+
+    @property
+    def cfg_scale(self) -> float:
+        """s, config.guidance.cfg_scale."""
+        return self._guidance.cfg.cfg_scale
+
+    def guided(
+        self,
+        x_t_RCHW: Tensor,
+        t: Tensor | int,
+        scale: float | Tensor | None = None,
+        *,
+        only_R: Tensor | None = None,
+    ) -> Tensor:
+        """ε̂(x_t, y, t) at any noise level, guided with all that config.guidance asks for: classifier-free
+        guidance, the negative prompt, Perp-Neg, the rescale. Two evaluations, with Perp-Neg four.
+
+        `scale` and `only_R` as in `cfg` and `predict`. Perp-Neg: ε_∅ + s·(ε⁺ + Σ w_i·ε_i^⊥), ε⁺ = ε_y − ε_∅
+        and ε_i^⊥ the part of ε_i − ε_∅ that is perpendicular to ε⁺ (Armandpour et al. 2023, eq. 7); y is a
+        mixture of two views' embeddings, see `harness.guidance.views.perp_neg`.
+        """
+        return self._guide(self._branches(x_t_RCHW, t, only_R), scale)
+
+    def _branches(
+        self, x_t_RCHW: Tensor, t: Tensor | int, only_R: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """ε of no prompt and of the prompt, and of Perp-Neg's two negative views where it is on."""
+        if not self._guidance.cfg.perp_neg:
+            return self.predict(x_t_RCHW, t, self.uncond_RLD, self.cond_RLD, only_R=only_R)
+        mixed_RLD, negatives_RLD, _ = self._perp_neg
+        return self.predict(x_t_RCHW, t, self.uncond_RLD, mixed_RLD, *negatives_RLD, only_R=only_R)
+
+    @cached_property
+    def _perp_neg(self) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The positive condition, and the negative ones with their weights [R,1,1,1]."""
+        azimuths = self._cameras.azimuth_R.tolist()
+        plans = [perp_neg(view, azimuth) for view, azimuth in zip(self.views, azimuths, strict=True)]
+
+        def conditions(pairs: Sequence[Sequence[tuple[str | None, float]]]) -> list[tuple[Tensor, Tensor]]:
+            views, numbers = zip(*[zip(*pair, strict=True) for pair in pairs], strict=True)
+            texts = [self._of_views(each) for each in zip(*views, strict=True)]
+            columns = [self._column(each) for each in zip(*numbers, strict=True)]
+            return [(self.embed(each), column) for each, column in zip(texts, columns, strict=True)]
+
+        (a_RLD, a), (b_RLD, b) = conditions([plan.positives for plan in plans])
+        negatives = conditions([plan.negatives for plan in plans])
+        strength = self._guidance.cfg.perp_neg
+        return (
+            a[..., 0] * a_RLD + b[..., 0] * b_RLD,
+            [cond_RLD for cond_RLD, _ in negatives],
+            [strength * weight for _, weight in negatives],
+        )
+
+    def _column(self, values: Sequence[float]) -> Tensor:
+        """A number of each run, [R,1,1,1]."""
+        return upload(torch.tensor(values, dtype=torch.float32)[:, None, None, None], self.device)
+
+    def _guide(self, eps: tuple[Tensor, ...], scale: float | Tensor | None = None) -> Tensor:
+        uncond_RCHW, cond_RCHW, *negatives = eps
+        if negatives:
+            along_RCHW = cond_RCHW - uncond_RCHW
+            for eps_RCHW, weight in zip(negatives, self._perp_neg[2], strict=True):
+                cond_RCHW = cond_RCHW + weight * perpendicular(eps_RCHW - uncond_RCHW, along_RCHW)
+        return self.cfg(uncond_RCHW, cond_RCHW, scale)
 
     @overload
     def predict(
@@ -256,8 +340,17 @@ class GradientContext:
     def cfg(
         self, eps_uncond_RCHW: Tensor, eps_cond_RCHW: Tensor, scale: float | Tensor | None = None
     ) -> Tensor:
-        """ε_∅ + s·(ε_y − ε_∅), with config.guidance.cfg_scale where no scale is given."""
-        return self._guidance.cfg_noise(eps_uncond_RCHW, eps_cond_RCHW, scale)
+        """ε_∅ + s·(ε_y − ε_∅), with config.guidance.cfg_scale where no scale is given.
+
+        With config.guidance.rescale, φ: φ·ε̂·std(ε_y)/std(ε̂) + (1−φ)·ε̂, the deviations over C, H and W
+        (Lin et al. 2024, arXiv 2305.08891, eq. 15–16).
+        """
+        eps_RCHW = self._guidance.cfg_noise(eps_uncond_RCHW, eps_cond_RCHW, scale)
+        share = self._guidance.cfg.rescale
+        if not share:
+            return eps_RCHW
+        ratio = per_run(torch.std, eps_cond_RCHW) / per_run(torch.std, eps_RCHW)
+        return (share * ratio + (1 - share)) * eps_RCHW
 
     def decode(self, x_RCHW: Tensor) -> Tensor:
         """Images [R,3,H,W] in [0, 1] of latents; differentiable where these have a graph."""
@@ -371,3 +464,17 @@ class GradientContext:
 
     def _taken(self) -> set[str]:
         return {*LOGGED, *self._view.maps_R, *(f"loss_{name}" for name in self._view.penalties_R)}
+
+
+def per_run(call: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """`call` of each run's tensors, numbers as [R,1,1,1]: how torch sums a pack depends on its size."""
+    return torch.stack([call(*run) for run in zip(*tensors, strict=True)])[:, None, None, None]
+
+
+def perpendicular(x_RCHW: Tensor, y_RCHW: Tensor) -> Tensor:
+    """x − (x·y / y·y)·y, the part of x that is perpendicular to y, run by run; x where y is 0."""
+
+    def share(x_CHW: Tensor, y_CHW: Tensor) -> Tensor:
+        return (x_CHW * y_CHW).sum() / y_CHW.square().sum().clamp(min=1e-6)
+
+    return x_RCHW - per_run(share, x_RCHW, y_RCHW) * y_RCHW

@@ -1,20 +1,20 @@
 """One step of a pack: the algorithm of score distillation, for R runs at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from harness import rng
-from harness.config import Config
+from harness.config import Config, OptimConfig
 from harness.device import upload
 from harness.distill import contract
 from harness.distill.context import GradientContext
 from harness.distill.method import Method
 from harness.distill.optim import Adam
 from harness.guidance.prior import Guidance
-from harness.guidance.views import view_name, view_prompt
+from harness.guidance.views import view_name
 from harness.scene.cameras import Cameras, sample
 from harness.scene.generator import Generator, View
 
@@ -110,6 +110,8 @@ def step(pack: Pack) -> StepReport:
 
     # x = g(θ, c): a camera for each run, and its render
     cameras = sample(config.camera, rng.uniform(keys, i, "camera", (4,)))
+    if config.scene.kind == "image":
+        cameras = from_the_front(cameras)
     pack.scene.look(
         pack.params,
         pack.scene_state,
@@ -132,11 +134,11 @@ def step(pack: Pack) -> StepReport:
         t_R = pack.method.timesteps(pack.step_R.clone(), pack.total_R.clone(), draws_R)
     t_R = upload(contract.timesteps(t_R, pack.step_R, pack.method.noise), device)
     context = GradientContext(
-        guidance, keys, pack.step_R, pack.total_R, t_R, view, cameras, camera_prompts(pack, cameras)
+        guidance, keys, pack.step_R, pack.total_R, t_R, view, cameras, camera_views(pack, cameras)
     )
     with contract.blamed():
         g_RCHW = pack.method.gradient(context)
-    g_RCHW = contract.gradient(g_RCHW, x_RCHW)
+    g_RCHW = clipped(contract.gradient(g_RCHW, x_RCHW), config.optim)
     pack.nfe_R = pack.nfe_R + context.nfe_R
 
     # it is carried on to θ, together with the regularisers' and that of the method's own losses
@@ -164,21 +166,35 @@ def step(pack: Pack) -> StepReport:
     return StepReport(t_R, pack.nfe_R, pack.diverged_R, grad_norm_R, view, context.logged_R)
 
 
-def camera_prompts(pack: Pack, cameras: Cameras) -> list[str]:
-    """Each run's prompt with the words of the view its camera has; an image is seen from the front."""
-    sectors = pack.config.camera
-    if pack.config.scene.kind == "image":
-        return [view_prompt(pack.config.guidance.view_prompt, key.prompt, "front") for key in pack.keys]
+def camera_views(pack: Pack, cameras: Cameras) -> list[str]:
+    """The names of the views that the cameras have."""
+    cfg = pack.config.camera
     return [
-        view_prompt(
-            pack.config.guidance.view_prompt,
-            key.prompt,
-            view_name(azimuth, elevation, sectors.front_sector, sectors.overhead),
-        )
-        for key, azimuth, elevation in zip(
-            pack.keys, cameras.azimuth_R.tolist(), cameras.elevation_R.tolist(), strict=True
-        )
+        view_name(azimuth, elevation, cfg.front_sector, cfg.overhead)
+        for azimuth, elevation in zip(cameras.azimuth_R.tolist(), cameras.elevation_R.tolist(), strict=True)
     ]
+
+
+def from_the_front(cameras: Cameras) -> Cameras:
+    """The cameras, all of them in front: what has no sides is seen from there."""
+    ahead_R = torch.zeros_like(cameras.azimuth_R)
+    return replace(cameras, azimuth_R=ahead_R, elevation_R=ahead_R)
+
+
+@torch.no_grad()
+def clipped(g_RCHW: Tensor, cfg: OptimConfig) -> Tensor:
+    """A gradient at x within the bounds of the config, run by run; itself where there are none.
+
+    `clip_pixel`: a pixel's channels are scaled by one factor, so that the largest of them is the bound at
+    most (PGC, Pan et al. 2024, arXiv 2310.12474). `clip_norm`: then the whole is, to that Euclidean norm.
+    """
+    if cfg.clip_pixel is not None:
+        largest_R1HW = g_RCHW.abs().amax(dim=1, keepdim=True)
+        g_RCHW = g_RCHW * (cfg.clip_pixel / largest_R1HW).clamp(max=1.0)
+    if cfg.clip_norm is not None:
+        scale_R = (cfg.clip_norm / per_run_norm([g_RCHW])).clamp(max=1.0)
+        g_RCHW = g_RCHW * scale_R[:, None, None, None]
+    return g_RCHW
 
 
 def background(pack: Pack) -> Tensor:

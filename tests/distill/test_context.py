@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,18 +47,25 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Guidance:
     return load(make_prior(folder, "sd3", size="tiny", dtype="float32"))
 
 
-def context(prior: Guidance, rows: tuple[int, ...] = (0, 1, 2), i: int = 5) -> GradientContext:
+def context(
+    prior: Guidance,
+    rows: tuple[int, ...] = (0, 1, 2),
+    i: int = 5,
+    azimuths: tuple[float, ...] = (20.0, 30.0, 40.0),
+    views: tuple[str, ...] = ("front", "front", "front"),
+) -> GradientContext:
     x = torch.randn(3, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
     view = View(
         x[list(rows)].requires_grad_() * 1.0,
         {"entropy": torch.ones(len(rows))},
         {"opacity": torch.rand(len(rows), 4, 4)},
     )
-    cameras = make(*([value + 10.0 * r for r in rows] for value in (20.0, 15.0, 2.0, 40.0)))
+    others = ([value + 10.0 * r for r in rows] for value in (15.0, 2.0, 40.0))
+    cameras = make([azimuths[r] for r in rows], *others)
     steps = torch.full((len(rows),), i)
     keys = [KEYS[r] for r in rows]
-    prompts = [f"{key.prompt}, front view" for key in keys]
-    return GradientContext(prior, keys, steps, steps * 4, torch.tensor(T)[list(rows)], view, cameras, prompts)
+    t = torch.tensor(T)[list(rows)]
+    return GradientContext(prior, keys, steps, steps * 4, t, view, cameras, [views[r] for r in rows])
 
 
 @pytest.fixture
@@ -128,6 +136,72 @@ def _same_bits(prior: Guidance) -> None:
         assert torch.equal(eps[only], whole[only]) and not eps[~only].any()
     solo = context(prior, (2,))
     assert torch.equal(solo.eps_RCHW[0], ctx.eps_RCHW[2])
+
+
+def modified(prior: Guidance, **changes: Any) -> Guidance:
+    """The same prior under other settings."""
+    other = copy.copy(prior)
+    other.cfg = prior.cfg.model_copy(update=changes)
+    return other
+
+
+def test_a_negative_prompt_takes_no_prompts_place(prior: Guidance) -> None:
+    ctx = context(modified(prior, negative="ugly"))
+    ugly = ctx.predict(ctx.x_t_RCHW, ctx.t_R, ctx.embed("ugly"))
+    assert torch.equal(ctx.eps_uncond_RCHW, ugly)
+    assert torch.equal(ctx.eps_RCHW, ugly + 20 * (ctx.eps_cond_RCHW - ugly))
+    assert torch.equal(ctx.guided(ctx.x_t_RCHW, ctx.t_R), ctx.eps_RCHW)
+    assert torch.equal(ctx.empty_RLD, context(prior).empty_RLD)
+
+
+def test_the_rescale_is_lins(prior: Guidance) -> None:
+    ctx = context(modified(prior, rescale=0.7))
+    for r, (uncond, cond) in enumerate(zip(ctx.eps_uncond_RCHW, ctx.eps_cond_RCHW, strict=True)):
+        eps = (uncond + 20 * (cond - uncond)).double()
+        told = 0.7 * eps * cond.double().std() / eps.std() + 0.3 * eps
+        assert_close(ctx.eps_RCHW[r].double(), told, atol=1e-5, rtol=1e-5)
+
+
+def test_perp_neg_is_the_papers(prior: Guidance) -> None:
+    """At the azimuths 20, 120 and from overhead; four evaluations, and no run sees another."""
+    changed = modified(prior, perp_neg=0.5)
+    ctx = context(changed, azimuths=(20.0, -120.0, 0.0), views=("front", "side", "overhead"))
+    f = torch.tensor([2 / 9, 1 / 3], dtype=torch.float64)
+    weights = [
+        [2.426 - 4 * torch.exp(-0.5 * (1 - f[0])), 2.426 - 4 * torch.exp(-0.5 * f[0])],
+        [0.606 - torch.exp(-0.5 * (1 - f[1])), -0.967 - torch.exp(-0.5 * (1 - f[1]))],
+        [0.0, 0.0],
+    ]
+    share = [(7 / 9, "front", "side"), (2 / 3, "side", "back"), (1.0, "overhead", "back")]
+    against = [("front", "side"), ("side", "front"), ("side", "side")]
+    found = ctx.eps_RCHW
+    assert ctx.nfe_R.tolist() == [4, 4, 4]
+    for r in range(3):
+        own = context(prior, (r,))
+        own_x, t = ctx.x_t_RCHW[r : r + 1], own.t_R
+        part, near, far = share[r]
+        mixed = part * own.of_view(near) + (1 - part) * own.of_view(far)
+        none, y, *others = (
+            own.predict(own_x, t, each).double()
+            for each in (own.empty_RLD, mixed, *map(own.of_view, against[r]))
+        )
+        along = y - none
+        told = none + 20 * along
+        for other, weight in zip(others, weights[r], strict=True):
+            side = other - none
+            told = told + 20 * 0.5 * weight * (side - (side * along).sum() / (along * along).sum() * along)
+        assert_close(found[r].double(), told[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_modifiers_do_not_look_at_other_runs(prior: Guidance, threads: int) -> None:
+    changed = modified(prior, perp_neg=1.0, rescale=0.5, negative="ugly")
+    with torch_threads(threads):
+        whole, solo = context(changed), context(changed, (2,))
+        assert torch.equal(solo.eps_RCHW[0], whole.eps_RCHW[2])
+        only = torch.tensor([False, False, True])
+        some = whole.guided(whole.x_t_RCHW, whole.t_R, only_R=only)
+        assert torch.equal(some[2], whole.eps_RCHW[2]) and whole.nfe_R.tolist() == [4, 4, 8]
 
 
 @given(st.integers(0, 999), st.integers(1, 1000), st.sampled_from([0.0, 0.3, 1.0]))

@@ -144,11 +144,11 @@ def test_an_sds_gradient_is_the_reference_implementations(
     g, pipe = load(folders[like]), pipeline(folders[like])
     x = torch.randn(3, *g.latent_shape, generator=torch.Generator().manual_seed(2))
     t = torch.tensor([20, 500, 980])
-    keys = tuple(Key("a red mug", seed) for seed in range(3))
+    keys = tuple(Key("A red Mug", seed) for seed in range(3))
     method = load_method("uniform_sds")
     sds = method(method.resolve({}), NoiseSchedule(g.alphas_cumprod_T, *g.t_range), weighting)
     ones = torch.ones(3, dtype=torch.int64)
-    ctx = GradientContext(g, keys, ones, ones, t, View(x), make(*[[0.0] * 3] * 4), [PROMPT] * 3)
+    ctx = GradientContext(g, keys, ones, ones, t, View(x), make(*[[0.0] * 3] * 4), ["side"] * 3)
     found, noise = sds.gradient(ctx), ctx.noise_RCHW
     for r in range(3):
         if like == "sd3":  # the flow's own ᾱ, by the signal-to-noise ratio

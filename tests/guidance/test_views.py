@@ -3,7 +3,7 @@
 import pytest
 
 from harness.config import UserError
-from harness.guidance.views import VIEWS, view_name, view_prompt
+from harness.guidance.views import VIEWS, perp_neg, view_name, view_prompt
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,19 @@ def test_prompts() -> None:
     assert view_prompt("{view} view of {prompt}", "a {curly} mug", "back") == "back view of a {curly} mug"
     with pytest.raises(UserError, match=r"use \{prompt\} and \{view\} only"):
         view_prompt("{prompt} {angle}", "a mug", "side")
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "positives", "weights"),
+    [
+        (0, {"front": 1}, {"front": -(4 * 0.60653 - 2.426), "side": -1.574}),
+        (-90, {"side": 1}, {"side": -(0.60653 - 0.606), "front": -(0.60653 + 0.967)}),
+        (180, {"back": 1}, {"side": -0.394, "front": -1.967}),
+        (225, {"side": 0.5, "back": 0.5}, {"side": -(0.77880 - 0.606), "front": -(0.77880 + 0.967)}),
+    ],
+)
+def test_perp_neg(azimuth: float, positives: dict[str, float], weights: dict[str, float]) -> None:
+    plan = perp_neg("any", azimuth)
+    assert {view: share for view, share in plan.positives if share} == pytest.approx(positives)
+    assert dict(plan.negatives) == pytest.approx(weights, abs=1e-4)
+    assert not any(weight for _, weight in perp_neg("overhead", azimuth).negatives)
