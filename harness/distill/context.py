@@ -217,7 +217,7 @@ class GradientContext:
         guidance, the negative prompt, Perp-Neg, the rescale. Two evaluations, with Perp-Neg four.
 
         `scale` and `only_R` as in `cfg` and `predict`. Perp-Neg: ε_∅ + s·(ε⁺ + Σ w_i·ε_i^⊥), ε⁺ = ε_y − ε_∅
-        and ε_i^⊥ the part of ε_i − ε_∅ that is perpendicular to ε⁺ (Armandpour et al. 2023, eq. 7); y is a
+        and ε_i^⊥ the part of ε_i − ε_∅ that is perpendicular to ε⁺ (Armandpour et al. 2023, arXiv 2304.04968); y is a
         mixture of two views' embeddings, see `harness.guidance.views.perp_neg`.
         """
         return self._guide(self._branches(x_t_RCHW, t, only_R), scale)
@@ -343,7 +343,7 @@ class GradientContext:
         """ε_∅ + s·(ε_y − ε_∅), with config.guidance.cfg_scale where no scale is given.
 
         With config.guidance.rescale, φ: φ·ε̂·std(ε_y)/std(ε̂) + (1−φ)·ε̂, the deviations over C, H and W
-        (Lin et al. 2024, arXiv 2305.08891, eq. 15–16).
+        (Lin et al. 2024, arXiv 2305.08891, §3.4).
         """
         eps_RCHW = self._guidance.cfg_noise(eps_uncond_RCHW, eps_cond_RCHW, scale)
         share = self._guidance.cfg.rescale

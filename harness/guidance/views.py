@@ -52,7 +52,7 @@ def perp_neg(view: str, azimuth_deg: float) -> PerpNeg:
     """The plan at an azimuth, of threestudio, whose f(r) = A·exp(−b·r) + c it keeps.
 
     From the front to the side r falls from 1 to 0, and again from the side to the back. From overhead nothing
-    is mixed and nothing negative. Source: Armandpour et al. 2023 (arXiv 2304.04968), alg. 1;
+    is mixed and nothing negative. Source: Armandpour et al. 2023 (arXiv 2304.04968);
     threestudio-project/threestudio@28d9d80 prompt_processors/base.py.
     """
     if view == "overhead":
