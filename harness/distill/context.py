@@ -217,8 +217,8 @@ class GradientContext:
         guidance, the negative prompt, Perp-Neg, the rescale. Two evaluations, with Perp-Neg four.
 
         `scale` and `only_R` as in `cfg` and `predict`. Perp-Neg: ε_∅ + s·(ε⁺ + Σ w_i·ε_i^⊥), ε⁺ = ε_y − ε_∅
-        and ε_i^⊥ the part of ε_i − ε_∅ that is perpendicular to ε⁺ (Armandpour et al. 2023, arXiv 2304.04968); y is a
-        mixture of two views' embeddings, see `harness.guidance.views.perp_neg`.
+        and ε_i^⊥ the part of ε_i − ε_∅ that is perpendicular to ε⁺ (Armandpour et al. 2023, arXiv
+        2304.04968); y is a mixture of two views' embeddings, see `harness.guidance.views.perp_neg`.
         """
         return self._guide(self._branches(x_t_RCHW, t, only_R), scale)
 

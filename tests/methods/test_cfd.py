@@ -1,5 +1,7 @@
 """CFD and FSD against their definition (arXiv 2501.05445, 2405.10988): the noise is fixed to the object."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -40,10 +42,8 @@ def test_a_step_of_an_image(any_prior: Guidance) -> None:
 def test_a_step_of_an_object(prior: Guidance) -> None:
     def definition(run: plain.Run, t: int) -> Tensor:
         C, H, W = run.x.shape
-        whole, noise = (
-            run.normal("map", C, 2 * H, 2 * W, fixed=True),
-            run.normal("behind", fixed=True).clone(),
-        )
+        whole = run.normal("map", C, 2 * H, 2 * W, fixed=True)
+        noise = run.normal("behind", fixed=True).clone()
         right, down = int(AZIMUTHS[run.r] / 360 * 2 * W), int((90 - ELEVATIONS[run.r]) / 180 * H)
         for h in range(H):
             for w in range(W):
@@ -56,7 +56,8 @@ def test_a_step_of_an_object(prior: Guidance) -> None:
 
 def test_the_noise_of_an_object_turns_with_it(prior: Guidance) -> None:
     """One column of 2·W to the right is one column of the picture to the left; steps change nothing."""
-    method, column = plain.made("cfd", prior), 360 / (2 * prior.latent_shape[2])
+    method: Any = plain.made("cfd", prior)
+    column = 360 / (2 * prior.latent_shape[2])
 
     def noise(turn: int, i: int = 5) -> Tensor:
         ctx = seen(prior, True, [turn * column + 1.0] * 3, i)

@@ -1,5 +1,7 @@
 """CSD against its definition (arXiv 2310.19415)."""
 
+from collections.abc import Callable
+
 import pytest
 from torch import Tensor
 
@@ -9,18 +11,12 @@ from tests.methods import plain
 NEGATIVE = "ugly"
 
 
-def mixture(cond: float, negative: float, null: float, noise: float = 0.0):
+def mixture(cond: float, negative: float, null: float) -> Callable[[plain.Run, int], Tensor]:
     def definition(run: plain.Run, t: int) -> Tensor:
         z = run.noised(run.x, run.noise, t)
-        weight = run.q(t) ** 2
         against = run.eps(z, t, NEGATIVE)
-        g = (
-            cond * run.eps(z, t, run.prompt)
-            + negative * against
-            + null * run.eps(z, t, "")
-            + noise * run.noise
-        )
-        return weight * g
+        g = cond * run.eps(z, t, run.prompt) + negative * against + null * run.eps(z, t, "")
+        return run.q(t) ** 2 * g
 
     return definition
 

@@ -1,5 +1,7 @@
 """RFDS and RFDS-Rev against their definitions (arXiv 2406.03293), written with a flow's own velocity."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -56,7 +58,7 @@ def test_a_step_of_weight_one(prior: Guidance) -> None:
     plain.check(plain.made("rfds", prior, preset="instaflow"), prior, ctx, definition)
 
 
-def reversed_flow(whole: bool):
+def reversed_flow(whole: bool) -> Callable[[plain.Run, int], Tensor]:
     def definition(run: plain.Run, t: int) -> Tensor:
         flow = Flow(run, t)
         stride = 1 if whole else 1 - flow.s
