@@ -10,11 +10,12 @@ import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from harness.config import UserError, nearest
@@ -92,11 +93,18 @@ class Seam:
             raise UserError(f"no {self.noun} '{name}'{nearest(name, known)}")
         return known[name]
 
-    def load(self, name: str, base: type[T], dirs: Sequence[Path] = ()) -> type[T]:
+    def load(
+        self,
+        name: str,
+        base: type[T],
+        dirs: Sequence[Path] = (),
+        otherwise: Callable[[ModuleType], type[T] | None] = lambda module: None,
+    ) -> type[T]:
         """Import an extension and return its class.
 
         A folder is a package of its own, and a module beside its file is imported by its bare name, too:
-        names of helpers are the folder's own, and sys.path is left alone.
+        names of helpers are the folder's own, and sys.path is left alone. `otherwise` makes the class of a
+        module that defines none.
 
         Raises UserError where it cannot be imported or does not define exactly one subclass of `base`.
         """
@@ -117,6 +125,9 @@ class Seam:
             for value in vars(module).values()
             if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
         ]
+        made = None if classes else otherwise(module)
+        if made is not None:
+            return made
         if len(classes) != 1:
             raise UserError(
                 f"{self.noun} {name}: {found.source} defines {len(classes)} subclasses of {base.__name__}, "

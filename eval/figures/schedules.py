@@ -9,7 +9,7 @@ import numpy as np
 
 from eval.figures.looks import looks
 from eval.figures.style import PAGE, Sheet, chart, few_ticks, handle, legend
-from harness.distill.schedules import Order, Schedule, Weighting, sd_alphas_cumprod
+from harness.distill.schedules import Density, Order, Schedule, sd_alphas_cumprod
 
 TOTAL = 10_000  # N
 T_MIN, T_MAX = 20, 980
@@ -20,7 +20,7 @@ DOTS = 160  # of the timesteps drawn at random
 class Named:
     """A registered schedule: what it is called, and what of it is written beside the name."""
 
-    weighting: Weighting
+    weighting: Density
     formula: str
     order: Order = "descending"
     floor: int | None = None
@@ -32,19 +32,19 @@ class Named:
 
 
 SCHEDULES = {
-    "uniform_sds": Named(Weighting(), "t at random", order="random"),
-    "linear_decay": Named(Weighting(), "W = 1"),
-    "linear_decay:truncated": Named(Weighting(), "W = 1, t ≥ 200", floor=200),
-    "tp_sds": Named(Weighting("piecewise"), "W piecewise, v1"),
-    "tp_sds:iclr": Named(Weighting("gaussian", snr_weight=True), "W = W_d·W_p"),
-    "tp_sds:prior_only": Named(Weighting("gaussian"), "W_p"),
-    "tp_sds:snr_only": Named(Weighting(snr_weight=True), "W_d"),
+    "uniform_sds": Named(Density(), "t at random", order="random"),
+    "linear_decay": Named(Density(), "W = 1"),
+    "linear_decay:truncated": Named(Density(), "W = 1, t ≥ 200", floor=200),
+    "tp_sds": Named(Density("piecewise"), "W piecewise, v1"),
+    "tp_sds:iclr": Named(Density("gaussian", snr_weight=True), "W = W_d·W_p"),
+    "tp_sds:prior_only": Named(Density("gaussian"), "W_p"),
+    "tp_sds:snr_only": Named(Density(snr_weight=True), "W_d"),
 }
 
 
 def schedules(study: Any = None) -> Sheet:
     """W(t), scaled to a maximum of 1, and t(i) over i/N, with Stable Diffusion's ᾱ; the study is not read."""
-    w = Weighting()
+    w = Density()
     caption = (
         f"Analytic, no runs. Stable Diffusion's noise schedule, t in [{T_MIN}, {T_MAX}], N = {TOTAL}. "
         f"W scaled to its maximum. W_d = √((1−ᾱ)/ᾱ); "

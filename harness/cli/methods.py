@@ -59,11 +59,14 @@ def new_method(
         Path | None,
         typer.Option("--dir", help="Where to; the built-in methods by default.", callback=folder_out),
     ] = None,
+    schedule: Annotated[
+        bool, typer.Option("--schedule", help="SDS with timesteps of its own: one function.")
+    ] = False,
 ) -> None:
-    """Write the folder of a new method that runs as it stands."""
+    """Write the folder of a new method, or schedule, that runs as it stands."""
     from harness.distill.method import BUILT_IN
     from harness.distill.method import new_method as write
 
-    path = write(name, directory or BUILT_IN)
+    path = write(name, directory or BUILT_IN, schedule)
     dirs = f" --methods-dir {path.parent}" if directory and path.parent.resolve() != BUILT_IN else ""
     print(f"{path} written; try it: harness sweep prompts/smoke.txt --methods {name} --steps 50{dirs}")

@@ -1,18 +1,23 @@
 """What a method is, and how method folders are found. No torch at import.
 
-A method is a folder `NAME/` with a `method.py` that holds exactly one subclass of `Method`, and a README.md.
-Listing reads the docstring without importing; a method is imported when it is used.
+A method is a folder `NAME/` with a README.md and a `method.py`: exactly one subclass of `Method`, or, for SDS
+on another schedule, one function `timestep` or `density` (see `of_function`). `a@b` is a's gradient on b's
+timesteps. Listing reads the docstring without importing; a method is imported when it is used.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from pydantic import ValidationError, create_model
 
 import harness
 from harness.config import Strict, UserError, first_problem, nearest
+from harness.distill.schedules import Schedule
 from harness.extensions import Extension, Seam
 from harness.records.files import make_folder, write_bytes
 from harness.records.identity import COMPOSED, HALVES
@@ -157,14 +162,55 @@ def discover(dirs: Sequence[Path] = ()) -> dict[str, Extension]:
 def load_method(name: str, dirs: Sequence[Path] = ()) -> type[Method]:
     """Import a method's folder and return its class, see `Seam.load`; of `a@b` what `compose` makes."""
     if COMPOSED not in name:
-        return _SEAM.load(name, Method, dirs)
+        return _SEAM.load(name, Method, dirs, of_function)
     halves = name.split(COMPOSED)
     if len(halves) != 2 or not all(halves):
         raise UserError(
             f"method '{name}': name one distillation before the {COMPOSED} and one schedule after it, "
             f"such as uniform_sds{COMPOSED}tp_sds"
         )
-    return compose(*(_SEAM.load(half, Method, dirs) for half in halves))
+    return compose(*(load_method(half, dirs) for half in halves))
+
+
+def of_function(module: ModuleType) -> type[Method] | None:
+    """SDS on the schedule that a module defines as one function, with its `Params` and `presets`, if any.
+
+    `timestep(progress, draw, noise, params)` is t of one run at i/N, from its own draw in [0, 1): a number,
+    which is rounded and kept inside the range. `density(t_T, noise, params)` is W(t) at t = 0…T−1, [T]; steps
+    are spent in proportion (`harness.distill.schedules.Schedule`, which takes settings named order and floor).
+    Raises UserError where a module defines both.
+    """
+    timestep, density = (getattr(module, rule, None) for rule in ("timestep", "density"))
+    if timestep is not None and density is not None:
+        raise UserError(f"{module.__file__} defines timestep and density: a schedule is one of them")
+    if timestep is None and density is None:
+        return None
+
+    class SDS(Method):
+        Params = getattr(module, "Params", MethodParams)
+        presets = getattr(module, "presets", {})
+        recommended = getattr(module, "recommended", {})
+
+        def __init__(self, params: Any, noise: NoiseSchedule, weighting: str = "one"):
+            super().__init__(params, noise, weighting)
+            if density is not None:
+                weights_T = density(np.arange(len(noise.alphas_cumprod_T), dtype=np.float64), noise, params)
+                given: Any = {key: getattr(params, key) for key in ("order", "floor") if hasattr(params, key)}
+                self.schedule = Schedule(weights_T, noise.t_min, noise.t_max, **given)
+
+        def timesteps(self, step_R: "Tensor", total_R: "Tensor", draws_R: "Tensor") -> "Tensor":
+            if timestep is None:
+                return step_R.new_tensor(self.schedule.timesteps(step_R, total_R, draws_R))
+            # Number by number: no bit depends on how many runs there are.
+            given = zip((step_R / total_R.double()).tolist(), draws_R.tolist(), strict=True)
+            t_R = [timestep(progress, draw, self.noise, self.params) for progress, draw in given]
+            if not all(map(math.isfinite, t_R)):
+                raise UserError(f"timestep returned {t_R}")
+            low, high = self.noise.t_min, self.noise.t_max
+            return step_R.new_tensor([min(max(math.floor(t + 0.5), low), high) for t in t_R])
+
+    SDS.__doc__ = module.__doc__
+    return SDS
 
 
 def compose(distillation: type[Method], schedule: type[Method]) -> type[Method]:
@@ -225,19 +271,34 @@ class {class_name}(Method):
         return w_R[:, None, None, None] * (ctx.eps_RCHW - ctx.noise_RCHW)
 '''
 
+_SCAFFOLD_SCHEDULE = '''"""{title}: SDS with t falling along a square root, t_max − (t_max − t_min)·√(i/N)."""
+
+from harness.distill.method import MethodParams
+
+
+class Params(MethodParams):
+    power: float = 0.5  # an example of a setting: it becomes part of a run's identity
+
+
+def timestep(progress, draw, noise, params):
+    """t of one run at progress = i/N in (0, 1]; draw in [0, 1) is its own of this step."""
+    return noise.t_max - (noise.t_max - noise.t_min) * progress**params.power
+'''
+
 _SCAFFOLD_README = """# {name}
 
 What it does, in a sentence or two.
 
-- **Timestep**: t ~ U{{t_min, …, t_max}}
-- **Gradient at x**: scale · w(t)·(ε̂ − ε)
+- **Timestep**: {timestep}
+- **Gradient at x**: {gradient}
 - **Source**: …
-- **Defaults**: `scale` 1.0
+- **Defaults**: {defaults}
 """
 
 
-def new_method(name: str, directory: Path) -> Path:
-    """Write the folder of a new method that passes the contract test as it stands; returns its path.
+def new_method(name: str, directory: Path, schedule: bool = False) -> Path:
+    """Write the folder of a new method, or of a new schedule for SDS, that passes the contract test as it
+    stands; returns its path.
 
     Raises UserError for a name that is no lower-case Python identifier, or that is taken.
     """
@@ -254,9 +315,15 @@ def new_method(name: str, directory: Path) -> Path:
         raise UserError(f'"{name}" is the method in {taken[name].path}; choose another name')
     words = name.split("_")
     make_folder(path)
-    code = _SCAFFOLD_METHOD.format(
+    timestep, gradient, setting = "t ~ U{t_min, …, t_max}", "scale · w(t)·(ε̂ − ε)", "`scale` 1.0"
+    if schedule:
+        timestep, gradient, setting = "t_max − (t_max − t_min)·(i/N)^power", "w(t)·(ε̂ − ε)", "`power` 0.5"
+    code = (_SCAFFOLD_SCHEDULE if schedule else _SCAFFOLD_METHOD).format(
         title=" ".join(words).capitalize(), class_name="".join(w.capitalize() for w in words)
     )
     write_bytes(path / "method.py", code.encode())
-    write_bytes(path / "README.md", _SCAFFOLD_README.format(name=name).encode())
+    write_bytes(
+        path / "README.md",
+        _SCAFFOLD_README.format(name=name, timestep=timestep, gradient=gradient, defaults=setting).encode(),
+    )
     return path

@@ -87,7 +87,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Weighting:
+class Density:
     """W(t) ∝ W_d(t)·W_p(t): which prior, its constants, and whether W_d takes part."""
 
     prior: Prior = "constant"

@@ -1,11 +1,11 @@
 """TP-SDS: time-prioritised SDS, t falls at the pace that the weight W(t) sets (DreamTime)."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from harness.distill.method import Method, MethodParams, NoiseSchedule
-from harness.distill.schedules import Schedule, Weighting
+from harness.distill.method import MethodParams
+from harness.distill.schedules import Density
 
 
 class Params(MethodParams):
@@ -22,22 +22,17 @@ class Params(MethodParams):
     order: Literal["descending", "ascending", "random"] = "descending"
 
 
-class TimePrioritisedSDS(Method):
-    Params = Params
-    presets: ClassVar = {
-        "v1": {},
-        "iclr": {"prior": "gaussian", "snr_weight": True},
-        "prior_only": {"prior": "gaussian"},
-        "snr_only": {"prior": "constant", "snr_weight": True},
-        "reversed": {"order": "ascending"},
-        "random": {"order": "random"},
-    }
+presets = {
+    "v1": {},
+    "iclr": {"prior": "gaussian", "snr_weight": True},
+    "prior_only": {"prior": "gaussian"},
+    "snr_only": {"prior": "constant", "snr_weight": True},
+    "reversed": {"order": "ascending"},
+    "random": {"order": "random"},
+}
 
-    def __init__(self, params: Params, noise: NoiseSchedule, weighting: str = "one"):
-        super().__init__(params, noise, weighting)
-        shape = Weighting(**params.model_dump(exclude={"order"}))
-        weights_T = shape.over(noise.alphas_cumprod_T, noise.t_min, noise.t_max)
-        self.schedule = Schedule(weights_T, noise.t_min, noise.t_max, params.order)
 
-    def timesteps(self, step_R, total_R, draws_R):
-        return step_R.new_tensor(self.schedule.timesteps(step_R, total_R, draws_R))
+def density(t_T, noise, params):
+    """W = W_d·W_p."""
+    shape = Density(**params.model_dump(exclude={"order"}))
+    return shape.over(noise.alphas_cumprod_T, noise.t_min, noise.t_max)

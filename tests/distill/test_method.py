@@ -192,3 +192,50 @@ def test_a_new_method(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=reason):
             new_method(name, tmp_path)
+
+
+def test_a_schedule_is_one_function(tmp_path: Path) -> None:
+    write(
+        tmp_path / "root",
+        "def timestep(progress, draw, noise, params):\n    return 980 - 960 * progress**0.5\n",
+    )
+    write(tmp_path / "even", "def timestep(progress, draw, noise, params):\n    return 2000 * draw - 500\n")
+    write(tmp_path / "ramp", "def density(t_T, noise, params):\n    return (noise.t_max - t_T).clip(0)\n")
+    write(
+        tmp_path / "late",
+        "from harness.distill.method import MethodParams\nimport numpy as np\n"
+        "class Params(MethodParams):\n    order: str = 'ascending'\n    floor: int = 100\n"
+        "presets = {'low': {'floor': 30}}\n"
+        "def density(t_T, noise, params):\n    return np.ones_like(t_T)\n",
+    )
+    step, total, draws = torch.arange(1, 101), torch.full((100,), 100), torch.rand(100)
+
+    def found(name: str, **params: Any) -> torch.Tensor:
+        method = load_method(name, [tmp_path])
+        made = method(method.resolve(params, name), NOISE)
+        whole = made.timesteps(step, total, draws)
+        some = made.timesteps(step[[7, 3]], total[:2], draws[[7, 3]])
+        assert whole.dtype == torch.int64 and torch.equal(whole[[7, 3]], some)
+        return whole
+
+    assert torch.equal(found("root"), (980 - 960 * (step / total.double()).sqrt()).round().long())
+    even = found("even")
+    assert even.min() == 20 and even.max() == 980
+    # HiFA's square root is what its density spends, too.
+    assert (found("ramp") - found("root")).abs().max() <= 1
+    assert found("late").min() == 100 and found("late", preset="low").min() == 30
+    assert torch.equal(found("late").sort().values, found("late"))
+
+
+def test_a_schedule_that_is_none_is_told(tmp_path: Path) -> None:
+    both = "def timestep(p, d, n, s):\n    return 1\ndef density(t, n, s):\n    return t\n"
+    write(tmp_path / "both", both)
+    write(tmp_path / "nan", "def timestep(p, d, n, s):\n    return float('nan')\n")
+    write(tmp_path / "none", "def density(t, n, s):\n    return 0 * t\n")
+    with pytest.raises(UserError, match="defines timestep and density: a schedule is one of them"):
+        load_method("both", [tmp_path])
+    nan, none = (load_method(name, [tmp_path]) for name in ("nan", "none"))
+    with pytest.raises(UserError, match=r"timestep returned \[nan\]"):
+        nan(nan.resolve({}), NOISE).timesteps(torch.ones(1).long(), torch.ones(1).long(), torch.zeros(1))
+    with pytest.raises(ValueError, match="not finite and positive everywhere in 20…980"):
+        none(none.resolve({}), NOISE)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.distill.schedules import Schedule, Weighting, sd_alphas_cumprod, signal_to_noise_weight
+from harness.distill.schedules import Density, Schedule, sd_alphas_cumprod, signal_to_noise_weight
 
 N = 10_000
 ALPHAS = sd_alphas_cumprod()
@@ -23,17 +23,17 @@ TABLE = {
     "HiFA √": ([980, 884, 765, 676, 500, 301, 148, 69, 44, 24, 20], 339.6),
 }
 WEIGHTINGS = {
-    "v1 piecewise": Weighting("piecewise"),
-    "v2 W_d·G(500,125)": Weighting("gaussian", snr_weight=True),
-    "W_p only G(500,125)": Weighting("gaussian"),
-    "W_d only": Weighting(snr_weight=True),
-    "linear": Weighting(),
-    "truncated linear": Weighting(),
-    "HiFA √": Weighting("ramp"),
+    "v1 piecewise": Density("piecewise"),
+    "v2 W_d·G(500,125)": Density("gaussian", snr_weight=True),
+    "W_p only G(500,125)": Density("gaussian"),
+    "W_d only": Density(snr_weight=True),
+    "linear": Density(),
+    "truncated linear": Density(),
+    "HiFA √": Density("ramp"),
 }
 
 
-def schedule(weighting: Weighting, alphas=ALPHAS, low: int = 20, high: int = 980, **kwargs: Any) -> Schedule:
+def schedule(weighting: Density, alphas=ALPHAS, low: int = 20, high: int = 980, **kwargs: Any) -> Schedule:
     return Schedule(weighting.over(alphas, low, high), low, high, **kwargs)
 
 
@@ -56,7 +56,7 @@ def test_table(name: str) -> None:
     ("m", "s", "mean"), [(250, 125, 313), (750, 125, 796), (500, 75, 520), (500, 250, 671), (500, 500, 733)]
 )
 def test_mean_of_other_constants(m: float, s: float, mean: float) -> None:
-    assert abs(whole(schedule(Weighting("gaussian", True, m=m, s=s))).mean() - mean) <= 1
+    assert abs(whole(schedule(Density("gaussian", True, m=m, s=s))).mean() - mean) <= 1
 
 
 def test_w_d() -> None:
@@ -85,16 +85,16 @@ def test_argmin_by_bisection_is_the_argmin(name: str) -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_never_rises_and_stays_in_range(prior, snr_weight, m, s, total, low, span) -> None:
-    plan = schedule(Weighting(prior, snr_weight, m=m, s=s), low=low, high=low + span)
+    plan = schedule(Density(prior, snr_weight, m=m, s=s), low=low, high=low + span)
     t = whole(plan, total)
     assert (np.diff(t) <= 0).all()
     assert t.min() >= low and t.max() <= low + span and t[-1] == low
-    ascending = schedule(Weighting(prior, snr_weight, m=m, s=s), low=low, high=low + span, order="ascending")
+    ascending = schedule(Density(prior, snr_weight, m=m, s=s), low=low, high=low + span, order="ascending")
     assert (whole(ascending, total) == t[::-1]).all()
 
 
 def test_every_run_has_its_own_number_of_steps() -> None:
-    plan = schedule(Weighting("piecewise"))
+    plan = schedule(Density("piecewise"))
     mixed = plan.timesteps([1, 50, 200, 10], [10, 100, 400, 10], np.zeros(4))
     assert mixed.tolist() == [whole(plan, 10)[0], whole(plan, 100)[49], whole(plan, 400)[199], 20]
 
@@ -105,16 +105,16 @@ def test_cosine_noise_schedule_is_safe() -> None:
     f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
     alphas = np.clip(f[1:] / f[0], 0, None)
     alphas[-1] = 0.0
-    for weighting in (Weighting(snr_weight=True), Weighting("gaussian", True)):
+    for weighting in (Density(snr_weight=True), Density("gaussian", True)):
         t = whole(schedule(weighting, alphas), 500)
         assert (np.diff(t) <= 0).all() and t[0] > 600 and t[-1] == 20
         assert len(np.unique(t)) > 100
     with pytest.raises(ValueError, match="not finite"):
-        schedule(Weighting(snr_weight=True), alphas, high=999)
+        schedule(Density(snr_weight=True), alphas, high=999)
 
 
 def test_random_order_draws_from_w() -> None:
-    plan = schedule(Weighting("gaussian"), order="random")
+    plan = schedule(Density("gaussian"), order="random")
     draws = np.random.default_rng(0).random(40_000)
     t = whole(plan, len(draws), draws)
     assert abs(t.mean() - 500) < 3 and abs(t.std() - 125) < 3
@@ -123,4 +123,4 @@ def test_random_order_draws_from_w() -> None:
 
 def test_a_range_outside_the_noise_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="not inside"):
-        schedule(Weighting(), high=1000)
+        schedule(Density(), high=1000)

@@ -19,7 +19,7 @@ FOUND = [
     for name in discover()
     for preset in (None, *load_method(name).presets)
 ]
-SCAFFOLD = "made_by_new_method"
+SCAFFOLD, SCHEDULE = "made_by_new_method", "made_by_new_method_schedule"
 LEARNS = '''"""A small VSD: low-rank updates and an embedding of the camera learn the score of the renders."""
 
 import torch
@@ -66,12 +66,15 @@ class Learns(Method):
 def methods_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("methods")
     new_method(SCAFFOLD, folder)
+    new_method(SCHEDULE, folder, schedule=True)
     (folder / "learns").mkdir()
     (folder / "learns" / "method.py").write_text(LEARNS)
     return folder
 
 
-@pytest.mark.parametrize("method", [*FOUND, SCAFFOLD, f"{SCAFFOLD}@tp_sds:iclr", "learns", "learns@tp_sds"])
+@pytest.mark.parametrize(
+    "method", [*FOUND, SCAFFOLD, SCHEDULE, f"{SCAFFOLD}@{SCHEDULE}", "learns", "learns@tp_sds"]
+)
 def test_contract(method: str, methods_dir: Path, tiny_prior: Path, tmp_path: Path) -> None:
     roots = {name: tmp_path / name for name in ("packed", "solo", "resumed")}
     dirs = {"methods_dirs": (str(methods_dir),)}
