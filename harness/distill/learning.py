@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from harness import rng
 from harness.config import OptimConfig
 from harness.distill.optim import Adam
 
@@ -65,6 +66,13 @@ class Learner:
         }
         self._count_R = self._count_R + 1
         self._adam.update(self.params, grads, self._count_R.cpu())
+
+
+def linear(keys: Sequence[rng.Key], name: str, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+    """Weight [R, out, in] and bias [R, out] of a fresh layer, uniform in ±1/√in from each run's key."""
+    draws = rng.uniform(keys, [0] * len(keys), "method", (outputs, inputs + 1), part=f"linear {name}")
+    scaled = (2 * draws - 1) / inputs**0.5
+    return scaled[..., :-1].contiguous(), scaled[..., -1].contiguous()
 
 
 _MOMENTS, _COUNT = ("first", "second"), "updates"
