@@ -7,7 +7,7 @@ from pydantic import Field
 
 from harness.distill.learning import Learner, linear
 from harness.distill.method import GradientContext, Method, MethodParams
-from harness.guidance import lora
+from harness.guidance.lora import TIME, fresh
 
 
 class Params(MethodParams):
@@ -62,11 +62,11 @@ class VariationalScoreDistillation(Method):
         updates = {name: value for name, value in self.phi.params.items() if not name.startswith("camera.")}
         if self.params.camera:
             layers = [self.phi.params[f"camera.{name}"] for name in ("w1", "b1", "w2", "b2")]
-            updates[lora.TIME] = ctx.each(_embedded, c2w_R44.flatten(1), *layers)
+            updates[TIME] = ctx.each(_embedded, c2w_R44.flatten(1), *layers)
         return ctx.predict(x_t, t_R, ctx.plain_RLD, updates=updates, grad=grad)
 
     def initial_state(self, keys, shapes):
-        own = lora.fresh(keys, shapes.linears, self.params.rank)
+        own = fresh(keys, shapes.linears, self.params.rank)
         if self.params.camera:
             own["camera.w1"], own["camera.b1"] = linear(keys, "camera 1", 16, shapes.time)
             own["camera.w2"], own["camera.b2"] = linear(keys, "camera 2", shapes.time, shapes.time)

@@ -42,12 +42,14 @@ class Phi:
         hidden = F.silu(self.own["camera.w1"] @ c2w.double().flatten() + self.own["camera.b1"])
         embedded = self.own["camera.w2"] @ hidden + self.own["camera.b2"]
         time: nn.Module = self.unet.time_embedding
-        handle = time.register_forward_hook(lambda module, inputs, out: out + embedded)
+
+        def add(module: nn.Module, inputs: object, out: Tensor) -> Tensor:
+            return out + embedded
+
+        handle = time.register_forward_hook(add)
         try:
-            called = {"encoder_hidden_states": self.text}
-            return functional_call(self.unet, merged, (x_t.double()[None], torch.tensor([t])), called).sample[
-                0
-            ]
+            called = (x_t.double()[None], torch.tensor([t]), self.text)
+            return functional_call(self.unet, merged, called).sample[0]
         finally:
             handle.remove()
 
