@@ -45,6 +45,7 @@ GROUND = {
 }
 METHODS_MAY = {
     "harness.distill.context",
+    "harness.distill.inversion",
     "harness.distill.learning",
     "harness.distill.method",
     "harness.distill.schedules",

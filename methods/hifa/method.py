@@ -60,7 +60,10 @@ class HiFA(Method):
             most = 200 * ctx.levels(ctx.t_R)[1]
             error = error.clamp(-most, most)
         if p.pixels:
-            error = error + p.pixels * ctx.decode_vjp(x, ctx.decode(x) - ctx.decode(clean))
+            seen = x.clone().requires_grad_()
+            picture = ctx.decode(seen)
+            (pulled,) = torch.autograd.grad(picture, seen, picture.detach() - ctx.decode(clean))
+            error = error + p.pixels * pulled
         return self.weight(ctx.t_R)[:, None, None, None] * error
 
     def _denoised(self, ctx: GradientContext):

@@ -22,26 +22,22 @@ def denoised(run: plain.Run, t: int) -> torch.Tensor:
     return z
 
 
-def picture(run: plain.Run, x: torch.Tensor) -> torch.Tensor:
-    return (run.prior.family.decode(x.float()[None])[0].double() / 2 + 0.5).clamp(0, 1)
-
-
 def pixels(run: plain.Run, clean: torch.Tensor) -> torch.Tensor:
     """Jᵀ·(D(x) − D(x̂_0)), the Jacobian J of the decoder taken in float64."""
     vae = run.prior.family.parts.models["vae"].double()
-    x = run.x.clone().requires_grad_()
     scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
-    image = vae.decode(x[None] / scale + shift).sample[0] / 2
+
+    def picture(z: torch.Tensor) -> torch.Tensor:
+        return (vae.decode(z[None] / scale + shift).sample[0] / 2 + 0.5).clamp(0, 1)
+
     try:
-        residual = (image.detach() + 0.5).clamp(0, 1) - picture64(vae, clean, scale, shift)
+        x = run.x.clone().requires_grad_()
+        image = picture(x)
+        with torch.no_grad():
+            residual = image - picture(clean)
         return torch.autograd.grad(image, x, residual)[0]
     finally:
         vae.float()
-
-
-def picture64(vae, x: torch.Tensor, scale: float, shift: float) -> torch.Tensor:
-    with torch.no_grad():
-        return (vae.decode(x[None] / scale + shift).sample[0] / 2 + 0.5).clamp(0, 1)
 
 
 def definition(run: plain.Run, t: int) -> torch.Tensor:
