@@ -5,7 +5,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from harness.device import upload
 from harness.distill.inversion import walk
 from harness.distill.method import GradientContext, Method, MethodParams, NoiseSchedule
 
@@ -42,7 +41,8 @@ class UniqueCoupleMatching(Method):
         return low + (draws_R.double() * (high - low + 1)).long()
 
     def gradient(self, ctx: GradientContext):
-        coupled_R = ctx.step_R.cpu() > self.params.warm * ctx.total_R.cpu()
+        is_coupled_R = ctx.step_R > self.params.warm * ctx.total_R
+        coupled_R = is_coupled_R.cpu()
         levels_KR = [torch.where(coupled_R, level, -1) for level in self.levels]
 
         def with_prompt(z, at_R, only_R):
@@ -50,6 +50,6 @@ class UniqueCoupleMatching(Method):
 
         z = walk(ctx, ctx.x_RCHW, levels_KR, with_prompt)
         own = with_prompt(z, levels_KR[-1], coupled_R)
-        noise = torch.where(upload(coupled_R, ctx.device)[:, None, None, None], own, ctx.noise_RCHW)
+        noise = torch.where(is_coupled_R[:, None, None, None], own, ctx.noise_RCHW)
         x_t = ctx.add_noise(ctx.x_RCHW, noise, ctx.t_R)
         return ctx.velocity(x_t, ctx.guided(x_t, ctx.t_R), ctx.t_R) - (noise - ctx.x_RCHW)
