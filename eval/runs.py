@@ -19,8 +19,8 @@ from eval.scorers.features import ViewFeatures, view_features
 from eval.sources.load import BASELINE, DAMAGED, ENDED, RunRecord, in_order, load_runs, method_labels
 from eval.statistics import convergence
 from eval.statistics import intervals as stats
-from eval.tables.cost import Costs, costs_of
 from eval.tables import cost
+from eval.tables.cost import Costs, costs_of
 from harness.config import UserError, ViewsConfig, dotted, first_line
 from harness.guidance.views import VIEWS
 from harness.records.costs import read_costs

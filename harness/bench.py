@@ -28,6 +28,7 @@ from harness.config import Config, Execution, UserError
 from harness.console import Console
 from harness.device import fix_workspaces, peak_memory_mb, pick_device
 from harness.distill import runner, step
+from harness.distill.events import Stepped, Told
 from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.optim import Adam
 from harness.guidance.prior import Guidance
@@ -400,9 +401,9 @@ def bookkeeping_share(config: Config, steps: int) -> float:
     began = ended = 0.0
     done = 0
 
-    def emit(event: dict[str, Any]) -> None:
+    def emit(event: Told) -> None:
         nonlocal began, ended, done
-        if event["event"] == "step":
+        if isinstance(event, Stepped):
             done, ended = done + 1, time.perf_counter()
             if done == 1:
                 began = ended

@@ -10,7 +10,6 @@ import difflib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePath
 from types import UnionType
@@ -237,8 +236,7 @@ class Config(Strict):
         return self
 
 
-@dataclass(frozen=True)
-class Execution:
+class Execution(Strict):
     """How runs are advanced; nothing here changes a result or an identity.
 
     `pack`: most runs advanced in lockstep, None = chosen for the device; `threads`: CPU threads of a worker,
@@ -246,12 +244,12 @@ class Execution:
     every evaluated step, not only of the last; `deterministic`: the same bits again on a GPU, at a price.
     """
 
-    pack: int | None = None
-    jobs: int | None = None
+    pack: int | None = Field(default=None, ge=1)
+    jobs: int | None = Field(default=None, ge=1)
     device: str = "auto"
-    threads: int | None = None
-    checkpoint_every: int = 100
-    log_every: int = 10
+    threads: int | None = Field(default=None, ge=1)
+    checkpoint_every: int = Field(default=100, ge=1)
+    log_every: int = Field(default=10, ge=1)
     wandb: Literal["online", "offline", "disabled"] = "offline"
     study: str = "dreamtime"
     sweep: str = "sweep"

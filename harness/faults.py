@@ -9,6 +9,7 @@ import traceback
 from harness.config import named_line
 
 SHOW = "HARNESS_TRACEBACK"  # set in the environment: tracebacks are shown where they happen
+INTERRUPTED = 130  # the exit code of what Ctrl-C ended, as shells have it
 
 
 def told(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -100,7 +100,7 @@ class Launch:
         data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "folder"}
         data |= {
             "profile": self.profile.model_dump(mode="json"),
-            "execution": vars(self.execution),
+            "execution": self.execution.model_dump(mode="json"),
             "arrays": [vars(array) for array in self.arrays],
         }
         write_json(self.folder / LAUNCH, data)
@@ -298,5 +298,4 @@ def execution_in_job(launch: Launch) -> Execution:
     profile = launch.profile
     threads = max(profile.cpus // profile.slots, 1)
     device = profile.device if launch.execution.device == "auto" else launch.execution.device
-    fields: Mapping[str, Any] = vars(launch.execution) | {"threads": threads, "device": device}
-    return Execution(**fields)
+    return launch.execution.model_copy(update={"threads": threads, "device": device})

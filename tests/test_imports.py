@@ -79,6 +79,7 @@ LIGHT = [
     "harness/sweep/experiment.py",
     "harness/sweep/plan.py",
     "harness/sweep/status.py",
+    "harness/sweep/local.py",
     "harness/sweep/pool.py",
     "harness/sweep/display.py",
     "harness/sweep/dreamfields.py",

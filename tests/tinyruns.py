@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Config, Execution
+from harness.distill.events import Stepped, Told
 from harness.distill.runner import advance
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
@@ -65,17 +66,22 @@ def create(
     return [RunFolder.create(root, spec).id for spec in specs]
 
 
-def run(root: Path, ids: Sequence[str], **changes: Any) -> list[dict[str, Any]]:
+def run(root: Path, ids: Sequence[str], **changes: Any) -> list[Told]:
     """Advance the runs to their ends; the events."""
-    events: list[dict[str, Any]] = []
+    events: list[Told] = []
     advance(root, ids, execution(**changes), events.append)
     return events
 
 
-def stop_after(steps: int) -> tuple[Callable[[dict[str, Any]], None], Callable[[], bool]]:
+def stop_after(steps: int) -> tuple[Callable[[Told], None], Callable[[], bool]]:
     """`emit` and `should_stop` that end a pack after so many of its steps."""
     seen = []
-    return (lambda event: seen.append(1) if event["event"] == "step" else None), (lambda: len(seen) >= steps)
+
+    def emit(event: Told) -> None:
+        if isinstance(event, Stepped):
+            seen.append(event)
+
+    return emit, lambda: len(seen) >= steps
 
 
 def content(root: Path, run_id: str) -> dict[str, Any]:

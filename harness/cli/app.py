@@ -36,8 +36,6 @@ app.add_typer(study_app, name="study")
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(toyworld_app, name="toyworld")
 
-INTERRUPTED = 130
-
 
 def _paths(incomplete: str, kind: str) -> list[str]:
     parent = Path(incomplete).parent

@@ -12,7 +12,6 @@ import typer
 
 from harness.cli import votes
 from harness.cli.app import (
-    INTERRUPTED,
     AllowMixed,
     ClipName,
     Device,
@@ -24,8 +23,8 @@ from harness.cli.app import (
     file_out,
     folder_out,
 )
-from harness.cli.sweep import execution_of, run_sweep
 from harness.config import UserError, nearest
+from harness.faults import INTERRUPTED
 from harness.records.files import check_file, check_folder
 
 TIMED = {"convergence", "cost", "r_precision_time"}  # tables and figures that show wall time
@@ -158,6 +157,8 @@ def _reproduce(
     from eval.preference.design import STUDIES
     from harness.records.identity import run_id
     from harness.sweep import experiment
+    from harness.sweep.local import sweep
+    from harness.sweep.request import execution_of
 
     if size not in ("toy", "paper"):
         raise UserError(f"--size is toy or paper, not '{size}'")
@@ -173,7 +174,7 @@ def _reproduce(
     root = runs / f"{asked.runs or name}-{size}"
     suite, specs = asked.request(sized).resolve()
     execution = execution_of(root, wandb, device=device, keep_params=asked.keep_params)
-    code = run_sweep(root, suite, specs, execution, dry_run, retry_failed=False)
+    code = sweep(root, suite, specs, execution, dry_run)
     if code == INTERRUPTED or dry_run:
         return code
     if TIMED & {*asked.tables, *asked.figures}:

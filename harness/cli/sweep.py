@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from harness.cli.app import (
-    INTERRUPTED,
     MethodsDir,
     PresetName,
     app,
@@ -26,8 +23,6 @@ from harness.cli.app import (
 from harness.config import UserError, nearest
 from harness.presets import DEFAULT
 from harness.text import short
-
-CLIP_TOKENS = 77  # that CLIP's text tower reads
 
 
 @app.command(
@@ -111,7 +106,7 @@ def sweep(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
 ) -> None:
     """Run every prompt × method × seed that is not done yet; the same command again continues."""
-    from harness.sweep.request import Request, parse_steps
+    from harness.sweep.request import Request, execution_of, parse_steps
 
     if wandb not in (None, "online", "offline", "disabled"):
         raise UserError(
@@ -131,7 +126,7 @@ def sweep(
         methods_dirs=tuple(d.resolve() for d in methods_dir),
     )
     suite, specs = request.resolve()
-    _tell_of_scorers(suite, specs[0].config, preset)
+    request.tell_of_scorers(suite, specs[0].config)
     execution = execution_of(
         out,
         wandb,
@@ -146,7 +141,9 @@ def sweep(
         methods_dirs=tuple(map(str, request.methods_dirs)),
     )
     if slurm is None:
-        raise typer.Exit(run_sweep(out, suite, specs, execution, dry_run, retry_failed))
+        from harness.sweep.local import sweep as run
+
+        raise typer.Exit(run(out, suite, specs, execution, dry_run, retry_failed))
     from slurm.command import sweep as submit
     from slurm.profile import load
 
@@ -156,111 +153,3 @@ def sweep(
     command = shlex.join(["harness", *sys.argv[1:]])
     ask = {"profile_name": slurm, "profile": profile, "command": command, "retry_failed": retry_failed}
     submit(dry_run=dry_run, root=out, suite=suite, specs=specs, execution=execution, **ask)
-
-
-def _tell_of_scorers(suite: Any, config: Any, preset: str) -> None:
-    """Say which captions the preset's scorers cannot tell apart or read to their ends."""
-    longest = max(len(prompt.encode()) for prompt in suite.prompts)
-    if config.guidance.prior == "toy-sd" or longest + 4 <= CLIP_TOKENS:  # a token is a byte or more
-        return
-    from eval.metrics.r_precision import cut_captions
-    from harness.presets import CLIPS, load
-
-    real = CLIPS if preset == DEFAULT else load(preset).scorers
-    for line in cut_captions(suite.prompts, real[:1]):  # they read alike
-        print(line, file=sys.stderr, flush=True)
-
-
-def execution_of(out: Path, wandb: str | None, study: str | None = None, **settings: Any) -> Any:
-    from harness.config import Execution
-    from harness.records.mirror import Place
-    from harness.records.tracking import default_mode
-
-    place = Place.to_sweep(out, study)
-    return Execution(wandb=wandb or default_mode(), study=place.project, sweep=place.group, **settings)  # type: ignore[arg-type]
-
-
-def run_sweep(root: Path, suite: Any, specs: list, execution: Any, dry_run: bool, retry_failed: bool) -> int:
-    """Plan, measure, run; returns the exit code."""
-    from harness.records.folder import RunFolder
-    from harness.records.identity import run_id
-    from harness.sweep.display import Display, duration, number
-    from harness.sweep.grid import write_suite
-    from harness.sweep.plan import check_priors
-    from harness.sweep.pool import Pool
-
-    check_priors(root, specs)
-    presses = 0
-    by_id = {run_id(spec): spec for spec in specs}
-    with Pool(root, specs, execution, lambda: presses > 0, scratch=dry_run) as pool:
-
-        def on_signal(signum: int, _: object) -> None:
-            nonlocal presses
-            presses += 1
-            if presses > 1:
-                pool.kill()
-
-        plan = pool.plan(retry_failed, asked=True)
-        print(plan.summary(), flush=True)
-        tell_damaged(plan.damaged)
-        if not dry_run:
-            for run in plan.specless:
-                RunFolder.create(root, by_id[run])
-        if not plan.packs and not plan.running:
-            return _report(plan.done, plan.failed, [], root)
-        before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            if plan.packs:
-                measured = pool.measure(plan, by_id)
-                for note in measured.notes:
-                    print(note, flush=True)
-                rate = measured.rate
-                if rate and not presses:
-                    steps = sum(plan.steps_left.values())
-                    print(f"about {duration(steps / rate)} at {number(rate)} steps/s (measured)", flush=True)
-            if dry_run or presses:
-                return INTERRUPTED if presses else 0
-            for run in plan.todo:
-                folder = RunFolder.create(root, by_id[run])
-                folder.uncancel()
-                if retry_failed:
-                    folder.forget_failure()
-            write_suite(root, suite)
-            display = Display(plan.total, sum(plan.steps_left.values()))
-            display.runs_done = len(plan.done) + len(plan.failed) + len(plan.damaged)
-            try:
-                outcome = pool.run(display)
-            finally:
-                display.close()
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-    if outcome.interrupted:
-        print(f"stopped: {len(outcome.left)} runs left; the same command continues them", flush=True)
-        return INTERRUPTED
-    return _report(outcome.done, outcome.failed, outcome.left, root)
-
-
-def tell_damaged(damaged: Mapping[str, str]) -> None:
-    """Runs that the sweep leaves alone, and what is to be done about them."""
-    for run, damage in list(damaged.items())[:10]:
-        print(f"damaged, and left as it is: {run}: {damage}", flush=True)
-    if damaged:
-        more = f"… and {len(damaged) - 10} more; " if len(damaged) > 10 else ""
-        print(f"{more}move a damaged folder away, and the same command makes its run anew", flush=True)
-
-
-def _report(done: list[str], failed: list[str], left: list[str], root: Path) -> int:
-    from harness.console import say
-    from harness.records.folder import RunFolder
-
-    text = f"{len(done)} done"
-    if failed:
-        failure = RunFolder(root / failed[0]).failure() or {"reason": "unknown"}
-        text += (
-            f", {len(failed)} failed (--retry-failed tries again), such as {failed[0]}: {failure['reason']}"
-        )
-    if left:
-        text += f", {len(left)} left unfinished, such as {left[0]}"
-    say(f"{text}; next: harness eval {root}")
-    return 1 if failed or left else 0

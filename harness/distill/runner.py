@@ -19,7 +19,7 @@ from torch import Tensor
 
 from harness.config import SPEC_VERSION, Config, Execution, GuidanceConfig, UserError, named_line
 from harness.device import be_deterministic, has_c_compiler, peak_memory_mb, pick_device
-from harness.distill import contract
+from harness.distill import contract, events
 from harness.distill.contract import MethodError
 from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.optim import Adam
@@ -37,7 +37,7 @@ from harness.scene.field import choose_backend
 from harness.scene.generator import make_generator
 from harness.threads import torch_threads
 
-Emit = Callable[[dict[str, Any]], None]
+Emit = Callable[[events.Told], None]
 Checkpoint = tuple[dict[str, Tensor], int]
 DIVERGED = "diverged: non-finite render or gradient"
 
@@ -125,7 +125,7 @@ class _Crew:
             while self.members:
                 if should_stop():
                     self._each(range(len(self.members)), self._checkpoint)
-                    self.emit({"event": "stopped", "runs": self._ids()})
+                    self.emit(events.Stopped(runs=tuple(self._ids())))
                     return
                 try:
                     report = step(self.pack)
@@ -200,8 +200,7 @@ class _Crew:
                 study=self.execution.study,
                 sweep=self.execution.sweep,
             )
-            start = {"event": "start", "run": member.folder.id, "step": member.started_at}
-            self.emit(start | {"total": config.steps})
+            self.emit(events.Started(run=member.folder.id, step=member.started_at, total=config.steps))
 
         keys = [Key(member.spec.prompt, member.spec.seed) for member in self.members]
         background_C = guidance.flat_code(config.scene.background_rgb)
@@ -252,7 +251,7 @@ class _Crew:
                 usable.append((member, member.folder.load_checkpoint()))
             except RecordError as error:
                 member.folder.fail(str(error), 0)
-                self.emit({"event": "failed", "run": member.folder.id, "step": 0, "reason": str(error)})
+                self.emit(events.Failed(run=member.folder.id, reason=str(error)))
         self.members = [member for member, _ in usable]
         return [checkpoint for _, checkpoint in usable]
 
@@ -293,7 +292,7 @@ class _Crew:
         gone |= self._fail_unlearned([r for r in due["checkpoint"] if r not in gone])
         gone |= self._each([r for r in due["checkpoint"] if r not in gone], self._checkpoint)
         gone |= self._each([r for r in due["log"] if r not in gone], self._save_state)
-        self.emit({"event": "step", "runs": ids, "steps_done": len(ids)})
+        self.emit(events.Stepped(runs=tuple(ids)))
         self._retire([r for r in due["done"] if r not in gone], gone)
 
     def _each(self, runs: Sequence[int], action: Callable[[int], None]) -> set[int]:
@@ -303,7 +302,7 @@ class _Crew:
             try:
                 action(r)
             except LeaseLost:
-                self.emit({"event": "lost", "run": self.members[r].folder.id})
+                self.emit(events.Lost(run=self.members[r].folder.id))
                 lost.add(r)
         return lost
 
@@ -399,12 +398,12 @@ class _Crew:
             }
         )
         member.folder.log("done")
-        self.emit({"event": "done", "run": member.folder.id, "step": pack.config.steps})
+        self.emit(events.Finished(run=member.folder.id))
 
     def _fail(self, r: int, reason: str, detail: str = "", step: int | None = None) -> None:
         i = self._step(r) if step is None else step
         self.members[r].folder.fail(reason, i, detail)
-        self.emit({"event": "failed", "run": self.members[r].folder.id, "step": i, "reason": reason})
+        self.emit(events.Failed(run=self.members[r].folder.id, step=i, reason=reason))
 
     def _step(self, r: int) -> int:
         return int(self.pack.step_R[r])

@@ -6,7 +6,6 @@ sweep on the same folder, or a lease that is lost need no bookkeeping here.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -18,12 +17,30 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from harness.config import Config, Execution, UserError
 from harness.device import gpus, say_that_gpus_are_hidden
+from harness.distill.events import (
+    EVENT,
+    Advance,
+    Command,
+    Event,
+    Failed,
+    Finished,
+    Measure,
+    Measured,
+    Ready,
+    Refused,
+    Returned,
+    Setup,
+    Stepped,
+    Stop,
+)
 from harness.records.environment import own_code
 from harness.records.files import make_folder
 from harness.records.folder import RunFolder
@@ -93,15 +110,15 @@ class WorkerProcess:
                 start_new_session=True,
                 env=os.environ | slot.environment | own_code(),
             )
-        own = replace(execution, device=slot.device, threads=slot.threads)
-        self.send({"root": str(root), "execution": asdict(own)})
+        own = execution.model_copy(update={"device": slot.device, "threads": slot.threads})
+        self.send(Setup(root=root, execution=own))
         threading.Thread(target=self._listen, args=(events,), daemon=True).start()
 
-    def send(self, message: dict[str, Any]) -> None:
-        """Send a line; a worker that is gone shows by its "exit" event."""
+    def send(self, message: Setup | Command) -> None:
+        """Send a line; a worker that is gone shows by its `Exited`."""
         assert self.process.stdin
         try:
-            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.write(message.model_dump_json() + "\n")
             self.process.stdin.flush()
         except (BrokenPipeError, ValueError):
             pass
@@ -109,21 +126,18 @@ class WorkerProcess:
     def advance(self, pack: list[str]) -> None:
         """Give it a pack."""
         self.pack, self.ready = pack, False
-        self.send({"do": "advance", "runs": pack})
+        self.send(Advance(runs=pack))
 
     def stop(self) -> None:
         """Ask it to checkpoint and leave."""
-        self.send({"do": "stop"})
+        self.send(Stop())
 
     def _listen(self, events: Events) -> None:
         assert self.process.stdout
         for line in self.process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # the last line of a killed worker
-            events.put((self, event))
-        events.put((self, {"event": "exit", "code": self.process.wait()}))
+            with suppress(ValidationError):  # the last line of a killed worker
+                events.put((self, EVENT.validate_json(line)))
+        events.put((self, Exited(self.process.wait())))
 
 
 def last_line(path: Path) -> str:
@@ -137,7 +151,14 @@ def last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
 
 
-Events = queue.Queue[tuple[WorkerProcess, dict[str, Any]]]
+@dataclass(frozen=True)
+class Exited:
+    """A worker has ended, with this code."""
+
+    code: int
+
+
+Events = queue.Queue[tuple[WorkerProcess, Event | Exited]]
 
 
 @dataclass
@@ -151,7 +172,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Pace:
     """Steps per second of all slots together, 0 where nothing was measured, and a pack's memory in MB;
     `notes` say what could not be measured and why."""
 
@@ -227,7 +248,7 @@ class Pool:
         """What is left to do now; the options are `make_plan`'s."""
         return make_plan(self.root, self.specs, self.limit, retry_failed, len(self.slots), asked=asked)
 
-    def measure(self, plan: Plan, specs: dict[str, RunSpec]) -> Measured:
+    def measure(self, plan: Plan, specs: dict[str, RunSpec]) -> Pace:
         """Steps per second of the whole pool, by a short measurement of a pack on one slot.
 
         Of the first method that can be measured: a pack that does not fit is halved, and so are all later
@@ -241,44 +262,44 @@ class Pool:
             while True:
                 event = self._measured([specs[run] for run in pack], [specs[run] for run in one_each])
                 if event is None:  # interrupted
-                    return Measured(0.0, 0.0, tuple(notes))
-                if not event.get("oom") or len(pack) == 1:
+                    return Pace(0.0, 0.0, tuple(notes))
+                if not event.oom or len(pack) == 1:
                     break
                 pack = pack[: len(pack) // 2]
                 self._fits(specs[pack[0]], len(pack))
                 notes.append(f"out of memory with more than {len(pack)} runs in a pack")
-            if event.get("rate"):
-                rate = event["rate"] * min(len(self.slots), len(plan.packs))
-                return Measured(rate, event["memory"], tuple(notes))
-            notes.append(f"{name} cannot be measured: {event.get('problem') or 'it took no step in time'}")
+            if event.rate:
+                rate = event.rate * min(len(self.slots), len(plan.packs))
+                return Pace(rate, event.memory, tuple(notes))
+            notes.append(f"{name} cannot be measured: {event.problem or 'it took no step in time'}")
             one_each = []  # they were looked at
-        return Measured(0.0, 0.0, tuple(notes))
+        return Pace(0.0, 0.0, tuple(notes))
 
-    def _measured(self, pack: list[RunSpec], kinds: list[RunSpec]) -> dict[str, Any] | None:
+    def _measured(self, pack: list[RunSpec], kinds: list[RunSpec]) -> Measured | None:
         """What a worker says of a pack, after a look at one run of every kind; None once interrupted."""
         idle = [worker for worker in self.workers if worker.ready]
         worker = idle[0] if idle else self._start(self.slots[0])
         worker.ready = False
-        dumps = [[spec.model_dump(mode="json") for spec in some] for some in (pack, kinds)]
-        worker.send({"do": "measure", "specs": dumps[0], "kinds": dumps[1]})
+        worker.send(Measure(specs=pack, kinds=kinds))
         while not self.interrupted():
             try:
                 _, event = self.events.get(timeout=0.2)
             except queue.Empty:
                 continue
-            if event["event"] == "ready":
-                worker.has_begun = True
-            elif event["event"] == "measured":
-                worker.ready = True
-                return event
-            elif event["event"] == "refused":
-                raise UserError(event["message"])
-            elif event["event"] == "exit":
-                del self.workers[worker]
-                how = self._died(worker, event["code"])
-                if not worker.has_begun:
-                    raise UserError(how)
-                return {"problem": how, "oom": event["code"] == -signal.SIGKILL}
+            match event:
+                case Ready():
+                    worker.has_begun = True
+                case Measured():
+                    worker.ready = True
+                    return event
+                case Refused(message=message):
+                    raise UserError(message)
+                case Exited(code):
+                    del self.workers[worker]
+                    how = self._died(worker, code)
+                    if not worker.has_begun:
+                        raise UserError(how)
+                    return Measured(problem=how, oom=code == -signal.SIGKILL)
         return None
 
     def _fits(self, spec: RunSpec, runs: int) -> None:
@@ -348,44 +369,47 @@ class Pool:
     def _handle(
         self,
         worker: WorkerProcess,
-        event: dict[str, Any],
+        event: Event | Exited,
         packs: deque[list[str]],
         plan: Plan,
         display: Display,
     ) -> None:
-        kind = event["event"]
-        if kind == "ready":
-            worker.has_begun = True
-        elif kind == "step":
-            display.advance(event["steps_done"])
-        elif kind == "done":
-            display.runs_done += 1
-            display.refresh()
-        elif kind == "failed":
-            display.runs_done += 1
-            display.say(f"failed: {event['run']}: {event['reason']}")
-        elif kind == "returned":
-            worker.ready = True
-            if "problem" in event:
-                self._halve(worker.pack, event, packs, plan, display)
-        elif kind == "refused":
-            worker.ready = True
-            raise UserError(event["message"])
-        elif kind == "exit":
-            del self.workers[worker]
-            if not worker.ready and not self.interrupted():
-                how = self._died(worker, event["code"])
-                if not worker.has_begun:
-                    raise UserError(how)
-                display.say(f"{how}; its {len(worker.pack)} runs will be resumed")
-                for run in worker.pack:
-                    RunFolder(self.root / run).record_death(why=how, host=socket.gethostname(), **slurm_job())
+        match event:
+            case Ready():
+                worker.has_begun = True
+            case Stepped(runs=runs):
+                display.advance(len(runs))
+            case Finished():
+                display.runs_done += 1
+                display.refresh()
+            case Failed(run=run, reason=reason):
+                display.runs_done += 1
+                display.say(f"failed: {run}: {reason}")
+            case Returned():
+                worker.ready = True
+                if event.problem:
+                    self._halve(worker.pack, event, packs, plan, display)
+            case Refused(message=message):
+                worker.ready = True
+                raise UserError(message)
+            case Exited(code):
+                del self.workers[worker]
+                if not worker.ready and not self.interrupted():
+                    self._resume(worker, self._died(worker, code), display)
+
+    def _resume(self, worker: WorkerProcess, how: str, display: Display) -> None:
+        """A worker died on its pack, whose runs go on elsewhere; UserError where none can be started."""
+        if not worker.has_begun:
+            raise UserError(how)
+        display.say(f"{how}; its {len(worker.pack)} runs will be resumed")
+        for run in worker.pack:
+            RunFolder(self.root / run).record_death(why=how, host=socket.gethostname(), **slurm_job())
 
     def _halve(
-        self, pack: list[str], event: dict[str, Any], packs: deque[list[str]], plan: Plan, display: Display
+        self, pack: list[str], event: Returned, packs: deque[list[str]], plan: Plan, display: Display
     ) -> None:
         half = max(len(pack) // 2, 1)
-        if event["oom"]:
+        if event.oom:
             self._fits(RunFolder(self.root / pack[0]).spec(), half)
             too_large = [p for p in packs if len(p) > half]
             rest = [p for p in packs if len(p) <= half]
@@ -394,7 +418,7 @@ class Pool:
             packs.extend(part for p in too_large for part in split(p, half, plan.steps_left))
             display.say(f"out of memory with {len(pack)} runs in a pack: going on with at most {half}")
         else:
-            display.say(f"a pack of {len(pack)} runs stopped ({event['problem']}): trying it in halves")
+            display.say(f"a pack of {len(pack)} runs stopped ({event.problem}): trying it in halves")
         packs.extendleft(split(pack, half, plan.steps_left))
 
     def _start(self, slot: Slot) -> WorkerProcess:

@@ -7,15 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from harness.config import UserError, apply_overrides
+from harness.config import Config, Execution, UserError, apply_overrides
 from harness.distill.method import discover
 from harness.guidance.folder import pinned
 from harness.guidance.reading import check_prompts
-from harness.presets import DEFAULT, preset
+from harness.presets import CLIPS, DEFAULT, load
 from harness.records.identity import COMPOSED, RunSpec
 from harness.sweep import grid
 from harness.text import short
+
+CLIP_TOKENS = 77  # that CLIP's text tower reads
 
 to_stderr = partial(print, file=sys.stderr, flush=True)
 
@@ -41,7 +44,7 @@ class Request:
         Raises UserError for whatever does not fit, before anything starts.
         """
         of_config, of_methods = grid.split_overrides(self.settings, list(discover(self.methods_dirs)))
-        config = apply_overrides(preset(self.preset), of_config)
+        config = apply_overrides(load(self.preset).config, of_config)
         config = config.model_copy(update={"guidance": pinned(config.guidance)})
         suite = grid.read_suite(self.prompts)
         if config.guidance.prior == "toy-sd":
@@ -64,6 +67,27 @@ class Request:
         seeds = grid.parse_seeds(self.seeds)
         specs = [spec for each in configs for spec in grid.expand(suite, choices, seeds, each, chosen)]
         return suite, specs
+
+    def tell_of_scorers(self, suite: grid.Suite, config: Config) -> None:
+        """Say which captions the preset's scorers cannot tell apart or read to their ends."""
+        longest = max(len(prompt.encode()) for prompt in suite.prompts)
+        if config.guidance.prior == "toy-sd" or longest + 4 <= CLIP_TOKENS:  # a token is a byte or more
+            return
+        from eval.metrics.r_precision import cut_captions
+
+        real = CLIPS if self.preset == DEFAULT else load(self.preset).scorers
+        for line in cut_captions(suite.prompts, real[:1]):  # they read alike
+            to_stderr(line)
+
+
+def execution_of(out: Path, wandb: str | None, study: str | None = None, **settings: Any) -> Execution:
+    """How the runs of `out` are advanced: W&B's project and group as its mirror has them, and as asked."""
+    from harness.records.mirror import Place
+    from harness.records.tracking import default_mode
+
+    place = Place.to_sweep(out, study)
+    named = {"wandb": wandb or default_mode(), "study": place.project, "sweep": place.group}
+    return Execution.model_validate(named | settings)
 
 
 def choose(prompts: Sequence[str], limit: int | None = None, spread: int | None = None) -> list[str]:

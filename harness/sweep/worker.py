@@ -1,12 +1,11 @@
 """One worker process of the pool: reads commands from stdin, writes events to stdout, one JSON object a line.
 
-Commands: {"do": "advance", "runs": [ids]} · {"do": "measure", "specs": [...]} · {"do": "stop"}. The end of
-stdin means that the parent is gone, and stops too. Stopping ends the pack at its next step, checkpointed.
+What they say is in harness.distill.events. The end of stdin means that the parent is gone, and stops too.
+Stopping ends the pack at its next step, checkpointed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -15,11 +14,25 @@ import tempfile
 import threading
 import time
 import traceback
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from harness.config import Execution, UserError, named_line
+from harness.distill.events import (
+    COMMAND,
+    Advance,
+    Event,
+    Failed,
+    Measure,
+    Measured,
+    Ready,
+    Refused,
+    Returned,
+    Setup,
+    Stepped,
+    Stop,
+    Told,
+)
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.records.reader import RecordError
@@ -38,12 +51,12 @@ class Worker:
         self.execution = execution
         self.out = out
         self.stop = threading.Event()
-        self.commands: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.commands: queue.Queue[Advance | Measure | None] = queue.Queue()
 
-    def emit(self, event: dict[str, Any]) -> None:
+    def emit(self, event: Event) -> None:
         """Tell the parent; a parent that is gone stops the worker."""
         try:
-            self.out.write(json.dumps(event) + "\n")
+            self.out.write(event.model_dump_json() + "\n")
             self.out.flush()
         except (BrokenPipeError, ValueError):
             self.stop.set()
@@ -51,8 +64,8 @@ class Worker:
     def listen(self) -> None:
         """Read commands until the parent says stop or is gone."""
         for line in sys.stdin:
-            command = json.loads(line)
-            if command["do"] == "stop":
+            command = COMMAND.validate_json(line)
+            if isinstance(command, Stop):
                 break
             self.commands.put(command)
         self.stop.set()
@@ -61,21 +74,22 @@ class Worker:
     def work(self) -> None:
         """The main loop; returns when stopped."""
         threading.Thread(target=self.listen, name="commands", daemon=True).start()
-        self.emit({"event": "ready"})
+        self.emit(Ready())
         while not self.stop.is_set():
             command = self.commands.get()
             if command is None:
                 break
             try:
-                if command["do"] == "measure":
-                    self.emit({"event": "measured"} | self.measure(command["specs"], command["kinds"]))
-                else:
-                    self.emit({"event": "returned"} | self.advance(command["runs"]))
+                self.emit(
+                    self.measure(command.specs, command.kinds)
+                    if isinstance(command, Measure)
+                    else self.advance(command.runs)
+                )
             except UserError as error:
-                self.emit({"event": "refused", "message": str(error)})
+                self.emit(Refused(message=str(error)))
 
-    def advance(self, runs: list[str]) -> dict[str, Any]:
-        """Advance a pack; {} or {"problem": …, "oom": bool} where it has to be tried again in smaller packs.
+    def advance(self, runs: list[str]) -> Returned:
+        """Advance a pack.
 
         A single run that cannot be advanced is failed: nobody else can be the cause.
         """
@@ -90,19 +104,18 @@ class Worker:
             traceback.print_exc()
             reason = named_line(error)
             if len(runs) > 1:
-                return {"problem": reason, "oom": oom}
+                return Returned(problem=reason, oom=oom)
             folder = RunFolder(self.root / runs[0])
             if folder.status() in ("new", "resume"):
                 folder.fail("out of memory" if oom else "error", folder.state().get("step", 0), reason)
                 folder.log(f"failed: {reason}")
             elif folder.status() == "damaged":
                 reason = f"damaged: {folder.damage()}"
-            self.emit({"event": "failed", "run": runs[0], "reason": reason})
-        return {}
+            self.emit(Failed(run=runs[0], reason=reason))
+        return Returned()
 
-    def measure(self, specs: list[dict[str, Any]], kinds: list[dict[str, Any]]) -> dict[str, Any]:
-        """{rate, memory} of a pack of these runs: steps per second and peak MB, over a few steps in a folder
-        that is thrown away; {"problem": …, "oom": bool} where it cannot be advanced.
+    def measure(self, specs: list[RunSpec], kinds: list[RunSpec]) -> Measured:
+        """A pack of these runs over a few steps, in a folder that is thrown away.
 
         `kinds` are runs that are only looked at, one of every method and configuration: UserError where one
         cannot be begun.
@@ -112,7 +125,7 @@ class Worker:
 
         for spec in kinds:
             try:
-                check(RunSpec.model_validate(spec), self.execution)
+                check(spec, self.execution)
             except UserError:
                 raise
             except Exception:  # the method's own: it fails its runs, and nobody else's
@@ -120,11 +133,11 @@ class Worker:
         ends: list[float] = []
         reasons: list[str] = []
 
-        def emit(event: dict[str, Any]) -> None:
-            if event["event"] == "step":
+        def emit(event: Told) -> None:
+            if isinstance(event, Stepped):
                 ends.append(time.monotonic())
-            elif event["event"] == "failed":
-                reasons.append(event["reason"])
+            elif isinstance(event, Failed):
+                reasons.append(event.reason)
 
         def enough() -> bool:
             # The first step also compiles, loads and allocates.
@@ -135,34 +148,33 @@ class Worker:
                 or (seen > 0 and ends[-1] - ends[0] > MEASURED_SECONDS)
             )
 
-        aside = replace(self.execution, wandb="disabled", log_every=1_000_000, checkpoint_every=1_000_000)
+        seldom = {"log_every": 1_000_000, "checkpoint_every": 1_000_000}
+        aside = self.execution.model_copy(update={"wandb": "disabled", **seldom})
         with tempfile.TemporaryDirectory(prefix="harness-measure-") as folder:
-            runs = [RunFolder.create(folder, RunSpec.model_validate(spec)).id for spec in specs]
+            runs = [RunFolder.create(folder, spec).id for spec in specs]
             try:
                 advance(Path(folder), runs, aside, emit, enough)
             except UserError:
                 raise
             except Exception as error:
                 traceback.print_exc()
-                return {"problem": named_line(error), "oom": isinstance(error, PackTooLarge)}
+                return Measured(problem=named_line(error), oom=isinstance(error, PackTooLarge))
         if reasons:
-            return {"problem": reasons[0], "oom": False}
+            return Measured(problem=reasons[0])
         rate = len(specs) * (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
-        return {"rate": rate, "memory": peak_memory_mb(self.execution.device)}
+        return Measured(rate=rate, memory=peak_memory_mb(self.execution.device))
 
 
 def main() -> None:
-    """Entry of `python -m harness.sweep.worker`; the first line of stdin is {"root", "execution"}."""
+    """Entry of `python -m harness.sweep.worker`; the first line of stdin is a `Setup`."""
     wait_asleep()
     # Ctrl-C is the parent's to handle: it asks this process to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Libraries that print must not write into the event stream.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    setup = json.loads(sys.stdin.readline())
-    dirs = tuple(setup["execution"].pop("methods_dirs"))
-    execution = Execution(**setup["execution"], methods_dirs=dirs)
-    worker = Worker(Path(setup["root"]), execution, out)
+    setup = Setup.model_validate_json(sys.stdin.readline())
+    worker = Worker(setup.root, setup.execution, out)
     # Slurm signals every process of a job: USR2 ahead of a time limit or a preemption, TERM to end it.
     for ending in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(ending, lambda *_: (worker.stop.set(), worker.commands.put(None)))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.distill.events import Stepped
 from harness.distill.runner import advance
 from harness.records.folder import RunFolder
 from tests import tinyruns
@@ -154,7 +155,7 @@ def test_what_a_method_does_to_its_arguments_changes_nothing(tiny_prior: Path, t
         emit, should_stop = tinyruns.stop_after(3)
         advance(tmp_path / name, ids, tinyruns.execution(methods_dirs=dirs), emit, should_stop)
         events = tinyruns.run(tmp_path / name, ids, methods_dirs=dirs)
-        assert sum(event["event"] == "step" for event in events) == tinyruns.STEPS - 3
+        assert sum(isinstance(event, Stepped) for event in events) == tinyruns.STEPS - 3
 
     def outcomes(name: str) -> Iterator[tuple]:
         for path in sorted((tmp_path / name).glob(f"{name}-*")):

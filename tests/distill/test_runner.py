@@ -8,6 +8,7 @@ import torch
 
 from harness.config import Config, UserError
 from harness.distill import runner
+from harness.distill.events import Failed, Finished, Lost, Started, Stepped, Told
 from harness.distill.runner import PackTooLarge, advance
 from harness.records.files import write_json
 from harness.records.folder import RunFolder, run_folders
@@ -81,8 +82,8 @@ def test_a_diverged_run_fails_and_the_others_do_not_notice(
     events = tinyruns.run(tmp_path / "packed", ids, **dirs)
     failure = RunFolder(tmp_path / "packed" / ids[1]).failure()
     assert failure and failure["step"] == 4 and failure["reason"].startswith("diverged")
-    assert [e["run"] for e in events if e["event"] == "failed"] == [ids[1]]
-    assert [e["steps_done"] for e in events if e["event"] == "step"] == [3, 3, 3, 3, 2, 2, 2]
+    assert [e.run for e in events if isinstance(e, Failed)] == [ids[1]]
+    assert [len(e.runs) for e in events if isinstance(e, Stepped)] == [3, 3, 3, 3, 2, 2, 2]
     for run in (ids[0], ids[2]):
         tinyruns.run(tmp_path / "solo", [run], **dirs)
         assert tinyruns.content(tmp_path / "packed", run) == tinyruns.content(tmp_path / "solo", run)
@@ -157,15 +158,15 @@ def test_a_lost_lease_is_left_to_its_new_holder(tiny_prior: Path, tmp_path: Path
     ids = tinyruns.create(tmp_path, tiny_prior, runs=2)
     events = []
 
-    def emit(event: dict) -> None:
+    def emit(event: Told) -> None:
         events.append(event)
-        if event["event"] == "step" and len(events) == 5:
+        if isinstance(event, Stepped) and len(events) == 5:
             lease = tmp_path / ids[0] / "lease.json"
             lease.write_text(json.dumps(json.loads(lease.read_text()) | {"token": "somebody else's"}))
 
     advance(tmp_path, ids, tinyruns.execution(), emit)
     taken, other = (RunFolder(tmp_path / run) for run in ids)
-    assert [e["run"] for e in events if e["event"] == "lost"] == [ids[0]]
+    assert [e.run for e in events if isinstance(e, Lost)] == [ids[0]]
     assert not (taken.path / "result.json").exists() and not (taken.path / "failure.json").exists()
     assert json.loads((taken.path / "lease.json").read_text())["token"] == "somebody else's"
     assert max(row["step"] for row in taken.metrics()) <= 3 and other.status() == "done"
@@ -180,7 +181,7 @@ def test_runs_that_are_done_or_held_are_passed_over(tiny_prior: Path, tmp_path: 
     lease.release()
     before = tinyruns.content(tmp_path, ids[1])
     events = tinyruns.run(tmp_path, ids)
-    assert {e.get("run") for e in events if e["event"] in ("start", "done")} == {ids[0]}
+    assert {e.run for e in events if isinstance(e, Started | Finished)} == {ids[0]}
     assert tinyruns.content(tmp_path, ids[1]) == before
 
 

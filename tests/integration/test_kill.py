@@ -1,17 +1,16 @@
 """Real SIGKILLs at random moments, regrouped packs: the same files as an undisturbed sweep, bit for bit."""
 
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from harness.distill.events import EVENT, Advance, Refused, Returned, Setup, Stepped
 from harness.records.folder import RunFolder
 from tests import tinyruns
 
@@ -26,9 +25,9 @@ def worker(root: Path, ids: list[str]) -> subprocess.Popen:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert process.stdin
-    setup = {"root": str(root), "execution": asdict(tinyruns.execution(threads=1))}
-    for message in (setup, {"do": "advance", "runs": ids}):
-        process.stdin.write(json.dumps(message) + "\n")
+    setup = Setup(root=root, execution=tinyruns.execution(threads=1))
+    for message in (setup, Advance(runs=ids)):
+        process.stdin.write(message.model_dump_json() + "\n")
         process.stdin.flush()
     return process
 
@@ -37,9 +36,9 @@ def first_step(process: subprocess.Popen) -> bool:
     """Wait until the pack has taken a step; False where it returned before."""
     assert process.stdout
     for line in process.stdout:
-        event = json.loads(line)["event"]
-        if event in ("step", "returned", "refused"):
-            return event == "step"
+        event = EVENT.validate_json(line)
+        if isinstance(event, Stepped | Returned | Refused):
+            return isinstance(event, Stepped)
     return False
 
 

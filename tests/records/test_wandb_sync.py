@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 
 from harness.cli import app
 from harness.config import Config, UserError
+from harness.distill.events import EVENT, Advance, Refused, Returned, Setup, Stepped
 from harness.records import wandb_sync
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import RunSpec
@@ -76,15 +76,15 @@ def worker(root: Path, ids: list[str], **changes: Any) -> subprocess.Popen[str]:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert process.stdin and process.stdout
-    setup = {"root": str(root), "execution": asdict(tinyruns.execution(threads=1, **changes))}
-    for message in (setup, {"do": "advance", "runs": ids}):
-        process.stdin.write(json.dumps(message) + "\n")
+    setup = Setup(root=root, execution=tinyruns.execution(threads=1, **changes))
+    for message in (setup, Advance(runs=ids)):
+        process.stdin.write(message.model_dump_json() + "\n")
         process.stdin.flush()
     steps = 0
     for line in process.stdout:
-        event = json.loads(line)["event"]
-        assert event not in ("returned", "refused")
-        steps += event == "step"
+        event = EVENT.validate_json(line)
+        assert not isinstance(event, Returned | Refused)
+        steps += isinstance(event, Stepped)
         if steps > 5:
             break
     return process

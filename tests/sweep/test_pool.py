@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -225,7 +224,7 @@ def test_out_of_memory_halves_the_packs_goes_on_and_is_remembered(
     plain = [spec.model_copy(update={"method": "uniform_sds"}) for spec in specs]
     with Pool(tmp_path / "plain", plain, execution) as lighter:
         assert lighter.limit == AUTO_PACK["cpu"]
-    with Pool(tmp_path / "told", specs, replace(execution, pack=5)) as told:
+    with Pool(tmp_path / "told", specs, execution.model_copy(update={"pack": 5})) as told:
         assert told.limit == 5
 
 

@@ -1,0 +1,104 @@
+"""A sweep on this machine: planned, measured, run to its end or to Ctrl-C, and told."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.config import Execution
+from harness.console import say
+from harness.faults import INTERRUPTED
+from harness.records.folder import RunFolder
+from harness.records.identity import RunSpec, run_id
+from harness.sweep.display import Display, duration, number
+from harness.sweep.grid import Suite, write_suite
+from harness.sweep.plan import check_priors
+from harness.sweep.pool import Pool
+
+
+def sweep(
+    root: Path,
+    suite: Suite,
+    specs: Sequence[RunSpec],
+    execution: Execution,
+    dry_run: bool = False,
+    retry_failed: bool = False,
+) -> int:
+    """Run every run that is not done; the exit code: 0, 1 where some failed or are left, or INTERRUPTED.
+
+    The first Ctrl-C checkpoints and leaves, a second one ends at once. Raises UserError before anything is
+    written.
+    """
+    check_priors(root, specs)
+    presses = 0
+    by_id = {run_id(spec): spec for spec in specs}
+    with Pool(root, specs, execution, lambda: presses > 0, scratch=dry_run) as pool:
+
+        def on_signal(signum: int, _: object) -> None:
+            nonlocal presses
+            presses += 1
+            if presses > 1:
+                pool.kill()
+
+        plan = pool.plan(retry_failed, asked=True)
+        print(plan.summary(), flush=True)
+        tell_damaged(plan.damaged)
+        if not dry_run:
+            for run in plan.specless:
+                RunFolder.create(root, by_id[run])
+        if not plan.packs and not plan.running:
+            return _report(plan.done, plan.failed, [], root)
+        before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            if plan.packs:
+                measured = pool.measure(plan, by_id)
+                for note in measured.notes:
+                    print(note, flush=True)
+                rate = measured.rate
+                if rate and not presses:
+                    steps = sum(plan.steps_left.values())
+                    print(f"about {duration(steps / rate)} at {number(rate)} steps/s (measured)", flush=True)
+            if dry_run or presses:
+                return INTERRUPTED if presses else 0
+            for run in plan.todo:
+                folder = RunFolder.create(root, by_id[run])
+                folder.uncancel()
+                if retry_failed:
+                    folder.forget_failure()
+            write_suite(root, suite)
+            display = Display(plan.total, sum(plan.steps_left.values()))
+            display.runs_done = len(plan.done) + len(plan.failed) + len(plan.damaged)
+            try:
+                outcome = pool.run(display)
+            finally:
+                display.close()
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+    if outcome.interrupted:
+        print(f"stopped: {len(outcome.left)} runs left; the same command continues them", flush=True)
+        return INTERRUPTED
+    return _report(outcome.done, outcome.failed, outcome.left, root)
+
+
+def tell_damaged(damaged: Mapping[str, str]) -> None:
+    """Runs that the sweep leaves alone, and what is to be done about them."""
+    for run, damage in list(damaged.items())[:10]:
+        print(f"damaged, and left as it is: {run}: {damage}", flush=True)
+    if damaged:
+        more = f"… and {len(damaged) - 10} more; " if len(damaged) > 10 else ""
+        print(f"{more}move a damaged folder away, and the same command makes its run anew", flush=True)
+
+
+def _report(done: Sequence[str], failed: Sequence[str], left: Sequence[str], root: Path) -> int:
+    text = f"{len(done)} done"
+    if failed:
+        failure = RunFolder(root / failed[0]).failure() or {"reason": "unknown"}
+        text += (
+            f", {len(failed)} failed (--retry-failed tries again), such as {failed[0]}: {failure['reason']}"
+        )
+    if left:
+        text += f", {len(left)} left unfinished, such as {left[0]}"
+    say(f"{text}; next: harness eval {root}")
+    return 1 if failed or left else 0
