@@ -29,10 +29,11 @@ from harness.sweep.display import duration
 from harness.sweep.plan import make_plan
 from harness.sweep.request import Request
 from harness.sweep.status import sweep_status
-from slurm import launcher, watch
+from slurm import watch
 from slurm.chaos import Chaos, testbed
-from slurm.launch import in_queue, launches
+from slurm.launches import in_queue, launches
 from slurm.profile import Profile, load
+from slurm.submit import Submission, submit
 
 SUITE = Path(__file__).parents[1] / "prompts" / "coco.txt"
 PLAN_RUNS, PLAN_SECONDS, SUBMIT_SECONDS, STATUS_SECONDS = 10_000, 2.0, 5.0, 2.0
@@ -99,19 +100,19 @@ def submission(root: Path) -> Timed:
     """coco.txt × 3 methods × 5 seeds in packs of 16, from its words to Slurm's queue, and held there."""
     profile = load("testbed").model_copy(update={"pack": 16, "sbatch": {"hold": True}})
 
-    def submit() -> None:
-        launcher.submit(ask(root, Request(prompts=SUITE, seeds="0-4"), profile), lambda line: None)
+    def held() -> None:
+        submit(submission_of(root, Request(prompts=SUITE, seeds="0-4"), profile), lambda line: None)
 
-    figure = timed("submission of 2 295 runs in packs of 16", SUBMIT_SECONDS, submit)
+    figure = timed("submission of 2 295 runs in packs of 16", SUBMIT_SECONDS, held)
     watch.cancel(root, [folder.id for folder in run_folders(root)])
     return figure
 
 
-def ask(root: Path, request: Request, profile: Profile) -> launcher.Ask:
+def submission_of(root: Path, request: Request, profile: Profile) -> Submission:
     """A sweep on the test cluster, without a mirror."""
     suite, specs = request.resolve()
     execution = Execution(wandb="disabled", checkpoint_every=2, sweep=root.name, device="cpu")
-    return launcher.Ask(root, suite, specs, execution, "testbed", profile, "harness bench slurm")
+    return Submission(root, suite, specs, execution, "testbed", profile, "harness bench slurm")
 
 
 def disturbed(root: Path, runs: int, say: Callable[[str], None]) -> bool:
@@ -126,7 +127,7 @@ def disturbed(root: Path, runs: int, say: Callable[[str], None]) -> bool:
         limit=prompts,
         settings=settings,
     )
-    sweep = ask(root, request, load("testbed").model_copy(update={"pack": 16}))
+    sweep = submission_of(root, request, load("testbed").model_copy(update={"pack": 16}))
     make_folder(root)
     chaos = Chaos(root)
     started = struck = time.monotonic()
@@ -139,7 +140,7 @@ def disturbed(root: Path, runs: int, say: Callable[[str], None]) -> bool:
             struck = time.monotonic()
         if not in_queue(launches(root)):
             submissions += 1
-            launcher.submit(sweep, lambda line: None)
+            submit(sweep, lambda line: None)
         time.sleep(2.0)
     spent = time.monotonic() - started
     many = f"{len(sweep.specs)} runs of {STEPS} steps in {duration(spent)}"
@@ -151,7 +152,7 @@ def _ended(root: Path, runs: int) -> bool:
     return sum(folder.status() in ("done", "failed") for folder in run_folders(root)) == runs
 
 
-def _whole(root: Path, sweep: launcher.Ask, say: Callable[[str], None]) -> bool:
+def _whole(root: Path, sweep: Submission, say: Callable[[str], None]) -> bool:
     """Every run done, its log whole, finished once, and a sample equal to an undisturbed sweep's."""
     problems = []
     for folder in run_folders(root):
@@ -171,7 +172,7 @@ def _whole(root: Path, sweep: launcher.Ask, say: Callable[[str], None]) -> bool:
     return not problems
 
 
-def _differing(root: Path, sweep: launcher.Ask) -> list[str]:
+def _differing(root: Path, sweep: Submission) -> list[str]:
     """Runs of a sample whose views, log or parameters differ from those of a sweep that nothing disturbs."""
     chosen = sweep.specs[:: max(len(sweep.specs) // SAMPLE, 1)][:SAMPLE]
     calm = root.with_name("calm")

@@ -14,7 +14,7 @@ from harness.config import UserError
 from harness.records.folder import run_folders
 from harness.records.lease import read_lease
 from slurm import site
-from slurm.launch import Task, in_queue, launches
+from slurm.launches import Task, in_queue, launches
 
 TESTBED = Path(__file__).parent / "testbed"
 

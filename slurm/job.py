@@ -21,7 +21,7 @@ from harness.records.lease import STALE_SECONDS, slurm_job
 from harness.sweep.display import Display
 from harness.sweep.pool import Outcome, Pool
 from slurm import site
-from slurm.launch import FOLDER, Attempt, Launch, execution_in_job
+from slurm.launches import FOLDER, Attempt, Launch, execution_in_job
 
 FENCE_SECONDS = 5.0
 

@@ -15,7 +15,7 @@ from harness.records.reader import RecordError, is_file, is_folder, tail
 from harness.records.schema import FAILURE, LOG, RESULT
 from harness.sweep.status import SweepStatus, sweep_status
 from slurm import site
-from slurm.launch import FOLDER, Hours, Launch, Task, hours, in_queue, launches, tasks_of, unreadable
+from slurm.launches import FOLDER, Hours, Launch, Task, hours, in_queue, launches, tasks_of, unreadable
 
 LOG_LINES, LOG_BYTES = 12, 20_000
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED")

@@ -15,7 +15,7 @@ def slurm_check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What the site accepts of a profile, before anything is submitted; exit 1 where it refuses."""
-    from slurm.command import check
+    from slurm.sbatch import check
 
     raise typer.Exit(0 if check(name, as_json) else 1)
 

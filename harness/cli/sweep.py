@@ -144,12 +144,12 @@ def sweep(
         from harness.sweep.local import sweep as run
 
         raise typer.Exit(run(out, suite, specs, execution, dry_run, retry_failed))
-    from slurm.command import sweep as submit
     from slurm.profile import load
+    from slurm.submit import Submission
+    from slurm.submit import sweep as submit
 
     profile = load(slurm)
     if array_parallelism:
         profile = profile.model_copy(update={"array_parallelism": array_parallelism})
     command = shlex.join(["harness", *sys.argv[1:]])
-    ask = {"profile_name": slurm, "profile": profile, "command": command, "retry_failed": retry_failed}
-    submit(dry_run=dry_run, root=out, suite=suite, specs=specs, execution=execution, **ask)
+    submit(Submission(out, suite, specs, execution, slurm, profile, command, retry_failed), dry_run)

@@ -46,7 +46,7 @@ from harness.sweep.plan import make_plan
 from harness.sweep.status import sweep_status
 from harness.sweep.worker import Worker
 from slurm import site
-from slurm.launch import Launch
+from slurm.launches import Launch
 from slurm.profile import Profile
 from tests import tinyruns
 from tests.eval.conftest import PROMPTS, write_clip

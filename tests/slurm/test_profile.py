@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import UserError
-from slurm import launcher, profile
+from slurm import profile, sbatch
 from slurm.profile import Profile, minutes
 
 
@@ -94,9 +94,9 @@ def test_a_profile_in_submitits_words():
         environment={"A": "b c", "HF_HUB_OFFLINE": "0"},
         sbatch={"--exclude": "n07", "exclusive": True, "overcommit": False},
     )
-    words = launcher.parameters(full, "name", arrays=4)
+    words = sbatch.parameters(full, "name", arrays=4)
     assert words["array_parallelism"] == 64 and words["gres"] == "gpu:2" and "gpus_per_node" not in words
     assert words["setup"][0] == "module load x"
     assert words["setup"][-2:] == ["export HF_HUB_OFFLINE=0", "export A='b c'"]
     assert words["additional_parameters"] == {"requeue": True, "exclude": "n07", "exclusive": True}
-    assert "export HF_HUB_OFFLINE=1" in launcher.parameters(Profile(), "name")["setup"]
+    assert "export HF_HUB_OFFLINE=1" in sbatch.parameters(Profile(), "name")["setup"]

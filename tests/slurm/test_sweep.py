@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.records.folder import RunFolder, run_folders
-from slurm.launch import launches
+from slurm.launches import launches
 from tests import tinyruns
 from tests.slurm.testbed import Cluster, is_running
 

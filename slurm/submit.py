@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shlex
 import shutil
-import sys
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from harness.config import Execution, UserError, first_line
-from harness.guidance import family
-from harness.records.environment import own_code_in_shell
+from harness.guidance import hub
 from harness.records.files import make_folder
-from harness.records.folder import RunFolder
+from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import RunSpec, run_id
 from harness.records.lease import locked
+from harness.records.reader import RecordError
 from harness.sweep.display import duration
 from harness.sweep.fits import AUTO_PACK
 from harness.sweep.grid import Suite, write_suite
-from harness.sweep.plan import Plan, make_plan
-from slurm import job, site
-from slurm.launch import FOLDER, Launch, Task, in_queue, launches
+from harness.sweep.plan import Plan, check_priors, make_plan
+from slurm import job, sbatch, site
+from slurm.launches import FOLDER, Launch, Task, in_queue, launches
 from slurm.profile import Profile
 
-OFFLINE = "HF_HUB_OFFLINE"  # compute nodes have no network; weights come with `harness doctor --fetch`
+MEASURED = 64  # finished runs that an estimate looks at
 
 
 @dataclass
-class Ask:
+class Submission:
     """A sweep for Slurm: its runs, how they are advanced, and the profile of the site."""
 
     root: Path
@@ -48,47 +45,102 @@ class Ask:
 
 
 @dataclass
-class Launched:
-    """What a launch came to; `launch` is None where there was nothing to submit."""
+class Packed:
+    """What is missing of a sweep: its plan, and the arrays of tasks that advance its packs."""
 
     plan: Plan
     arrays: list[list[list[str]]]
-    launch: Launch | None = None
 
 
-def submit(ask: Ask, say: Callable[[str], None] = print) -> Launched:
+def sweep(asked: Submission, dry_run: bool) -> None:
+    """Submit what is missing and tell it, or with `dry_run` tell what would be. Raises UserError."""
+    if words := site.said_by_environment(asked.profile):
+        print(f"environment: {words}", flush=True)
+    _weights_are_here(asked)
+    check_priors(asked.root, asked.specs)
+    pace = seconds_per_step(asked.root)
+    found = _dry(asked) if dry_run else submit(asked)
+    for run, damage in found.plan.damaged.items():
+        print(f"damaged, and left as it is: {run}: {damage}")
+    if not found.arrays:
+        print(f"nothing to submit; harness status {asked.root}")
+        return
+    print(estimate(found, pace, asked.profile))
+    if not dry_run:
+        print(f"submitted; harness status {asked.root} --watch")
+    for number, array in enumerate(found.arrays if dry_run else ()):
+        name, folder = f"{asked.root.name}-LAUNCH-{number}", asked.root / FOLDER / "LAUNCH" / "jobs"
+        text = sbatch.text(asked.profile, name, len(array), folder)
+        print(f"\n# array {number}: {len(array)} tasks\n{text}", end="")
+
+
+def _weights_are_here(asked: Submission) -> None:
+    """Raises UserError where a prior of the Hub is not on this machine: its jobs look for it offline."""
+    if asked.profile.environment.get(sbatch.OFFLINE, "1") != "1":
+        return
+    for prior, revision in {(s.config.guidance.prior, s.config.guidance.revision) for s in asked.specs}:
+        of_the_hub = hub.is_hub_id(prior) and not Path(prior).expanduser().is_dir()
+        if of_the_hub and hub.stored(prior, revision, ["model_index.json"]) is None:
+            raise UserError(
+                f"{prior} is not on this machine, and jobs run offline; fetch it here first: "
+                f"harness doctor --fetch --prior {prior}"
+            )
+
+
+def seconds_per_step(root: Path) -> float | None:
+    """Median wall seconds that a step of a pack took in this folder; None before the first run has ended."""
+    found = []
+    for folder in run_folders(root) if root.is_dir() else []:
+        try:
+            result = folder.result()
+        except RecordError:
+            continue  # it tells nothing
+        if result and result.get("steps") and result.get("time"):
+            found.append(result["time"] / result["steps"])
+        if len(found) == MEASURED:
+            break
+    return statistics.median(found) if found else None
+
+
+def _dry(asked: Submission) -> Packed:
+    """What would be submitted now; writes nothing."""
+    found = pack(asked, in_queue(launches(asked.root)), site.limits(asked.profile))
+    print(found.plan.summary(), flush=True)
+    return found
+
+
+def submit(asked: Submission, say: Callable[[str], None] = print) -> Packed:
     """Submit every run that is neither done, failed, queued nor running; returns at once.
 
     Only one launch of a folder is made at a time. Raises UserError where Slurm does not answer or refuses;
     what was submitted before stays.
     """
-    limits = site.limits(ask.profile)  # first: where Slurm does not answer, nothing is written
-    make_folder(ask.root / FOLDER)
-    with locked(ask.root / FOLDER):
-        launched = plan(ask, _settle(ask.root), limits)
-        say(launched.plan.summary())
-        by_id = {run_id(spec): spec for spec in ask.specs}
-        found = launched.plan
-        for run in dict.fromkeys([*found.todo, *found.queued, *found.specless]):
-            folder = RunFolder.create(ask.root, by_id[run])
-            if ask.retry_failed:
+    limits = site.limits(asked.profile)  # first: where Slurm does not answer, nothing is written
+    make_folder(asked.root / FOLDER)
+    with locked(asked.root / FOLDER):
+        found = pack(asked, _settle(asked.root), limits)
+        say(found.plan.summary())
+        by_id = {run_id(spec): spec for spec in asked.specs}
+        for run in dict.fromkeys([*found.plan.todo, *found.plan.queued, *found.plan.specless]):
+            folder = RunFolder.create(asked.root, by_id[run])
+            if asked.retry_failed:
                 folder.forget_failure()
             folder.uncancel()
-        if launched.arrays:
-            write_suite(ask.root, ask.suite)
-            launched.launch = _launch(ask, launched.arrays, say)
-    return launched
+        if found.arrays:
+            write_suite(asked.root, asked.suite)
+            _launch(asked, found.arrays, say)
+    return found
 
 
-def plan(ask: Ask, queued: Sequence[Task], limits: site.Limits) -> Launched:
+def pack(asked: Submission, queued: Sequence[Task], limits: site.Limits) -> Packed:
     """What is to be submitted beside the tasks that are in the queue; writes nothing."""
     waiting = {run for task in queued for run in task.runs}
-    device = ask.profile.device
+    device = asked.profile.device
     if device == "auto":
-        device = "cuda" if ask.profile.gpus else "cpu"
-    most = ask.execution.pack or ask.profile.pack or AUTO_PACK[device]
-    found = make_plan(ask.root, ask.specs, most, ask.retry_failed, queued=waiting, asked=True)
-    return Launched(found, arrays(found.packs, ask.profile, limits) if found.packs else [])
+        device = "cuda" if asked.profile.gpus else "cpu"
+    most = asked.execution.pack or asked.profile.pack or AUTO_PACK[device]
+    found = make_plan(asked.root, asked.specs, most, asked.retry_failed, queued=waiting, asked=True)
+    return Packed(found, arrays(found.packs, asked.profile, limits) if found.packs else [])
 
 
 def arrays(packs: Sequence[list[str]], profile: Profile, limits: site.Limits) -> list[list[list[str]]]:
@@ -137,16 +189,18 @@ def _settle(root: Path) -> list[Task]:
     return queued
 
 
-def _launch(ask: Ask, arrays: list[list[list[str]]], say: Callable[[str], None]) -> Launch:
-    launch = Launch.prepare(ask.root, ask.command, ask.profile_name, ask.profile, ask.execution, arrays)
+def _launch(asked: Submission, arrays: list[list[list[str]]], say: Callable[[str], None]) -> None:
+    launch = Launch.prepare(
+        asked.root, asked.command, asked.profile_name, asked.profile, asked.execution, arrays
+    )
     submitted = []
     try:
         for number, array in enumerate(launch.arrays):
-            executor = make_executor(launch.jobs, ask.profile, array.name, len(arrays))
+            executor = sbatch.executor(launch.jobs, asked.profile, array.name, len(arrays))
             names = [f"{number}-{index}" for index in range(len(array.tasks))]
-            root, many = str(ask.root.resolve()), len(names)
+            root, many = str(asked.root.resolve()), len(names)
             # submitit repeats sbatch's words on stderr, and raises them as well
-            with site.submitting(ask.profile), contextlib.redirect_stderr(io.StringIO()):
+            with site.submitting(asked.profile), contextlib.redirect_stderr(io.StringIO()):
                 jobs = executor.map_array(
                     job.run, [root] * many, [launch.folder.name] * many, names, array.tasks
                 )
@@ -160,8 +214,9 @@ def _launch(ask: Ask, arrays: list[list[list[str]]], say: Callable[[str], None])
         lines = [line for line in str(error).splitlines() if "error" in line.lower()]
         words = " ".join((lines or [first_line(error)])[-1].split())
         done = f" ({len(submitted)} of {len(arrays)} arrays are submitted)" if submitted else ""
-        raise UserError(f"sbatch refused: {words}{done}; `harness slurm check {ask.profile_name}`") from None
-    return launch
+        raise UserError(
+            f"sbatch refused: {words}{done}; `harness slurm check {asked.profile_name}`"
+        ) from None
 
 
 def _clear(launch: Launch) -> None:
@@ -175,66 +230,7 @@ def _clear(launch: Launch) -> None:
             path.unlink()
 
 
-def make_executor(folder: Path, profile: Profile, name: str, arrays: int = 1) -> submitit.SlurmExecutor:
-    """submitit's executor for one array of a launch of so many. Raises NoSlurm where there is no srun."""
-    try:
-        python = profile.python or shlex.quote(sys.executable)
-        executor = submitit.SlurmExecutor(folder, python=python)
-    except RuntimeError:
-        raise site.NoSlurm("no srun on this machine: is it a login node of a Slurm cluster?") from None
-    executor.update_parameters(**parameters(profile, name, arrays))
-    return executor
-
-
-def parameters(profile: Profile, name: str, arrays: int = 1) -> dict[str, Any]:
-    """The profile in submitit's words."""
-    environment = {OFFLINE: "1"} | family.environment() | profile.environment
-    named: dict[str, Any] = {
-        "partition": profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "constraint": profile.constraint,
-        "gpus_per_node": profile.gpus_per_node or None,
-        "gres": profile.gres,
-    }
-    further = {key.lstrip("-"): value for key, value in profile.sbatch.items() if value is not False}
-    return {
-        **{key: value for key, value in named.items() if value is not None},
-        "job_name": name,
-        "cpus_per_task": profile.cpus,
-        "mem": profile.mem,
-        "time": profile.time,
-        "signal_delay_s": profile.signal_seconds,
-        "array_parallelism": max(profile.array_parallelism // arrays, 1),
-        "setup": [
-            *profile.setup,
-            *own_code_in_shell(),
-            *(f"export {k}={shlex.quote(v)}" for k, v in environment.items()),
-        ],
-        "stderr_to_stdout": True,
-        "wckey": None,
-        # srun of Slurm 22.05 and later does not take over what sbatch was given.
-        "srun_args": [f"--cpus-per-task={profile.cpus}"],
-        "additional_parameters": {"requeue": True, **further},
-    }
-
-
-def sbatch_text(profile: Profile, name: str, tasks: int, folder: Path) -> str:
-    """What sbatch would be given for an array of so many tasks."""
-    executor = make_executor(folder, profile, name)
-    if tasks > 1:
-        executor.parameters["map_count"] = tasks
-    return executor._make_submission_file_text(executor._submitit_command_str, "")
-
-
-def flags(profile: Profile) -> list[str]:
-    """The profile as options of sbatch."""
-    lines = sbatch_text(profile, "harness-check", 1, Path("harness-check")).splitlines()
-    asked = [shlex.split(line)[1] for line in lines if line.startswith("#SBATCH ")]
-    return [flag for flag in asked if not flag.startswith(("--output", "--error", "--open-mode"))]
-
-
-def estimate(found: Launched, seconds_per_step: float | None, profile: Profile) -> str:
+def estimate(found: Packed, seconds_per_step: float | None, profile: Profile) -> str:
     """The plan's cost in words; `seconds_per_step` is of a whole pack."""
     tasks = [task for array in found.arrays for task in array]
     runs = len(found.plan.todo)

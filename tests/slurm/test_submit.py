@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import Execution, UserError
-from slurm import launch as launches_of
+from slurm import launches as launches_of
 from slurm import site
-from slurm.launch import Attempt, Launch, hours, launches
-from slurm.launcher import arrays
+from slurm.launches import Attempt, Launch, hours, launches
 from slurm.profile import Profile
 from slurm.site import Limits
+from slurm.submit import arrays
 
 PACKS = st.integers(1, 400).flatmap(
     lambda n: st.lists(st.integers(1, 16), min_size=n, max_size=n).map(
