@@ -597,4 +597,5 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
 def _difference(one: RunRecord, other: RunRecord) -> str:
     a, b = dotted(one.config), dotted(other.config)
     del a["steps"], b["steps"]
-    return "; ".join(f"{key} is {a[key]} and {b[key]}" for key in a if a[key] != b[key])
+    keys = dict.fromkeys([*a, *b])  # scenes of two kinds have their own
+    return "; ".join(f"{key} is {a.get(key)} and {b.get(key)}" for key in keys if a.get(key) != b.get(key))

@@ -34,8 +34,8 @@ from harness.distill.optim import Adam
 from harness.guidance.prior import Guidance
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
-from harness.scene.field import HashField, choose_backend
-from harness.scene.generator import make_generator
+from harness.scene.encoders import choose_encoder
+from harness.scene.kind import make_scene
 from harness.sweep.pool import cores
 from harness.threads import CHOICES
 
@@ -64,7 +64,7 @@ def run(config: Config, check: bool = False, rounds: int = 7, console: Console |
     console = console or Console()
     fix_workspaces()  # one variant is deterministic
     device = torch.device(pick_device("auto"))
-    encoder = choose_backend(str(device))
+    encoder = choose_encoder(str(device))
     guidance = Guidance.load(config.guidance, device)
     # The usual loop calls the denoiser with its own two samples, as it is, and pads nothing.
     bare, alone = Guidance.load(config.guidance, device), guidance
@@ -169,7 +169,7 @@ def make_pack(
 ) -> step.Pack:
     """A fresh pack of `runs` seeds of one prompt; of `METHOD` where none is given."""
     keys = [rng.Key(PROMPT, seed) for seed in range(runs)]
-    scene = make_generator(config.scene, guidance.latent_shape[0], str(guidance.device), encoder)
+    scene = make_scene(config.scene, guidance.latent_shape[0], str(guidance.device), encoder)
     background_C = guidance.flat_code(config.scene.background_rgb)
     params = scene.init(keys, background_C.cpu().expand(runs, -1))
     params = {name: value.to(guidance.device) for name, value in params.items()}
@@ -238,7 +238,7 @@ def denoiser_calls(guidance: Guidance, pack: step.Pack, repeats: int) -> Callabl
 def field_calls(pack: step.Pack, encoder: str, repeats: int) -> Callable[[], float]:
     """Forward and backward of the field at the points of one render."""
     scene, runs, device = pack.config.scene, len(pack.keys), pack.guidance.device
-    field = HashField(scene, pack.guidance.latent_shape[0], encoder)
+    field = make_scene(scene, pack.guidance.latent_shape[0], str(device), encoder)
     x_RN3 = torch.rand(runs, scene.resolution**2 * scene.samples, 3, device=device) * 2 - 1
 
     def call() -> None:
@@ -383,7 +383,7 @@ def serve_probe() -> None:
     images_NHWC = np.random.default_rng(0).integers(0, 256, (64, 64, 64, 3), dtype=np.uint8)
     step_, embedding = PIECES
     pieces: dict[str, Callable[[], float]] = {
-        step_: steps(make_pack(config, guidance, R, choose_backend("cpu")), 2),
+        step_: steps(make_pack(config, guidance, R, choose_encoder("cpu")), 2),
         embedding: lambda: timed(lambda: clip.embed_images(images_NHWC), 2, len(images_NHWC), device),
     }
     print("ready", file=out, flush=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import operator
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
@@ -123,10 +124,24 @@ class GuidanceConfig(Strict):
 
 
 class SceneConfig(Strict):
-    """The generator g(θ): a hash-grid field in latent space and its volume renderer, or an image's latent."""
+    """The generator g(θ): what kind of scene it is, what kinds have in common, and the hash grid's settings.
 
-    kind: Literal["field", "image"] = Field(
-        default="field", description="image: θ is the latent itself (2D generation, one view)"
+    A kind says which of these it reads (`harness scenes`). Settings of its own are in `own`.
+    """
+
+    kind: str = Field(
+        default="field",
+        pattern=r"^[A-Za-z]\w*$",
+        max_length=LONGEST_NAME,
+        description="what θ is; `harness scenes` lists the kinds",
+    )
+    own: dict[str, Any] = Field(
+        default={}, exclude_if=operator.not_, description="the kind's own settings: set as scene.KIND.key"
+    )
+    own_set: tuple[str, ...] = Field(
+        default=(),
+        exclude_if=operator.not_,
+        description="those of them that differ from the kind's defaults, which alone enter the identity",
     )
     levels: int = Field(default=8, ge=1, le=32)
     features: int = Field(default=2, ge=1, le=8, description="features per level")
@@ -152,6 +167,9 @@ class SceneConfig(Strict):
     entropy: float = Field(default=1e-3, ge=0, description="weight of the opacity entropy")
     sparsity: float = Field(default=0.0, ge=0, description="weight of the mean opacity")
     orientation: float = Field(default=0.0, ge=0, description="weight of the orientation loss")
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.model_dump(mode="json"), sort_keys=True))  # a dict has none
 
 
 class CameraConfig(Strict):
@@ -227,14 +245,6 @@ class Config(Strict):
 
         def __hash__(self) -> int: ...
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.scene.kind == "image" and self.views.tiles != 1:
-            raise ValueError(
-                "scene.kind=image has one view, so it needs views.azimuths=1 and views.heldout_elevation=none"
-            )
-        return self
-
 
 class Execution(Strict):
     """How runs are advanced; nothing here changes a result or an identity.
@@ -257,6 +267,10 @@ class Execution(Strict):
     keep_params: bool = False
     deterministic: bool = False
     methods_dirs: tuple[str, ...] = ()
+    scenes_dirs: tuple[str, ...] = ()
+
+
+_NOT_TO_SET = ("preset", "scene.own", "scene.own_set")
 
 
 def override_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -266,15 +280,18 @@ def override_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             keys += override_keys(kind, f"{prefix}{name}.")
-        elif prefix or name != "preset":
+        elif prefix + name not in _NOT_TO_SET:
             keys.append(prefix + name)
     return keys
 
 
-def dotted(config: BaseModel) -> dict[str, Any]:
-    """Every setting under its dotted key, as JSON has it."""
-
-    return flattened(config.model_dump(mode="json"))
+def dotted(config: Config) -> dict[str, Any]:
+    """Every setting under the dotted key that `--set` takes it by, as JSON has it."""
+    data = config.model_dump(mode="json")
+    scene = data["scene"]
+    own = {f"scene.{scene['kind']}.{key}": value for key, value in scene.pop("own", {}).items()}
+    scene.pop("own_set", None)
+    return flattened(data) | own
 
 
 def flattened(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

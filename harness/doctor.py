@@ -17,11 +17,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.config import Config, Execution, UserError, apply_overrides, named_line
+from harness.config import Config, Execution, UserError, named_line
 from harness.console import say
 from harness.guidance import hub
 from harness.guidance.folder import pinned
 from harness.presets import DEFAULT, load, preset
+from harness.scene.kind import settle
 
 GIB = 1024**3
 
@@ -43,7 +44,7 @@ class Check:
 
 def resolve(preset_name: str, prior: str | None, settings: Sequence[str]) -> Config:
     """The configuration asked about: the preset, `--set` applied, and the prior where one is named."""
-    return apply_overrides(preset(preset_name), [*settings, *([f"guidance.prior={prior}"] if prior else [])])
+    return settle(preset(preset_name), [*settings, *([f"guidance.prior={prior}"] if prior else [])])
 
 
 def pin(config: Config) -> Config:
@@ -203,16 +204,18 @@ def _device(env: dict[str, Any], config: Config) -> Iterator[Check]:
 def _backends() -> Iterator[Check]:
     import torch
 
-    from harness.scene.field import BACKENDS, choose_backend, unavailable
+    from harness.scene.encoders import ENCODERS, choose_encoder, unavailable
 
-    used = choose_backend("cuda" if torch.cuda.is_available() else "cpu")
-    for name in BACKENDS:
+    used = choose_encoder("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ENCODERS:
         reason = unavailable(name)
         facts = {"used": name == used}
         if reason:
-            yield Check(f"field {name}", "missing", f"{reason}; {used} is used", needed=False, facts=facts)
+            yield Check(f"encoder {name}", "missing", f"{reason}; {used} is used", needed=False, facts=facts)
         else:
-            yield Check(f"field {name}", "ok", "used here" if name == used else "not used here", facts=facts)
+            yield Check(
+                f"encoder {name}", "ok", "used here" if name == used else "not used here", facts=facts
+            )
 
 
 def _hub() -> Check:

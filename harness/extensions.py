@@ -18,9 +18,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from harness.config import UserError, nearest
+from pydantic import ValidationError
+
+from harness.config import Strict, UserError, first_problem, nearest
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Strict)
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,20 @@ class Seam:
                 "it must be exactly one"
             )
         return classes[0]
+
+
+def resolve(settings: type[S], given: Mapping[str, Any], told: str) -> S:
+    """The full settings behind `given`; `told` names the extension. Idempotent on a full dict.
+
+    Raises UserError for an unknown key, naming the nearest, and for a value that does not fit.
+    """
+    for key in given:
+        if key not in settings.model_fields:
+            raise UserError(f"{told}: no setting '{key}'{nearest(key, settings.model_fields)}")
+    try:
+        return settings(**given)
+    except ValidationError as error:
+        raise UserError(f"{told}, {first_problem(error)}") from None
 
 
 def _summary(source: Path) -> str:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from harness.prompt import normalised
 
-Stream = Literal["init", "camera", "timestep", "noise", "background", "eval", "render", "occupancy", "method"]
+Stream = Literal[
+    "init", "camera", "timestep", "noise", "background", "eval", "render", "occupancy", "scene", "method"
+]
 STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 

@@ -11,8 +11,7 @@ from harness.guidance.prior import Guidance
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.rng import Key
-from harness.scene.field import choose_backend
-from harness.scene.generator import FieldGenerator
+from harness.scene.kind import make_scene
 
 HALF_3 = (0.6, 0.45, 0.3)  # of the box in the middle, along x, y and z
 RED, BLUE = (0.8, 0.1, 0.1), (0.1, 0.2, 0.8)  # where y > 0, and where not
@@ -37,14 +36,15 @@ def fitted() -> dict[str, torch.Tensor]:
     """Parameters, without the run dimension, of the two-coloured box."""
     cfg = config()
     prior = Guidance.load(cfg.guidance, local_files_only=True)
-    scene = FieldGenerator(cfg.scene, prior.latent_shape[0], choose_backend("cpu"))
-    params = {name: value.requires_grad_() for name, value in scene.field.init([Key("a box", 0)]).items()}
+    scene = make_scene(cfg.scene, prior.latent_shape[0], "cpu")
+    fresh = scene.init([Key("a box", 0)], torch.zeros(1, scene.channels))
+    params = {name: value.requires_grad_() for name, value in fresh.items()}
     codes_2C = torch.stack([prior.flat_code(BLUE), prior.flat_code(RED)])
     optimiser = torch.optim.Adam(params.values(), 2e-2)
     draws = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
         x_N3 = torch.rand(POINTS, 3, generator=draws) * 2 - 1
-        density_1N, latent_1NC = scene.field.query(params, x_N3[None])
+        density_1N, latent_1NC = scene.query(params, x_N3[None])
         is_in_N = inside(x_N3)
         target_NC = codes_2C[(x_N3[:, 1] > 0).long()]
         loss = mse_loss(density_1N[0].log1p(), torch.log1p(DENSITY * is_in_N))

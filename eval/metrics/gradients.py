@@ -20,7 +20,7 @@ from harness.guidance.prior import Guidance
 from harness.guidance.views import view_name, view_prompt
 from harness.records.files import write_cache
 from harness.scene.cameras import evaluation
-from harness.scene.generator import make_generator
+from harness.scene.kind import make_scene
 
 VERSION = 2
 TIMESTEPS = 10  # evenly spaced over the run's range, ends included
@@ -78,15 +78,15 @@ def _at(run: RunRecord, step: int, guidance: Guidance) -> list[Row]:
     if params is None:
         return []
     config = run.config
-    scene = make_generator(config.scene, guidance.latent_shape[0], str(guidance.device))
+    scene = make_scene(config.scene, guidance.latent_shape[0], str(guidance.device))
     cameras = evaluation(config.views)[:1]
     stacked = {name: value[None].to(guidance.device) for name, value in params.items()}
     background_1C = guidance.flat_code(config.scene.background_rgb)[None]
     x_1CHW = scene.view(stacked, cameras, background_1C, None).x_RCHW
     name = (
-        "front"
-        if config.scene.kind == "image"
-        else view_name(0.0, config.views.elevation, config.camera.front_sector, config.camera.overhead)
+        view_name(0.0, config.views.elevation, config.camera.front_sector, config.camera.overhead)
+        if scene.has_sides
+        else "front"
     )
     cond_1LD = guidance.embed([view_prompt(config.guidance.view_prompt, run.prompt, name)])
     keys = [rng.Key(run.prompt, run.seed)] * DRAWS

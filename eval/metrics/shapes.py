@@ -32,8 +32,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from eval.sources.load import RunRecord
 from harness.config import UserError
-from harness.objects.final import Final, NoField, load
-from harness.objects.mesh import OUTLINE, silhouette_threshold
+from harness.objects.final import Final, NoSides, load
+from harness.objects.mesh import OUTLINE, surface_level
 from harness.records.files import write_cache
 from harness.scene.cameras import evaluation
 
@@ -170,7 +170,7 @@ def of_run(run: RunRecord, solid: Solid, truth_VHWC: np.ndarray) -> Shape | None
             return Shape(**kept)
     try:
         final = load(run.folder)
-    except NoField:
+    except NoSides:
         return None
     found = Shape(
         **asdict(fit(solid_of_run(final), solid)),
@@ -195,15 +195,15 @@ def view_error(views_VHWC: np.ndarray, truth_VHWC: np.ndarray) -> float:
 def solid_of_run(final: Final) -> np.ndarray:
     """A run's solid, bool [CELLS, CELLS, CELLS]; empty where no view has an outline."""
     try:
-        threshold, _ = silhouette_threshold(final)
+        level, _ = surface_level(final)
     except UserError:
         return np.zeros((CELLS,) * 3, dtype=bool)
     points_N3 = torch.from_numpy(centres(CELLS)).float().to(final.device)
-    density_N = torch.cat(
-        [final.scene.field.query(final.params, part[None])[0][0] for part in points_N3.split(2**17)]
+    solidity_N = torch.cat(
+        [final.scene.solidity(final.params, part[None])[0] for part in points_N3.split(2**17)]
     )
-    inside_N = points_N3.norm(dim=1) <= final.scene.cfg.bound
-    return ((density_N >= threshold) & inside_N).cpu().numpy().reshape((CELLS,) * 3)
+    inside_N = points_N3.norm(dim=1) <= final.scene.bound
+    return ((solidity_N >= level) & inside_N).cpu().numpy().reshape((CELLS,) * 3)
 
 
 @torch.no_grad()
@@ -212,9 +212,8 @@ def _outlines(final: Final, solid: Solid) -> float:
     side = OUTLINE * final.scene.cfg.resolution
     angles = (cameras.azimuth_R, cameras.elevation_R, cameras.distance_R, cameras.fov_R)
     truth = solid.silhouettes(np.stack([values.numpy() for values in angles], axis=1), side)
-    flat = torch.zeros(1, final.scene.field.channels, device=final.device)
     shares = []
     for v in range(len(cameras)):
-        out = final.scene.render(final.params, cameras[v : v + 1], flat, None, side)
-        shares.append(iou((out.opacity_RHW[0] >= 0.5).cpu().numpy(), truth[v]))
+        covered_P = final.scene.surface(final.params, cameras[v : v + 1], side).opacity_P >= 0.5
+        shares.append(iou(covered_P.view(side, side).cpu().numpy(), truth[v]))
     return float(np.mean(shares))

@@ -1,6 +1,6 @@
 """Textureless renders: the shape alone, shaded grey, as DreamFusion scores beside its coloured views.
 
-The field's density at the run's last step is rendered at image resolution; albedo is white, shading is
+The scene at the run's last step is rendered at image resolution; albedo is white, shading is
 .1 + .9·max(0, n·l) with normals n from the density and a light l that stands over the camera.
 """
 
@@ -12,17 +12,16 @@ import torch
 from eval.scorers.clip import Clip
 from eval.scorers.features import cache_key, file_features
 from eval.sources.load import RunRecord
-from harness.objects.final import Final, NoField, load
+from harness.objects.final import Final, NoSides, load
 from harness.records.files import strip, tiles, write_cache
-from harness.scene.cameras import Cameras, evaluation
-from harness.scene.surface import normals_at, surface
+from harness.scene.cameras import Cameras, evaluation, rays
 
 VERSION = 1
 AMBIENT, DIFFUSE = 0.1, 0.9  # DreamFusion, appendix A.2
 
 
 def textureless_features(run: RunRecord, clip: Clip) -> np.ndarray | None:
-    """Unit features [V, D] of the textureless renders; None where there is no field.
+    """Unit features [V, D] of the textureless renders; None where it has no sides.
 
     The renders are kept as `<run>/eval/textureless-v<version>.png`, a strip of tiles of the views' size.
     """
@@ -46,22 +45,20 @@ def textureless_features(run: RunRecord, clip: Clip) -> np.ndarray | None:
 
 @torch.no_grad()
 def textureless(run: RunRecord, side: int) -> np.ndarray | None:
-    """Grey renders at the evaluation cameras, [V, side, side, 3] uint8; None where there is no field."""
-    if run.config.scene.kind != "field":
-        return None
+    """Grey renders at the evaluation cameras, [V, side, side, 3] uint8; None where it has no sides."""
     try:
         final = load(run.folder)
-    except NoField:
+    except NoSides:
         return None
     cameras = evaluation(run.config.views)
     return np.stack([_shade(final, cameras[v : v + 1], side) for v in range(len(cameras))])
 
 
 def _shade(final: Final, camera: Cameras, side: int) -> np.ndarray:
-    seen = surface(final.scene, final.params, camera, side)
+    seen = final.scene.surface(final.params, camera, side)
     hit_P = seen.opacity_P > 0.05
-    normals_P3 = normals_at(final.scene, final.params, seen.points_P3)
-    light_3 = -seen.render.directions_RP3[0].mean(0) + torch.tensor([0.0, 0.0, 1.0])
+    normals_P3 = final.scene.normals(final.params, seen.points_P3[None])[0]
+    light_3 = -rays(camera, side, side)[1][0].mean(0) + torch.tensor([0.0, 0.0, 1.0])
     shade_P = AMBIENT + DIFFUSE * (normals_P3 @ (light_3 / light_3.norm())).clamp(min=0)
     backdrop_3 = torch.tensor(final.scene.cfg.background_rgb)
     alpha_P1 = (seen.opacity_P * hit_P)[:, None]

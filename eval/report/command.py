@@ -47,7 +47,7 @@ def config_changes(config: Config) -> list[str]:
     return [
         f"{key}={_text(value)}"
         for key, value in ours.items()
-        if value != theirs[key] and key not in ("preset", "steps")
+        if value != theirs.get(key) and key not in ("preset", "steps")
     ]
 
 

@@ -17,7 +17,7 @@ from harness.distill.contract import MethodError
 from harness.guidance.prior import Guidance
 from harness.guidance.views import perp_neg, view_prompt
 from harness.scene.cameras import Cameras
-from harness.scene.generator import View
+from harness.scene.contract import View
 
 LOGGED = ("step", "time", "t", "nfe", "grad_norm")  # names of a row of metrics.jsonl that are taken
 Texts = str | Sequence[str]

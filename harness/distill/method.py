@@ -13,12 +13,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import ValidationError, create_model
+from pydantic import create_model
 
 import harness
-from harness.config import Strict, UserError, first_problem, nearest
+from harness.config import Strict, UserError, nearest
 from harness.distill.schedules import Schedule
-from harness.extensions import Extension, Seam
+from harness.extensions import Extension, Seam, resolve
 from harness.records.files import make_folder, write_bytes
 from harness.records.identity import COMPOSED, HALVES
 
@@ -141,13 +141,7 @@ class Method:
         if preset is not None and not (isinstance(preset, str) and preset in cls.presets):
             raise UserError(f"method {name}: no preset '{preset}'{nearest(str(preset), cls.presets)}")
         base = dict(cls.presets[preset]) if preset is not None else {}
-        for key in given:
-            if key not in cls.Params.model_fields:
-                raise UserError(f"method {name}: no setting '{key}'{nearest(key, cls.Params.model_fields)}")
-        try:
-            return cls.Params(**{**base, **given})
-        except ValidationError as error:
-            raise UserError(f"method {name}, {first_problem(error)}") from None
+        return resolve(cls.Params, {**base, **given}, f"method {name}")
 
 
 BUILT_IN = Path(harness.__file__).resolve().parent.parent / "methods"
@@ -177,7 +171,7 @@ def of_function(module: ModuleType) -> type[Method] | None:
 
     `timestep(progress, draw, noise, params)` is t of one run at i/N, from its own draw in [0, 1): a number,
     which is rounded and kept inside the range. `density(t_T, noise, params)` is W(t) at t = 0…T−1, [T]; steps
-    are spent in proportion (`harness.distill.schedules.Schedule`, which takes settings named order and floor).
+    are spent in proportion (`harness.distill.schedules.Schedule`, whose settings are order and floor).
     Raises UserError where a module defines both.
     """
     timestep, density = (getattr(module, rule, None) for rule in ("timestep", "density"))

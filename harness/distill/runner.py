@@ -33,8 +33,8 @@ from harness.records.reader import RecordError
 from harness.records.tracking import Tracker
 from harness.rng import Key
 from harness.scene.cameras import evaluation
-from harness.scene.field import choose_backend
-from harness.scene.generator import make_generator
+from harness.scene.encoders import choose_encoder
+from harness.scene.kind import check_views, look_in, make_scene
 from harness.threads import torch_threads
 
 Emit = Callable[[events.Told], None]
@@ -76,6 +76,7 @@ def advance(
     `should_stop` turns true, the runs are checkpointed and given free. Raises UserError, PackTooLarge where
     the runs did not fit into memory, and what a method raises; the runs are as their last checkpoints say.
     """
+    look_in(execution.scenes_dirs)
     members = _acquire(Path(root), run_ids)
     try:
         if members:
@@ -204,12 +205,10 @@ class _Crew:
 
         keys = [Key(member.spec.prompt, member.spec.seed) for member in self.members]
         background_C = guidance.flat_code(config.scene.background_rgb)
-        scene = make_generator(
-            config.scene, guidance.latent_shape[0], str(self.device), self.execution.encoder
-        )
+        scene = make_scene(config.scene, guidance.latent_shape[0], str(self.device), self.execution.encoder)
         fresh = scene.init(keys, background_C.cpu().expand(len(keys), -1))
         params = {name: value.to(self.device) for name, value in fresh.items()}
-        adam = Adam(config.optim, params)
+        adam = Adam(config.optim, params, rates=scene.learning_rates())
         method = make_method(first, guidance, self.execution)
         with contract.blamed():
             begun = method.initial_state(list(keys), guidance.shapes)
@@ -256,7 +255,7 @@ class _Crew:
         return [checkpoint for _, checkpoint in usable]
 
     def _environment(self, guidance: Guidance) -> dict[str, Any]:
-        encoder = choose_backend(str(self.device), self.execution.encoder)
+        encoder = choose_encoder(str(self.device), self.execution.encoder)
         return snapshot(
             str(self.device), prior=guidance.record, encoder=encoder, compiled=guidance.is_compiled
         )
@@ -431,8 +430,10 @@ def _restore(groups: dict[str, dict[str, Tensor]], r: int, saved: dict[str, Tens
 
 def check(spec: RunSpec, execution: Execution) -> None:
     """UserError where a run of that method and configuration cannot even be begun on this machine."""
+    look_in(execution.scenes_dirs)
     guidance = load_guidance(spec.config, torch.device(pick_device(execution.device)))
     check_resolution(spec.config, guidance)
+    check_views(spec.config)
     make_method(spec, guidance, execution)
 
 

@@ -16,7 +16,7 @@ from harness.distill.optim import Adam
 from harness.guidance.prior import Guidance
 from harness.guidance.views import view_name
 from harness.scene.cameras import Cameras, sample
-from harness.scene.generator import Generator, View
+from harness.scene.contract import Scene, View
 
 
 @dataclass
@@ -29,14 +29,14 @@ class Pack:
     config: Config
     method: Method
     guidance: Guidance
-    scene: Generator
+    scene: Scene
     background_C: Tensor  # latent code of the background colour
     keys: list[rng.Key]  # each run's prompt and seed
     step_R: Tensor
     total_R: Tensor
     params: dict[str, Tensor]
     adam: Adam
-    scene_state: dict[str, Tensor] = field(default_factory=dict)  # see Generator.state
+    scene_state: dict[str, Tensor] = field(default_factory=dict)  # see Scene.state
     diverged_R: Tensor | None = None  # see StepReport
     state_layout: contract.StateLayout = field(default_factory=dict)  # of the method's state
     nfe_R: Tensor = field(init=False)  # denoiser evaluations of each run so far, int64 on the CPU
@@ -80,11 +80,12 @@ class StepReport:
 
     def scalars(self, r: int) -> dict[str, float | int]:
         """The logged values of run r."""
+        maps_R = {name: map_R for name, map_R in self.view.maps_R.items() if name != "depth"}
         return {
             "t": int(self.t_R[r]),
             "nfe": int(self.nfe_R[r]),
             "grad_norm": float(self.grad_norm_R[r]),
-            **{name: float(map_R[r].detach().mean()) for name, map_R in self.view.maps_R.items()},
+            **{name: float(map_R[r].detach().mean()) for name, map_R in maps_R.items()},
             **{f"loss_{name}": float(value_R[r].detach()) for name, value_R in self.view.penalties_R.items()},
             **{name: float(value_R[r]) for name, value_R in self.logged_R.items()},
         }
@@ -110,12 +111,13 @@ def step(pack: Pack) -> StepReport:
 
     # x = g(θ, c): a camera for each run, and its render
     cameras = sample(config.camera, rng.uniform(keys, i, "camera", (4,)))
-    if config.scene.kind == "image":
+    if not pack.scene.has_sides:
         cameras = from_the_front(cameras)
-    pack.scene.look(
+    pack.scene.before_step(
         pack.params,
         pack.scene_state,
         pack.step_R,
+        pack.total_R,
         lambda shape: upload(rng.uniform(keys, i, "occupancy", shape), device),
     )
     params = {name: value.requires_grad_() for name, value in pack.params.items()}
@@ -157,6 +159,15 @@ def step(pack: Pack) -> StepReport:
     # θ ← Adam(θ, g)
     pack.params = {name: value.detach() for name, value in params.items()}
     pack.adam.update(pack.params, grads, pack.step_R)
+    pack.scene.after_step(
+        pack.params,
+        pack.scene_state,
+        grads,
+        (pack.adam.first, pack.adam.second),
+        pack.step_R,
+        pack.total_R,
+        lambda shape: upload(rng.uniform(keys, i, "scene", shape), device),
+    )
 
     grad_norm_R = per_run_norm(list(grads.values()))
     finite_R = torch.isfinite(grad_norm_R) & torch.isfinite(per_run_norm([x_RCHW, g_RCHW]))

@@ -18,7 +18,6 @@ from harness.guidance.prior import Guidance
 from harness.objects.final import Final, latents
 from harness.objects.turntable import in_camera
 from harness.scene.cameras import Cameras, make, rays
-from harness.scene.surface import surface
 
 AZIMUTHS, RINGS = 12, 3
 STEEPEST = 80.0  # degrees of elevation: above, azimuth means little
@@ -72,12 +71,12 @@ def vertex_colours(
     cameras = cameras_around(final)
     x_VCHW = latents(final, prior, cameras)
     images_VCHW = prior.decode(x_VCHW)
-    slack = 2 * final.scene.cfg.bound / final.scene.cfg.samples
+    slack = final.scene.depth_step
     sum_N3, weight_N = torch.zeros_like(points_N3), torch.zeros(len(points_N3), device=final.device)
     opacity_VHW = []
     for v in range(len(cameras)):
         camera, side = cameras[v : v + 1], prior.image_size
-        seen = surface(final.scene, final.params, camera, side)
+        seen = final.scene.surface(final.params, camera, side)
         place_N2, away_N, towards_N3 = project(camera, points_N3)
         maps_NC = _look_up(
             torch.stack([seen.depth_P, seen.opacity_P]).view(2, side, side), place_N2, "nearest"
@@ -89,7 +88,7 @@ def vertex_colours(
         weight_N += share_N
         opacity_VHW.append(seen.opacity_P.view(side, side))
     map_D3 = _linear_map(x_VCHW, images_VCHW, torch.stack(opacity_VHW))
-    _, own_1NC = final.scene.field.query(final.params, (points_N3 - slack / 2 * facing_N3)[None])
+    _, own_1NC = final.scene.query(final.params, (points_N3 - slack / 2 * facing_N3)[None])
     guess_N3 = (_with_one(own_1NC[0]) @ map_D3).clamp(0, 1)
     is_seen_N = weight_N > 0
     rgb_N3 = torch.where(is_seen_N[:, None], sum_N3 / weight_N.clamp(min=1e-9)[:, None], guess_N3)

@@ -11,10 +11,10 @@ from harness.objects.final import Final, load_prior
 from harness.objects.formats import AXES, COLOURS, as_bytes
 from harness.objects.mesh import (
     default_resolution,
-    density_grid,
     largest_components,
     level_surface,
-    silhouette_threshold,
+    solidity_grid,
+    surface_level,
 )
 from harness.records.files import make_folder, write_bytes, write_json
 
@@ -38,25 +38,28 @@ def export_mesh(
     path = out or final.folder.mesh / f"object.{kind}"
     if not path.parent.is_dir() and out:
         raise UserError(f"--out {out}: there is no folder {path.parent}")
+    if threshold is not None and final.scene.quantity == "distance":
+        raise UserError(f"--threshold {threshold:g}: a signed distance has its surface at 0")
     if threshold is not None and not threshold > 0:
         raise UserError(f"--threshold {threshold:g}: a density is above 0")
-    outlines = None
+    source, outlines = "asked for", None
     if threshold is None:
-        threshold, outlines = silhouette_threshold(final)
+        threshold, outlines = surface_level(final)
+        source = "the signed distance" if outlines is None else "the outlines of the evaluation views"
     resolution = resolution or default_resolution(final)
-    grid = density_grid(final, threshold, resolution)
+    grid = solidity_grid(final, threshold, resolution)
     mesh, found = largest_components(level_surface(final, grid, threshold), components)
     colours = vertex_colours(final, load_prior(final), mesh.vertices, mesh.vertex_normals)
     about = final.about | {
         "version": VERSION,
         "file": path.name,
         "threshold": threshold,
-        "threshold_from": "asked for" if outlines is None else "the outlines of the evaluation views",
+        "threshold_from": source,
         "outline_iou": outlines,
         "grid": {
             "cells": 2 * -(-resolution // 2),
             "spacing": grid.spacing,
-            "box": list(grid.density_XYZ.shape),
+            "box": list(grid.solidity_XYZ.shape),
             "queried": grid.queried,
         },
         "vertices": len(mesh.vertices),
@@ -66,8 +69,8 @@ def export_mesh(
         "watertight": bool(mesh.is_watertight),
         "bounds": mesh.bounds.round(6).tolist(),
         "axes": AXES[kind],
-        "units": "world units: the field lives in the ball of radius "
-        f"{final.scene.cfg.bound:g} round the origin; bounds are in the world's frame",
+        "units": "world units: the scene lives in the ball of radius "
+        f"{final.scene.bound:g} round the origin; bounds are in the world's frame",
         "colours": {
             "stored": COLOURS[kind],
             "views": colours.views,

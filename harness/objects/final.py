@@ -1,4 +1,4 @@
-"""A finished run's field, and the prior that turns what it shows into colours."""
+"""A finished run's scene, and the prior that turns what it shows into colours."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from harness.records.identity import RunSpec
 from harness.records.reader import RecordError
 from harness.records.stamp import mark, prior_hash, same_prior
 from harness.scene.cameras import Cameras
-from harness.scene.field import Params, choose_backend
-from harness.scene.generator import FieldGenerator
+from harness.scene.contract import Params, Scene
+from harness.scene.kind import channels_of, load_kind, make_scene
 
 
-class NoField(UserError):
+class NoSides(UserError):
     """A run that has nothing to be seen from all sides."""
 
 
 @dataclass(frozen=True)
 class Final:
-    """A run at its last step: `params` [1, …] of the field in `scene`, on `device`."""
+    """A run at its last step: `params` [1, …] of `scene`, on `device`."""
 
     folder: RunFolder
     spec: RunSpec
-    scene: FieldGenerator
+    scene: Scene
     params: Params
     device: torch.device
 
@@ -51,32 +51,32 @@ class Final:
 
 
 def load(folder: RunFolder, device: str = "cpu") -> Final:
-    """The field of a run that is done; NoField where the run has none to show, UserError where its parameters
+    """The scene of a run that is done; NoSides where the run has none to show, UserError where its parameters
     cannot be read."""
     look = folder.look()
     if look.damage:
-        raise NoField(f"{folder.id} is damaged: {look.damage}")
+        raise NoSides(f"{folder.id} is damaged: {look.damage}")
     spec = look.spec or folder.spec()
-    if spec.config.scene.kind != "field":
-        raise NoField(
-            f"{folder.id} made an image (scene.kind={spec.config.scene.kind}): it has no other side"
+    if not load_kind(spec.config.scene.kind).has_sides:
+        raise NoSides(
+            f"{folder.id} made a picture (scene.kind={spec.config.scene.kind}): it has no other side"
         )
     if look.status != "done":
-        raise NoField(f"{folder.id} is not done: it is {look.status}")
+        raise NoSides(f"{folder.id} is not done: it is {look.status}")
     try:
         params = folder.load_params(spec.config.steps)
     except RecordError as error:
         raise UserError(f"{folder.id}: {error}") from error
     if not params:
-        raise NoField(
+        raise NoSides(
             f"{folder.id} has no parameters of its last step, {spec.config.steps}: only its views are kept"
         )
     where = torch.device(device)
     stacked = {name: value[None].to(where) for name, value in params.items()}
-    if "w2" not in stacked or stacked["w2"].ndim != 3:
-        raise UserError(f"{folder.id} has parameters of another kind of field")
-    channels = stacked["w2"].shape[1] - 1
-    scene = FieldGenerator(spec.config.scene, channels, choose_backend(device))
+    channels = channels_of(spec.config.scene, stacked)
+    if channels is None:
+        raise UserError(f"{folder.id} has parameters of another kind of scene")
+    scene = make_scene(spec.config.scene, channels, device)
     return Final(folder, spec, scene, stacked, where)
 
 

@@ -14,7 +14,6 @@ from harness.objects.video import mp4, webp
 from harness.records.files import disk_errors, write_bytes, write_json
 from harness.records.folder import RunFolder
 from harness.scene.cameras import Cameras, make
-from harness.scene.surface import mean_normals, surface
 
 VERSION = 1
 ABOUT = "turntable.json"
@@ -50,7 +49,7 @@ def write_turntable(
     turn = [360.0 * n / azimuths for n in range(azimuths)]
     cameras = make(turn, [elevation] * azimuths, [views.distance] * azimuths, [views.fov] * azimuths)
     side = size or prior.image_size
-    near, far = views.distance - final.scene.cfg.bound, views.distance + final.scene.cfg.bound
+    near, far = views.distance - final.scene.bound, views.distance + final.scene.bound
     colour_VHWC = pictures(prior, latents(final, prior, cameras)).numpy()
     depth_VHWC, normals_VHWC = _shape(final, cameras, side, near, far)
     films = {"colour": _resized(colour_VHWC, side), "depth": depth_VHWC, "normals": normals_VHWC}
@@ -86,10 +85,11 @@ def _shape(
     colours = torch.from_numpy(matplotlib.colormaps[DEPTH_COLOURS + "_r"](np.arange(256))[:, :3]).float()
     depth, facing = [], []
     for v in range(len(cameras)):
-        seen = surface(final.scene, final.params, cameras[v : v + 1], side)
+        seen = final.scene.surface(final.params, cameras[v : v + 1], side, normals=True)
         opacity_P1 = seen.opacity_P[:, None].cpu()
         level_P = ((seen.depth_P - near) / (far - near)).clamp(0, 1).mul(255).round().long().cpu()
-        towards_P3 = in_camera(cameras[v : v + 1], mean_normals(final.scene, final.params, seen).cpu())
+        assert seen.normals_P3 is not None
+        towards_P3 = in_camera(cameras[v : v + 1], seen.normals_P3.cpu())
         for frames, image_P3 in ((depth, colours[level_P]), (facing, towards_P3 / 2 + 0.5)):
             shown_P3 = opacity_P1 * image_P3 + (1 - opacity_P1) * NEUTRAL
             frames.append((shown_P3.clamp(0, 1) * 255).round().to(torch.uint8).reshape(side, side, 3).numpy())

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from harness.config import (
     Config,
     UserError,
-    apply_overrides,
     dotted,
     first_problem,
     flattened,
@@ -24,6 +23,7 @@ from harness.config import (
     read_toml,
 )
 from harness.records.files import read_text
+from harness.scene.kind import settle
 
 FOLDER = Path(__file__).parent
 DEFAULT = "toy"
@@ -43,7 +43,7 @@ class Preset:
     def changes(self) -> dict[str, Any]:
         """What differs from the defaults, by dotted key."""
         default = dotted(Config())
-        return {k: v for k, v in dotted(self.config).items() if v != default[k] and k != "preset"}
+        return {k: v for k, v in dotted(self.config).items() if v != default.get(k) and k != "preset"}
 
 
 def names() -> list[str]:
@@ -69,7 +69,7 @@ def load(name: str) -> Preset:
         f"{k}={v if isinstance(v, str) else json.dumps(v, default=str)}" for k, v in flattened(data).items()
     ]
     try:
-        config = apply_overrides(Config(preset=path.stem), items)
+        config = settle(Config(preset=path.stem), items)
     except ValidationError as error:
         raise UserError(f"{path}: a preset is named by its file: {first_problem(error)}") from None
     except UserError as error:

@@ -171,6 +171,10 @@ def by_identity(function: Callable[[T], V]) -> Callable[[T], V]:
 def _hashed_config(config: Config) -> dict[str, Any]:
     config = without_place(config)
     data = config.model_dump(mode="json", exclude_defaults=True, exclude=set(NOT_HASHED))
+    if config.scene.own:
+        own = data["scene"].pop("own")
+        if differing := data["scene"].pop("own_set", ()):
+            data["scene"]["own"] = {key: own[key] for key in differing}
     return {key: value for key, value in data.items() if value != {}}
 
 

@@ -9,7 +9,7 @@ Kernels release the GIL and run on plain threads, as many as `torch.get_num_thre
 would compete with torch's for the cores. Compiled code is cached beside this file; where that folder is
 read-only numba takes the user's cache folder, and `NUMBA_CACHE_DIR` names another.
 
-The reference for values and gradients is the torch path of harness.scene.field and harness.scene.renderer.
+The reference for values and gradients is torch: harness.scene.kinds.field and harness.scene.renderer.
 Letters: R runs, N points, Q tasks of a run, B points of a block, K = L·F features, H hidden units, O = 1 + C
 outputs (density, then latent), G the numbers of the network of one run.
 """

@@ -6,7 +6,7 @@ the cube and points without a gradient cost nothing there. The table's gradient 
 order of their arrival, so its last bits differ from call to call; where torch is asked for deterministic
 algorithms it is summed in 64-bit integers, which no order changes.
 
-The reference for values and gradients is the torch path of harness.scene.field and harness.scene.renderer.
+The reference for values and gradients is torch: harness.scene.kinds.field and harness.scene.renderer.
 Letters: R runs, N points, K = L·F features, H hidden units, O = 1 + C outputs (density, then latent), P rays
 of S samples, G programs that share a run's network gradient. …P and B are padded to powers of two.
 """

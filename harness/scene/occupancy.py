@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
-from harness.scene.field import HashField, Params
+from harness.scene.contract import Params
 
 if TYPE_CHECKING:
     from harness.config import SceneConfig
+    from harness.scene.volume import VolumeScene
 
 DECAY = 0.95
 
@@ -36,19 +37,19 @@ def due(cfg: SceneConfig, step_R: Tensor) -> Tensor:
 
 @torch.no_grad()
 def update(
-    field: HashField,
+    scene: VolumeScene,
     params: Params,
     grids: Params,
     runs: Tensor,
     draws: Callable[[tuple[int, ...]], Tensor],
 ) -> None:
     """Look at the cells of `runs` (indices) anew, in place; `draws` place a point in each cell."""
-    cfg, G, index = field.cfg, field.cfg.occupancy, runs.to(grids["kept"].device)
+    cfg, G, index = scene.cfg, scene.cfg.occupancy, runs.to(grids["kept"].device)
     axis_G = torch.arange(G, device=index.device, dtype=torch.float32)
     corner_N3 = torch.stack(torch.meshgrid(axis_G, axis_G, axis_G, indexing="ij"), -1).flatten(0, 2)
     inside_RN3 = (corner_N3 + draws((G**3, 3))[index]) / G
     chosen = {name: value[index] for name, value in params.items()}
-    density_RN, _ = field.query(chosen, (2 * inside_RN3 - 1) * cfg.bound)
+    density_RN = scene.density_latent(chosen, (2 * inside_RN3 - 1) * cfg.bound)[..., 0]
     density_RN = torch.maximum(grids["density"][index] * DECAY, density_RN)
     near_RN = max_pool3d(density_RN.view(-1, G, G, G), 3, stride=1, padding=1).flatten(1)
     grids["density"][index], grids["kept"][index] = density_RN, near_RN >= cfg.occupancy_density

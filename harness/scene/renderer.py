@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from harness.scene.cameras import Cameras, rays
-from harness.scene.field import HashField, Params, by_run
+from harness.scene.contract import Params, by_run
+
+if TYPE_CHECKING:
+    from harness.scene.volume import VolumeScene
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,52 @@ def composite(
     return x_RPC.transpose(1, 2), weights_RPS, rest_RP, (weights_RPS * depth_RPS).sum(-1)
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Where R cameras' rays are looked at: S points of each of P rays, at depth_RPS along directions_RP3,
+    each anywhere in its stretch of length delta_RP. One that is not to be computed lies outside the cube."""
+
+    directions_RP3: Tensor
+    depth_RPS: Tensor
+    delta_RP: Tensor
+    points_RPS3: Tensor
+
+
+def sample_rays(
+    bound: float,
+    samples: int,
+    cameras: Cameras,
+    jitter_RPS: Tensor | None,
+    H: int,
+    W: int,
+    device: torch.device,
+    kept: Callable[[Tensor], Tensor] | None = None,
+) -> Samples:
+    """The samples of every ray where it crosses the ball of radius `bound`: see `render`."""
+    origins_RP3, directions_RP3 = rays(cameras, H, W, device)
+    ox, oy, oz = origins_RP3.unbind(-1)
+    dx, dy, dz = directions_RP3.unbind(-1)
+    along_RP = -(ox * dx + oy * dy + oz * dz)
+    nearest_RP = ox * ox + oy * oy + oz * oz - along_RP * along_RP
+    hit_RP = (nearest_RP < bound * bound) & (along_RP + bound > 0)
+    half_RP = (bound * bound - nearest_RP).clamp(min=0).sqrt()
+    near_RP = (along_RP - half_RP).clamp(min=0)
+    samples = samples if jitter_RPS is None else jitter_RPS.shape[2]
+    delta_RP = (along_RP + half_RP - near_RP).clamp(min=0) / samples
+    place_S = torch.arange(samples, device=device, dtype=torch.float32)
+    place_RPS = place_S + (0.5 if jitter_RPS is None else jitter_RPS.to(device))
+    depth_RPS = near_RP[..., None] + delta_RP[..., None] * place_RPS
+    points_RPS3 = origins_RP3[:, :, None] + directions_RP3[:, :, None] * depth_RPS[..., None]
+    # A point outside the cube has no density and is not computed.
+    seen_RPS = hit_RP[..., None]
+    if kept:
+        seen_RPS = seen_RPS & kept(points_RPS3.flatten(1, 2)).view_as(depth_RPS)
+    points_RPS3 = torch.where(seen_RPS[..., None], points_RPS3, 2 * bound)
+    return Samples(directions_RP3, depth_RPS, delta_RP, points_RPS3)
+
+
 def render(
-    field: HashField,
+    scene: VolumeScene,
     params: Params,
     cameras: Cameras,
     background_RC: Tensor,
@@ -62,40 +110,21 @@ def render(
     background. Where `kept` says False of a point [R, N, 3], there is nothing. Differentiable in the
     parameters, for one backward pass.
     """
-    bound = field.cfg.bound
-    device = params["table"].device
-    origins_RP3, directions_RP3 = rays(cameras, H, W, device)
-    ox, oy, oz = origins_RP3.unbind(-1)
-    dx, dy, dz = directions_RP3.unbind(-1)
-    along_RP = -(ox * dx + oy * dy + oz * dz)
-    nearest_RP = ox * ox + oy * oy + oz * oz - along_RP * along_RP
-    hit_RP = (nearest_RP < bound * bound) & (along_RP + bound > 0)
-    half_RP = (bound * bound - nearest_RP).clamp(min=0).sqrt()
-    near_RP = (along_RP - half_RP).clamp(min=0)
-    samples = field.cfg.samples if jitter_RPS is None else jitter_RPS.shape[2]
-    delta_RP = (along_RP + half_RP - near_RP).clamp(min=0) / samples
-    place_S = torch.arange(samples, device=device, dtype=torch.float32)
-    place_RPS = place_S + (0.5 if jitter_RPS is None else jitter_RPS.to(device))
-    depth_RPS = near_RP[..., None] + delta_RP[..., None] * place_RPS
-    points_RPS3 = origins_RP3[:, :, None] + directions_RP3[:, :, None] * depth_RPS[..., None]
-    # A point outside the cube has no density and is not computed.
-    seen_RPS = hit_RP[..., None]
-    if kept:
-        seen_RPS = seen_RPS & kept(points_RPS3.flatten(1, 2)).view_as(depth_RPS)
-    points_RPS3 = torch.where(seen_RPS[..., None], points_RPS3, 2 * bound)
-
-    field_RPSO = field.density_latent(params, points_RPS3.flatten(1, 2)).unflatten(1, (H * W, samples))
+    device = next(iter(params.values())).device
+    at = sample_rays(scene.bound, scene.cfg.samples, cameras, jitter_RPS, H, W, device, kept)
+    field_RNO = scene.density_latent(params, at.points_RPS3.flatten(1, 2))
+    field_RPSO = field_RNO.unflatten(1, at.points_RPS3.shape[1:3])
     background_RC = params.get("background", background_RC.to(device))
-    if field.fused:
-        parts = field.fused.composite(field_RPSO, depth_RPS, delta_RP, background_RC)
+    if scene.fused:
+        parts = scene.fused.composite(field_RPSO, at.depth_RPS, at.delta_RP, background_RC)
     else:
-        parts = by_run(composite, field_RPSO, depth_RPS, delta_RP, background_RC)
+        parts = by_run(composite, field_RPSO, at.depth_RPS, at.delta_RP, background_RC)
     x_RCP, weights_RPS, rest_RP, depth_RP = parts
     return Render(
         x_RCHW=x_RCP.unflatten(2, (H, W)),
         opacity_RHW=(1 - rest_RP).unflatten(1, (H, W)),
         weights_RPS=weights_RPS,
         depth_RHW=depth_RP.unflatten(1, (H, W)),
-        directions_RP3=directions_RP3,
-        points_RPS3=points_RPS3,
+        directions_RP3=at.directions_RP3,
+        points_RPS3=at.points_RPS3,
     )

@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.config import Config, Execution, UserError, apply_overrides
+from harness.config import Config, Execution, UserError
 from harness.distill.method import discover
 from harness.guidance.folder import pinned
 from harness.guidance.reading import check_prompts
 from harness.presets import CLIPS, DEFAULT, load
 from harness.records.identity import COMPOSED, RunSpec
+from harness.scene.kind import settle
 from harness.sweep import grid
 from harness.text import short
 
@@ -44,7 +45,7 @@ class Request:
         Raises UserError for whatever does not fit, before anything starts.
         """
         of_config, of_methods = grid.split_overrides(self.settings, list(discover(self.methods_dirs)))
-        config = apply_overrides(load(self.preset).config, of_config)
+        config = settle(load(self.preset).config, of_config)
         config = config.model_copy(update={"guidance": pinned(config.guidance)})
         suite = grid.read_suite(self.prompts)
         if config.guidance.prior == "toy-sd":

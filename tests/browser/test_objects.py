@@ -21,7 +21,6 @@ from harness.objects.formats import FORMATS
 from harness.objects.turntable import write_turntable
 from harness.records.folder import RunFolder
 from harness.scene.cameras import make
-from harness.scene.surface import surface
 from tests import solids
 
 VIEWER = Path(__file__).parent / "viewer"
@@ -91,7 +90,7 @@ def test_three_js_shows_the_object_as_the_run_does(
     data = base64.b64decode(page.evaluate("window.picture").partition(",")[2])
     shown_HWC = np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((64, 64), Image.Resampling.BOX))
     camera = make([AZIMUTH], [ELEVATION], [views.distance], [views.fov])
-    seen_HW = surface(final.scene, final.params, camera, 64).opacity_P.view(64, 64).numpy()
+    seen_HW = final.scene.surface(final.params, camera, 64).opacity_P.view(64, 64).numpy()
     prior = load_prior(final)
     decoded_HWC = pictures(prior, latents(final, prior, camera))[0].numpy()
     is_backdrop_HW = (np.abs(shown_HWC.astype(int) - BACKDROP) < 8).all(-1)

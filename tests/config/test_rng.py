@@ -11,7 +11,7 @@ from harness import rng
 from harness.config import Config
 from harness.prompt import normalised
 from harness.scene.cameras import sample
-from harness.scene.generator import make_generator
+from harness.scene.kind import make_scene
 
 prompts = st.text(min_size=1, max_size=30)
 seeds = st.integers(0, 2**31)
@@ -82,7 +82,7 @@ def test_two_prompts_at_one_seed_have_nothing_in_common():
         ],
     }
     for kind in ("field", "image"):
-        scene = make_generator(config.scene.model_copy(update={"kind": kind}), 4, "cpu", "torch")
+        scene = make_scene(config.scene.model_copy(update={"kind": kind}), 4, "cpu", "torch")
         params = scene.init(keys, torch.zeros(2, 4))
         draws |= {
             f"{kind} {name}": [row.flatten() for row in params[name]] for name in params if name[0] != "b"

@@ -23,7 +23,7 @@ from harness.guidance.prior import Guidance
 from harness.guidance.random_prior import make_prior
 from harness.rng import Key
 from harness.scene.cameras import make, rays
-from harness.scene.generator import View
+from harness.scene.contract import View
 from harness.threads import torch_threads
 from tests import tinyruns
 
@@ -57,8 +57,8 @@ def context(
     x = torch.randn(3, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
     view = View(
         x[list(rows)].requires_grad_() * 1.0,
-        {"entropy": torch.ones(len(rows))},
-        {"opacity": torch.rand(len(rows), 4, 4)},
+        torch.rand(len(rows), 4, 4),
+        penalties_R={"entropy": torch.ones(len(rows))},
     )
     others = ([value + 10.0 * r for r in rows] for value in (15.0, 2.0, 40.0))
     cameras = make([azimuths[r] for r in rows], *others)

@@ -22,7 +22,7 @@ from harness.guidance.prior import Guidance
 from harness.guidance.random_prior import make_prior
 from harness.rng import Key
 from harness.scene.cameras import make
-from harness.scene.generator import View
+from harness.scene.contract import View
 
 PROMPT = "A red Mug, side view"
 CFG = 7.5

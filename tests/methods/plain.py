@@ -16,7 +16,7 @@ from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.guidance.prior import Guidance
 from harness.rng import Key
 from harness.scene.cameras import make
-from harness.scene.generator import View
+from harness.scene.contract import View
 
 KEYS = [Key("a red mug", 0), Key("a bus", 1), Key("a red mug", 2)]
 VIEWS = ["front", "side", "back"]
@@ -40,7 +40,7 @@ def context(prior: Guidance, t: list[int], i: int | list[int] = 5, total: int = 
     """Step i of as many runs as there are timesteps."""
     runs = len(t)
     x = torch.randn(3, *prior.latent_shape, generator=torch.Generator().manual_seed(0))[:runs]
-    view = View(x.requires_grad_() * 1.0, {}, {"opacity": torch.rand(runs, 4, 4)})
+    view = View(x.requires_grad_() * 1.0, torch.rand(runs, 4, 4))
     cameras = make(*([value + 90.0 * r for r in range(runs)] for value in (0.0, 15.0, 2.0, 40.0)))
     steps = torch.tensor(i).expand(runs) if isinstance(i, int) else torch.tensor(i)
     totals = torch.full((runs,), total)

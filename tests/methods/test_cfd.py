@@ -10,7 +10,7 @@ from harness.config import UserError
 from harness.distill.context import GradientContext
 from harness.guidance.prior import Guidance
 from harness.scene.cameras import make
-from harness.scene.generator import View
+from harness.scene.contract import View
 from tests.methods import plain
 
 AZIMUTHS, ELEVATIONS = [0.0, 100.0, 350.0], [0.0, 45.0, -90.0]
@@ -19,10 +19,10 @@ AZIMUTHS, ELEVATIONS = [0.0, 100.0, 350.0], [0.0, 45.0, -90.0]
 def seen(prior: Guidance, opacity: bool, azimuths=AZIMUTHS, i: int = 5) -> GradientContext:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, *prior.latent_shape, generator=generator)
-    maps = {"opacity": torch.rand(3, *prior.latent_shape[1:], generator=generator)} if opacity else {}
+    opaque_RHW = torch.rand(3, *prior.latent_shape[1:], generator=generator) if opacity else None
     steps, t = torch.tensor([i] * 3), torch.tensor([100, 500, 900])
     cameras = make(azimuths, ELEVATIONS, [2.0] * 3, [40.0] * 3)
-    view = View(x.requires_grad_() * 1.0, {}, maps)
+    view = View(x.requires_grad_() * 1.0, opaque_RHW)
     return GradientContext(prior, plain.KEYS, steps, steps * 4, t, view, cameras, plain.VIEWS)
 
 
@@ -61,8 +61,7 @@ def test_the_noise_of_an_object_turns_with_it(prior: Guidance) -> None:
 
     def noise(turn: int, i: int = 5) -> Tensor:
         ctx = seen(prior, True, [turn * column + 1.0] * 3, i)
-        solid = {**ctx._view.maps_R, "opacity": torch.ones_like(ctx.map("opacity"))}
-        ctx._view = View(ctx._view.x_RCHW, {}, solid)
+        ctx._view = View(ctx._view.x_RCHW, torch.ones_like(ctx.map("opacity")))
         return method._noise(ctx)
 
     assert torch.equal(noise(3), noise(3, i=6)) and torch.equal(noise(16), noise(0))

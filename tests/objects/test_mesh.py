@@ -19,7 +19,7 @@ from harness.guidance.random_prior import make_prior
 from harness.objects import mesh as meshes
 from harness.objects.colours import project
 from harness.objects.export import export_mesh
-from harness.objects.final import Final, NoField, latents, load, load_prior, pictures
+from harness.objects.final import Final, NoSides, latents, load, load_prior, pictures
 from harness.objects.formats import FORMATS, as_bytes, linear
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
@@ -85,9 +85,9 @@ def test_the_fine_grid_is_looked_at_only_where_the_object_is(
     box: Final, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     level = solids.DENSITY / 2
-    grid = meshes.density_grid(box, level, 60)
+    grid = meshes.solidity_grid(box, level, 60)
     monkeypatch.setattr(meshes, "FAINT", 0.0)  # everything counts
-    whole = meshes.density_grid(box, level, 60)
+    whole = meshes.solidity_grid(box, level, 60)
     assert grid.queried < 0.4 * whole.queried
     found, wanted = (meshes.level_surface(box, each, level) for each in (grid, whole))
     assert np.allclose(found.vertices, wanted.vertices, atol=1e-6)
@@ -96,7 +96,7 @@ def test_the_fine_grid_is_looked_at_only_where_the_object_is(
 
 def test_a_field_that_fills_the_cube_is_cut_by_the_ball(tmp_path: Path) -> None:
     full = with_params(tmp_path, b2=solids.fitted()["b2"] + torch.tensor([100.0, 0, 0, 0, 0]))
-    mesh = meshes.level_surface(full, meshes.density_grid(full, 5.0, 48), 5.0)
+    mesh = meshes.level_surface(full, meshes.solidity_grid(full, 5.0, 48), 5.0)
     assert mesh.is_watertight and np.allclose(np.linalg.norm(mesh.vertices, axis=-1), 1, atol=0.02)
 
 
@@ -173,7 +173,7 @@ def test_a_prior_of_pixels_needs_no_decoder(tmp_path: Path) -> None:
     _, about = export_mesh(final, "ply")
     assert about["mark"] == "RANDOM WEIGHTS" and about["watertight"]
     mesh = trimesh.load_mesh(final.folder.path / "mesh" / "object.ply", process=False)
-    x_1NC = final.scene.field.query(final.params, torch.from_numpy(mesh.vertices)[None].float())[1]
+    x_1NC = final.scene.query(final.params, torch.from_numpy(mesh.vertices)[None].float())[1]
     own_N3 = (x_1NC[0] / 2 + 0.5).clamp(0, 1).detach().numpy()
     assert np.abs(colours_of(mesh, "ply") - own_N3).mean() < 0.1
 
@@ -182,14 +182,14 @@ def test_a_run_without_a_field_is_refused(tmp_path: Path) -> None:
     flat = {"scene": {"kind": "image"}, "views": {"azimuths": 1, "heldout_elevation": None}}
     cfg = Config.model_validate(flat)
     image = RunFolder.create(tmp_path, RunSpec(method="tp_sds", prompt="a box", seed=0, config=cfg))
-    with pytest.raises(NoField, match="made an image"):
+    with pytest.raises(NoSides, match="made a picture"):
         load(image)
     new = RunFolder.create(tmp_path, RunSpec(method="tp_sds", prompt="a box", seed=7, config=solids.config()))
-    with pytest.raises(NoField, match="is not done: it is new"):
+    with pytest.raises(NoSides, match="is not done: it is new"):
         load(new)
     gone = solids.make(tmp_path, solids.fitted(), seed=8)
     (gone.path / "checkpoint.safetensors").unlink()
-    with pytest.raises(NoField, match="no parameters of its last step"):
+    with pytest.raises(NoSides, match="no parameters of its last step"):
         load(gone)
     (gone.path / "checkpoint.safetensors").write_bytes(b"half a")
     with pytest.raises(UserError, match="cannot be read"):

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from harness import rng
 from harness.config import SceneConfig, UserError
-from harness.scene import cameras, regularisers
-from harness.scene.field import HashField, Params, choose_backend
+from harness.scene import cameras, encoders, regularisers
+from harness.scene.contract import Params
+from harness.scene.encoders import choose_encoder
+from harness.scene.kinds.field import HashField
 from harness.scene.renderer import Render, render
 from harness.threads import torch_threads
 
@@ -45,6 +47,10 @@ def keys(seeds: Iterable[int]) -> list[rng.Key]:
     return [rng.Key("a cup", seed) for seed in seeds]
 
 
+def fresh(field: HashField, own: list[rng.Key]) -> Params:
+    return field.init(own, torch.zeros(len(own), field.channels))
+
+
 def parameters(field: HashField, seeds: Iterable[int]) -> Params:
     """Parameters of a field that has been trained a little: nothing is near zero."""
     own = keys(seeds)
@@ -58,7 +64,7 @@ def parameters(field: HashField, seeds: Iterable[int]) -> Params:
 
 def advance(
     cfg: SceneConfig,
-    backend: str,
+    encoder: str,
     seeds: list[int],
     channels: int = 4,
     H: int = 5,
@@ -66,7 +72,7 @@ def advance(
     device: str = "cpu",
 ) -> tuple[Render, Params]:
     """One render and its backward pass through the image, the depth and every regulariser."""
-    field = HashField(cfg, channels, backend)
+    field = HashField(cfg, channels, encoder)
     params = {name: value.detach().to(device) for name, value in parameters(field, seeds).items()}
     for value in params.values():
         value.requires_grad_()
@@ -96,7 +102,7 @@ def agree(a: Tensor, b: Tensor) -> None:
 
 
 def gradients_agree(a: Tensor | None, b: Tensor | None) -> None:
-    # In the norm: a unit within rounding of its kink may be on in one backend and off in the other.
+    # In the norm: a unit within rounding of its kink may be on in one encoder and off in the other.
     assert a is not None and b is not None
     assert (a - b).norm() <= 3e-3 * b.norm() + 1e-6
 
@@ -123,8 +129,8 @@ def test_fused_query_equals_the_reference_anywhere_in_space(cfg: SceneConfig, R:
     corner = torch.tensor([[1.0, 1, 1], [-1, -1, -1], [1, -1, 1]]) * cfg.bound
     x_RN3 = torch.cat([x_RN3, corner.expand(R, 3, 3)], 1)
     found = []
-    for backend in ("numba", "torch"):
-        field = HashField(cfg, 4, backend)
+    for encoder in ("numba", "torch"):
+        field = HashField(cfg, 4, encoder)
         params = parameters(field, list(range(R)))
         density, latent = field.query(params, x_RN3)
         assert torch.all(density >= 0) and torch.all(density[(x_RN3.abs() > cfg.bound).any(-1)] == 0)
@@ -137,15 +143,15 @@ def test_fused_query_equals_the_reference_anywhere_in_space(cfg: SceneConfig, R:
         gradients_agree(params[name].grad, reference_params[name].grad)
 
 
-@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("encoder", ["numba", "torch"])
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(cfg=scenes, R=st.integers(2, 6), H=st.integers(1, 11), W=st.integers(1, 11))
-def test_a_run_has_the_same_bits_in_any_pack(backend: str, cfg: SceneConfig, R: int, H: int, W: int) -> None:
+def test_a_run_has_the_same_bits_in_any_pack(encoder: str, cfg: SceneConfig, R: int, H: int, W: int) -> None:
     seeds = list(range(R))
-    packed, packed_params = advance(cfg, backend, seeds, H=H, W=W)
-    regrouped, regrouped_params = advance(cfg, backend, seeds[::-1], H=H, W=W)
+    packed, packed_params = advance(cfg, encoder, seeds, H=H, W=W)
+    regrouped, regrouped_params = advance(cfg, encoder, seeds[::-1], H=H, W=W)
     for r in {0, R - 1}:
-        solo, solo_params = advance(cfg, backend, [r], H=H, W=W)
+        solo, solo_params = advance(cfg, encoder, [r], H=H, W=W)
         for name in ("x_RCHW", "opacity_RHW", "weights_RPS", "depth_RHW"):
             assert torch.equal(getattr(packed, name)[r], getattr(solo, name)[0])
             assert torch.equal(getattr(regrouped, name)[R - 1 - r], getattr(solo, name)[0])
@@ -179,8 +185,8 @@ def test_a_second_backward_pass_is_refused() -> None:
 
 def test_fresh_fields_are_a_blob_and_depend_on_their_own_key() -> None:
     field = HashField(SceneConfig(), 4, "torch")
-    params = field.init(keys([7, 8]))
-    alone = field.init(keys([8]))
+    params = fresh(field, keys([7, 8]))
+    alone = fresh(field, keys([8]))
     assert all(torch.equal(params[name][1], alone[name][0]) for name in params)
     assert not torch.equal(params["table"][0], params["table"][1])
     x_RN3 = torch.tensor([[0.0, 0, 0], [0, 0, 0.5], [0.9, 0, 0]]).expand(2, 3, 3)
@@ -194,7 +200,7 @@ def test_an_empty_field_shows_the_background_and_a_solid_one_hides_it() -> None:
     for bias, opacity in ((-60.0, 0.0), (60.0, 1.0)):
         field = HashField(SceneConfig(density_bias=bias, density_radius=1e6), 4, "torch")
         picture = render(
-            field, field.init(keys([0])), cameras.make([0], [0], [2.8], [40]), background, None, 16, 16
+            field, fresh(field, keys([0])), cameras.make([0], [0], [2.8], [40]), background, None, 16, 16
         )
         assert torch.allclose(picture.opacity_RHW[0, 8, 8], torch.tensor(opacity), atol=1e-4)
         if opacity == 0:
@@ -205,7 +211,7 @@ def test_depth_and_left_right_of_a_picture() -> None:
     # A blob seen from the front: its surface is nearer than its centre, and it is symmetric.
     field = HashField(SceneConfig(density_bias=40.0, samples=128), 4, "torch")
     picture = render(
-        field, field.init(keys([0])), cameras.make([0], [0], [2.8], [40]), torch.zeros(1, 4), None, 17, 17
+        field, fresh(field, keys([0])), cameras.make([0], [0], [2.8], [40]), torch.zeros(1, 4), None, 17, 17
     )
     assert picture.depth_RHW[0, 8, 8] == pytest.approx(2.44, abs=0.05)
     assert torch.allclose(picture.opacity_RHW, picture.opacity_RHW.flip(-1), atol=2e-3)
@@ -217,9 +223,9 @@ def test_fused_normals_follow_the_reference_and_point_out_of_the_blob() -> None:
         torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0)), dim=-1
     )
     found = []
-    for backend in ("numba", "torch"):
-        field = HashField(cfg, 4, backend)
-        found.append(regularisers.normals(field, field.init(keys([0, 1])), x_RN3 * 0.4, 0.01))
+    for encoder in ("numba", "torch"):
+        field = HashField(cfg, 4, encoder)
+        found.append(field.normals(fresh(field, keys([0, 1])), x_RN3 * 0.4, 0.01))
         assert (found[-1] * x_RN3).sum(-1).min() > 0.99
     assert torch.allclose(*found, atol=1e-3)
 
@@ -233,7 +239,7 @@ def test_fused_normals_follow_the_reference_and_point_out_of_the_blob() -> None:
 )
 def test_only_the_regularisers_asked_for_are_computed(cfg: SceneConfig, terms: list[str]) -> None:
     field = HashField(cfg, 4, "torch")
-    params = field.init(keys([0, 1]))
+    params = fresh(field, keys([0, 1]))
     picture = render(
         field, params, cameras.make([0, 9], [0, 9], [2.8] * 2, [40] * 2), torch.zeros(2, 4), None, 4, 4
     )
@@ -242,28 +248,26 @@ def test_only_the_regularisers_asked_for_are_computed(cfg: SceneConfig, terms: l
     assert all(term.shape == (2,) and torch.all(term >= 0) for term in found.values())
 
 
-def test_backends_are_chosen_by_device_and_a_bad_name_is_told() -> None:
-    assert choose_backend("cpu") == "numba"
-    assert choose_backend("cpu", "torch") == "torch"
+def test_encoders_are_chosen_by_device_and_a_bad_name_is_told() -> None:
+    assert choose_encoder("cpu") == "numba"
+    assert choose_encoder("cpu", "torch") == "torch"
     with pytest.raises(UserError, match="did you mean 'numba'"):
-        choose_backend("cpu", "nubma")
+        choose_encoder("cpu", "nubma")
     with pytest.raises(UserError, match="'tinycudann' cannot be used"):
-        choose_backend("cpu", "tinycudann")
+        choose_encoder("cpu", "tinycudann")
 
 
-def test_a_missing_fused_backend_falls_back_to_torch_with_one_notice(
+def test_a_missing_fused_encoder_falls_back_to_torch_with_one_notice(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import harness.scene.field as field
-
-    reset: Callable[[], None] = field.unavailable.cache_clear
-    for clear in (reset, field.choose_backend.cache_clear):
+    reset: Callable[[], None] = encoders.unavailable.cache_clear
+    for clear in (reset, encoders.choose_encoder.cache_clear):
         clear()
     monkeypatch.setitem(__import__("sys").modules, "harness.scene.fused_cpu", None)
     monkeypatch.delattr("harness.scene.fused_cpu", raising=False)
     try:
-        assert choose_backend("cpu") == choose_backend("cpu") == "torch"
+        assert choose_encoder("cpu") == choose_encoder("cpu") == "torch"
         assert len(caplog.records) == 1 and "using torch" in caplog.text
     finally:
-        for clear in (reset, field.choose_backend.cache_clear):
+        for clear in (reset, encoders.choose_encoder.cache_clear):
             clear()

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import Config, SceneConfig, UserError, apply_overrides
+from harness.config import Config, SceneConfig, UserError
 from harness.distill.runner import advance
 from harness.records.folder import RunFolder
 from harness.rng import Key
 from harness.scene.cameras import evaluation
-from harness.scene.generator import ImageGenerator, make_generator
+from harness.scene.kind import make_scene, settle
+from harness.scene.kinds.image import Image
 from tests import tinyruns
 
 IMAGE: dict[str, Any] = {
@@ -40,8 +41,8 @@ def test_an_image_is_a_run_like_any_other(tiny_prior: Path, tmp_path: Path) -> N
 
 
 def test_the_gradient_at_the_picture_is_the_gradient_of_the_parameter() -> None:
-    scene = make_generator(SceneConfig(kind="image", resolution=3), 4, "cpu")
-    assert isinstance(scene, ImageGenerator)
+    scene = make_scene(SceneConfig(kind="image", resolution=3), 4, "cpu")
+    assert isinstance(scene, Image)
     background_RC = torch.zeros(2, 4)
     params = {
         "image": scene.init([Key("a cup", 0), Key("a cup", 1)], background_RC)["image"].requires_grad_()
@@ -55,6 +56,6 @@ def test_the_gradient_at_the_picture_is_the_gradient_of_the_parameter() -> None:
 
 def test_an_image_has_one_view() -> None:
     with pytest.raises(UserError, match=r"views\.azimuths=1 and views\.heldout_elevation=none"):
-        apply_overrides(Config(), ["scene.kind=image"])
+        settle(Config(), ["scene.kind=image"])
     items = ["scene.kind=image", "views.azimuths=1", "views.heldout_elevation=none"]
-    assert len(evaluation(apply_overrides(Config(), items).views)) == 1
+    assert len(evaluation(settle(Config(), items).views)) == 1

@@ -1,0 +1,1 @@
+"""The built-in kinds of scene, one file or folder each: `harness.scene.contract.Scene` says what one is."""

@@ -1,0 +1,83 @@
+"""A hash grid and a small network give density and latent, volume rendering shows them (Instant-NGP)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from harness import rng
+from harness.scene import hashgrid, tcnn
+from harness.scene.contract import Params
+from harness.scene.volume import VolumeScene
+
+if TYPE_CHECKING:
+    from harness.config import SceneConfig
+
+
+class HashField(VolumeScene):
+    """R fields whose parameters are "table" [R, E, F], "w1" [R, H, L·F], "b1" [R, H], "w2" [R, 1 + C, H],
+    "b2" [R, 1 + C] and, where the background is learned, "background" [R, C]."""
+
+    reads = (
+        *VolumeScene.reads,
+        *("levels", "features", "log2_hashmap", "base_resolution", "growth", "hidden"),
+    )
+
+    def __init__(self, cfg: SceneConfig, channels: int, encoder: str = "torch"):
+        super().__init__(cfg, channels, encoder)
+        self._settings = (cfg.levels, cfg.features, cfg.log2_hashmap, cfg.base_resolution, cfg.growth)
+        self.grid = hashgrid.grid(*self._settings)
+
+    @property
+    def finest_cells(self) -> int:
+        """Those of the finest level, which holds nothing finer."""
+        return self.grid.resolutions_L[-1]
+
+    def init(self, keys: Sequence[rng.Key], background_RC: Tensor) -> Params:
+        """Fresh parameters on the CPU, a run's from its key alone.
+
+        Table uniform in ±1e-4 (Instant-NGP §3), weights uniform in ±sqrt(6 / inputs) and ±sqrt(3 / inputs)
+        (He), biases zero. background_RC: where a learned background starts.
+        """
+        inputs, hidden, outputs = self.cfg.levels * self.cfg.features, self.cfg.hidden, 1 + self.channels
+        shapes = {
+            "table": ((self.grid.entries, self.cfg.features), 1e-4),
+            "w1": ((hidden, inputs), (6 / inputs) ** 0.5),
+            "w2": ((outputs, hidden), (3 / hidden) ** 0.5),
+        }
+        sizes = {name: shape[0] * shape[1] for name, (shape, _) in shapes.items()}
+        u_RG = rng.uniform(keys, [0] * len(keys), "init", (sum(sizes.values()),))
+        draws = u_RG.split(list(sizes.values()), 1)
+        params = {
+            name: ((2 * u - 1) * width).reshape(-1, *shape)
+            for (name, (shape, width)), u in zip(shapes.items(), draws, strict=True)
+        }
+        params["b1"] = torch.zeros(len(keys), hidden)
+        params["b2"] = torch.zeros(len(keys), outputs)
+        if self.cfg.background == "learned":
+            params["background"] = background_RC.detach().float().clone(memory_format=torch.contiguous_format)
+        return params
+
+    def density_latent(self, params: Params, x_RN3: Tensor) -> Tensor:
+        """`field`, zero outside the cube, by the encoder's kernels where it has any."""
+        if not self.fused:
+            return super().density_latent(params, x_RN3)
+        table, w1, b1, w2, b2 = (params[name] for name in ("table", "w1", "b1", "w2", "b2"))
+        blob = (self.cfg.bound, self.cfg.density_bias, self.cfg.density_radius)
+        return self.fused.query(self.grid, blob, x_RN3, table, w1, b1, w2, b2)
+
+    def field(self, params: Params, x_RN3: Tensor) -> Tensor:
+        """Density is softplus(network + λ(1 - |x|/σ)), DreamFusion's blob."""
+        unit_RN3 = (x_RN3 * (0.5 / self.cfg.bound) + 0.5).clamp(0, 1)
+        if self.encoder == "tinycudann":
+            features = tcnn.encode(self.grid, self._settings, params["table"], unit_RN3)
+        else:
+            features = hashgrid.encode(self.grid, params["table"], unit_RN3)
+        hidden = torch.baddbmm(params["b1"][:, None], features, params["w1"].transpose(1, 2)).relu()
+        out_RNO = torch.baddbmm(params["b2"][:, None], hidden, params["w2"].transpose(1, 2))
+        density_RN1 = functional.softplus(out_RNO[..., :1] + self.blob(x_RN3))
+        return torch.cat([density_RN1, out_RNO[..., 1:]], -1)
