@@ -10,11 +10,12 @@ from harness.distill.method import MethodParams
 
 class Params(MethodParams):
     """The share of the way is (i/N)^power, or (1 − cos(π·i/N))/2; `stages`: the way in so many equal parts, t
-    being the middle of each."""
+    being the middle of each, or `drawn` from it."""
 
     curve: Literal["power", "cosine"] = "power"
     power: float = Field(default=0.5, gt=0)
     stages: int | None = Field(default=None, ge=1)
+    drawn: bool = False
 
 
 presets = {
@@ -22,6 +23,7 @@ presets = {
     "cbrt": {"power": 1 / 3},
     "cosine": {"curve": "cosine"},
     "stages": {"power": 1.0, "stages": 5},
+    "stages_drawn": {"power": 1.0, "stages": 5, "drawn": True},
 }
 
 
@@ -29,5 +31,6 @@ def timestep(progress, draw, noise, params):
     """t = t_max − (t_max − t_min)·way."""
     way = (1 - math.cos(math.pi * progress)) / 2 if params.curve == "cosine" else progress**params.power
     if params.stages is not None:
-        way = (min(int(way * params.stages), params.stages - 1) + 0.5) / params.stages
+        within = draw if params.drawn else 0.5
+        way = (min(int(way * params.stages), params.stages - 1) + within) / params.stages
     return noise.t_max - (noise.t_max - noise.t_min) * way

@@ -28,3 +28,10 @@ def test_it_never_rises(prior: Guidance) -> None:
     for preset in ("sqrt", "cbrt", "cosine", "stages"):
         t = plain.timesteps(plain.made("curved_decay", prior, preset=preset), list(range(1, 101)), 100)
         assert t == sorted(t, reverse=True)
+
+
+def test_stages_are_drawn_from(prior: Guidance) -> None:
+    method = plain.made("curved_decay", prior, preset="stages_drawn")
+    ends = [(0.0, [980, 788, 404, 212]), (0.999999, [788, 596, 212, 20])]
+    for draw, expected in ends:
+        assert plain.timesteps(method, [1, 25, 64, 100], 100, draw) == expected
