@@ -355,3 +355,18 @@ def test_a_loss_on_the_render_is_the_gradient_that_it_means(tiny_prior: Path) ->
         assert pack.nfe_R.tolist() == [0, 0]
     for name, value in seen["gradient"].items():
         assert_close(seen["loss"][name], value, atol=1e-6, rtol=1e-4)
+
+
+def test_runs_with_every_modifier_are_the_same_packed_and_alone(tiny_prior: Path, tmp_path: Path) -> None:
+    config = tinyruns.config(tiny_prior)
+    guidance = config.guidance.model_copy(update={"perp_neg": 1.0, "negative": "ugly", "rescale": 0.5})
+    optim = config.optim.model_copy(update={"clip_norm": 5.0, "clip_pixel": 0.5})
+    changes: dict[str, Any] = {"guidance": guidance.model_dump(), "optim": optim.model_dump()}
+    roots = [tmp_path / "packed", tmp_path / "alone"]
+    ids, _ = (tinyruns.create(root, tiny_prior, "uniform_sds", 2, (), **changes) for root in roots)
+    tinyruns.run(tmp_path / "packed", ids)
+    for run in ids:
+        tinyruns.run(tmp_path / "alone", [run])
+        packed = tinyruns.content(tmp_path / "packed", run)
+        assert packed == tinyruns.content(tmp_path / "alone", run)
+        assert packed["status"] == "done" and packed["rows"][-1]["nfe"] == 4 * tinyruns.STEPS
