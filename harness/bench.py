@@ -36,8 +36,7 @@ from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.scene.encoders import choose_encoder
 from harness.scene.kind import make_scene
-from harness.sweep.pool import cores
-from harness.threads import CHOICES
+from harness.threads import CHOICES, cores
 
 R = 16
 METHOD = "uniform_sds"

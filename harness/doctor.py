@@ -128,12 +128,13 @@ def cost(config: Config) -> Check:
 
     Measured on a few steps of one full pack, in a folder that is thrown away.
     """
+    from harness.prompt import COCO
     from harness.records.identity import run_id
     from harness.sweep import grid
     from harness.sweep.display import duration
     from harness.sweep.pool import Pool
 
-    suite = grid.read_suite(Path(__file__).parents[1] / "prompts" / "coco.txt")
+    suite = grid.read_suite(COCO)
     choices = grid.choose_methods("uniform_sds", [], [])
     specs = grid.expand(suite, choices, range(5), config)
     with tempfile.TemporaryDirectory(prefix="harness-doctor-") as folder:

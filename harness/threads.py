@@ -23,6 +23,11 @@ def wait_asleep(environment: MutableMapping[str, str] = os.environ) -> None:
         environment.update(ASLEEP)
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment(number: int) -> dict[str, str]:
     """What tells a process to be started how many threads it has, its libraries included."""
     return {"OMP_NUM_THREADS": str(number), "NUMBA_NUM_THREADS": str(number)}

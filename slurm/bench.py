@@ -21,6 +21,7 @@ from rich.table import Table
 
 from harness.config import Execution
 from harness.console import Console
+from harness.prompt import COCO
 from harness.records.environment import own_code
 from harness.records.files import make_folder
 from harness.records.folder import RunFolder, run_folders
@@ -35,7 +36,6 @@ from slurm.launches import in_queue, launches
 from slurm.profile import Profile, load
 from slurm.submit import Submission, submit
 
-SUITE = Path(__file__).parents[1] / "prompts" / "coco.txt"
 PLAN_RUNS, PLAN_SECONDS, SUBMIT_SECONDS, STATUS_SECONDS = 10_000, 2.0, 5.0, 2.0
 STEPS = 12
 STRIKE_SECONDS = 15.0
@@ -83,7 +83,7 @@ def timed(name: str, bar: float, action: Callable[[], Any]) -> Timed:
 
 def plan_and_status(root: Path) -> list[Timed]:
     """10 000 runs: from the command line's words to packs, for new runs and for known ones; their status."""
-    request = Request(prompts=SUITE, seeds=f"0-{PLAN_RUNS // (153 * 3)}")
+    request = Request(prompts=COCO, seeds=f"0-{PLAN_RUNS // (153 * 3)}")
     _, specs = request.resolve()
     specs = specs[:PLAN_RUNS]
     many = f"{len(specs)} runs"
@@ -101,7 +101,7 @@ def submission(root: Path) -> Timed:
     profile = load("testbed").model_copy(update={"pack": 16, "sbatch": {"hold": True}})
 
     def held() -> None:
-        submit(submission_of(root, Request(prompts=SUITE, seeds="0-4"), profile), lambda line: None)
+        submit(submission_of(root, Request(prompts=COCO, seeds="0-4"), profile), lambda line: None)
 
     figure = timed("submission of 2 295 runs in packs of 16", SUBMIT_SECONDS, held)
     watch.cancel(root, [folder.id for folder in run_folders(root)])
@@ -120,7 +120,7 @@ def disturbed(root: Path, runs: int, say: Callable[[str], None]) -> bool:
     settings = ("views.count=1", "views.azimuths=1", "views.heldout_elevation=none")
     prompts = max(runs // 8, 1)
     request = Request(
-        prompts=SUITE,
+        prompts=COCO,
         methods="uniform_sds,tp_sds",
         seeds="0-3",
         steps=(STEPS,),

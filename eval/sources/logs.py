@@ -27,6 +27,7 @@ from harness.records import reader
 from harness.records.files import write_bytes
 from harness.records.folder import RunFolder, run_folders
 from harness.records.reader import RecordError
+from harness.threads import cores
 
 VERSION = 1  # of the cache's layout
 SHARDS = 64  # parquet files of a cache: a run that goes on makes one of them stale, not all
@@ -244,15 +245,11 @@ def _long(runs: Sequence[LoggedRun], metrics: Sequence[str] | None, cache: Path)
     def shard(number: int) -> pq.ParquetFile:
         return _shard(cache / f"table-v{VERSION}-{number:02d}.parquet", groups[number])
 
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         files = list(pool.map(shard, sorted(groups)))
         long = _Long(runs, files, metrics)
         list(pool.map(long.fill, files))
     return long.frame()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Long:

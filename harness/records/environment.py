@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.records.lease import slurm_job
+from harness.threads import cores
 
 PACKAGES = (
     "dreamtime-harness", "torch", "torchvision", "diffusers", "transformers", "open-clip-torch", "numpy",
@@ -101,7 +102,7 @@ def snapshot(device: str = "cpu", **more: Any) -> dict[str, Any]:
         "host": socket.gethostname(),
         "system": platform.platform(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "device": device,
         "deterministic": torch.are_deterministic_algorithms_enabled(),

@@ -49,14 +49,9 @@ from harness.records.lease import holder, slurm_job
 from harness.sweep.display import Display
 from harness.sweep.fits import remember, remembered
 from harness.sweep.plan import Plan, make_plan, split
-from harness.threads import environment
+from harness.threads import cores, environment
 
 STOP_SECONDS = 120.0
-
-
-def cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,23 @@
 
 import random
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from harness.config import CameraConfig
 from harness.guidance.views import view_name
-from harness.prompt import normalised
+from harness.prompt import COCO, normalised
 from harness.toyworld.grammar import KINDS, Scene, Thing, caption, sample
 from harness.toyworld.objects import primitives
 from harness.toyworld.render import SIZE, trace, world_lights
 
 VIEWS_EACH = 4
-SUITE = Path(__file__).parents[2] / "prompts" / "coco.txt"
 
 
 def suite_prompts() -> list[str]:
     """The suite in its order."""
-    lines = SUITE.read_text().splitlines()
+    lines = COCO.read_text().splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
