@@ -14,7 +14,7 @@ from eval.preference.making import new_study, parse_questions
 from eval.preference.store import DATABASE, Store
 from eval.preference.trials import add_raters
 from harness.records.identity import SuiteRef
-from tests.eval.conftest import COLOURS, Runs
+from tests.eval.conftest import COLOURS, Sweep
 
 METHODS = ("tp_sds", "uniform_sds")
 COMMAND = [sys.executable, "-m", "harness.cli", "study"]
@@ -22,11 +22,11 @@ COMMAND = [sys.executable, "-m", "harness.cli", "study"]
 
 def fill_runs(
     root: Path, prompts: Sequence[str], methods: Sequence[str] = METHODS, seeds: Sequence[int] = (0,)
-) -> Runs:
+) -> Sweep:
     """Done runs; the views of a prompt's run are of a colour of its own method's."""
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
     suite = SuiteRef(name="small", sha256=digest, size=len(prompts))
-    runs = Runs(root, suite, tuple(prompts))
+    runs = Sweep(root, suite, tuple(prompts))
     for index, method in enumerate(methods):
         for prompt in prompts:
             for seed in seeds:

@@ -12,31 +12,33 @@ from matplotlib.ticker import MaxNLocator
 from eval.figures.curves import time_unit
 from eval.figures.looks import Look, looks
 from eval.figures.style import FINE, GREY, PAGE, SMALL, Sheet, chart
-from eval.results import mean
-from eval.runs import Study
+from eval.metrics.diversity import SpreadOverSeeds
+from eval.runs import Runs
+from eval.tables.cost import costs
+from eval.tables.rows import mean
 
 
-def diversity(study: Study) -> Sheet:
+def diversity(runs: Runs) -> Sheet:
     """Mean pairwise distance and Vendi score over seeds, with 95 % intervals; the prior's distance dashed.
 
     Raises UserError where no prompt has two finished seeds.
     """
-    frame = study.diversity.assign(seed=0)  # a row is a prompt: its seeds are in the value
+    frame = runs.of(SpreadOverSeeds).frame
     frame = frame.loc[frame["total"] == frame["total"].max()]
     prompts = frame["prompt"].nunique()
     fewest, most = frame["n_seeds"].min(), frame["n_seeds"].max()
     seeds = f"{most}" if fewest == most else f"{fewest}–{most}"
     caption = (
         f"{prompts} prompt{'s' * (prompts > 1)} × {seeds} finished seeds at step {frame['total'].iloc[0]}, "
-        f"{study.stamp.clip}; bars: 95 % over prompts."
+        f"{runs.stamp.clip}; bars: 95 % over prompts."
     )
     prior = frame.drop_duplicates("prompt")["prior_distance"]
     known = bool(prior.notna().all())
     if known:
         caption += " At the right: prompts whose seeds lie far closer together than the prior's own samples."
-    sheet, (distance, vendi) = _panels(study, 2, caption)
+    sheet, (distance, vendi) = _panels(runs, 2, caption)
     for axes, column in ((distance, "distance"), (vendi, "vendi")):
-        for y, own, look in _rows(study, frame):
+        for y, own, look in _rows(runs, frame):
             _point(axes, y, own, column, look)
             if axes is vendi and not len(own):
                 _beside(axes, y, "no two seeds")
@@ -49,42 +51,42 @@ def diversity(study: Study) -> Sheet:
         distance.axvline(prior.mean(), color=GREY, linestyle="--", linewidth=1.2)
         distance.set_title("distance (dashed: the prior's own)")
     shown = set(zip(frame["method"], frame["total"], frame["prompt"], strict=True))
-    runs = [run for run in study.runs if (study.labels[run.run_id], run.total, run.prompt) in shown]
-    return sheet.shows(run.run_id for run in runs if not run.failure)
+    drawn = [run for run in runs if (runs.labels[run.run_id], run.total, run.prompt) in shown]
+    return sheet.shows(run.run_id for run in drawn if not run.failure)
 
 
-def cost(study: Study) -> Sheet:
+def cost(runs: Runs) -> Sheet:
     """Seconds per step and per run of the most steps, and denoiser evaluations per run.
 
     Raises UserError where the methods' steps were not timed side by side.
     """
-    costs, total = study.costs, max(study.totals)
-    unit, length = time_unit(total * max(costs.seconds(name).value for name in study.methods))
-    caption = f"{costs.line[0].upper()}{costs.line[1:]}; bars: 95 % over rounds. Per run: {total} steps."
-    caption += f" ×: ratio to {study.baseline}." * bool(study.baseline)
-    sheet, (per_step, per_run, evaluations) = _panels(study, 3, caption)
-    look = looks(study.methods)
-    for y, name in enumerate(study.methods):
-        seconds, colour = costs.seconds(name), look[name].colour
+    timed, total = costs(runs), max(runs.totals)
+    unit, length = time_unit(total * max(timed.seconds(name).value for name in runs.methods))
+    caption = f"{timed.line[0].upper()}{timed.line[1:]}; bars: 95 % over rounds. Per run: {total} steps."
+    caption += f" ×: ratio to {runs.baseline}." * bool(runs.baseline)
+    sheet, (per_step, per_run, evaluations) = _panels(runs, 3, caption)
+    look = looks(runs.methods)
+    for y, name in enumerate(runs.methods):
+        seconds, colour = timed.seconds(name), look[name].colour
         for axes, scale in ((per_step, 1e3), (per_run, total / length)):
             spread = scale * _spread(seconds.low, seconds.value, seconds.high)
             axes.barh(y, seconds.value * scale, 0.6, xerr=spread, color=colour, ecolor="0.1",
                       error_kw={"linewidth": 1.2})  # fmt: skip
-        evaluations.barh(y, costs.nfe[name] * total, 0.6, color=colour)
-        if study.baseline and name != study.baseline:
-            _beside(per_step, y, f"× {replace(costs.ratio(name, study.baseline), digits=2)}")
+        evaluations.barh(y, timed.nfe[name] * total, 0.6, color=colour)
+        if runs.baseline and name != runs.baseline:
+            _beside(per_step, y, f"× {replace(timed.ratio(name, runs.baseline), digits=2)}")
     per_step.set(title="per step", xlabel="wall time, ms")
     per_run.set(title="per run", xlabel=f"wall time, {unit}")
     evaluations.set(title="per run", xlabel="denoiser evaluations")
     for axes in (per_step, per_run, evaluations):
         axes.set_xlim(left=0)
-    return sheet.shows(run.run_id for run in study.runs if run.total == total)
+    return sheet.shows(run.run_id for run in runs if run.total == total)
 
 
-def _panels(study: Study, count: int, caption: str) -> tuple[Sheet, list[Axes]]:
+def _panels(runs: Runs, count: int, caption: str) -> tuple[Sheet, list[Axes]]:
     """Panels beside each other, a line per method from the top down, named at the left."""
-    methods = study.methods
-    sheet = chart(PAGE, 1.15 + 0.24 * len(methods), mark=study.stamp.mark, caption=caption)
+    methods = runs.methods
+    sheet = chart(PAGE, 1.15 + 0.24 * len(methods), mark=runs.stamp.mark, caption=caption)
     panels = list(sheet.subplots(1, count, sharey=True))
     panels[0].set_yticks(range(len(methods)), methods, fontsize=SMALL + 0.5)
     panels[0].set_ylim(len(methods) - 0.4, -0.6)
@@ -95,9 +97,9 @@ def _panels(study: Study, count: int, caption: str) -> tuple[Sheet, list[Axes]]:
     return sheet, panels
 
 
-def _rows(study: Study, frame: pd.DataFrame) -> list[tuple[int, pd.DataFrame, Look]]:
-    look = looks(study.methods)
-    return [(y, frame.loc[frame["method"] == name], look[name]) for y, name in enumerate(study.methods)]
+def _rows(runs: Runs, frame: pd.DataFrame) -> list[tuple[int, pd.DataFrame, Look]]:
+    look = looks(runs.methods)
+    return [(y, frame.loc[frame["method"] == name], look[name]) for y, name in enumerate(runs.methods)]
 
 
 def _spread(low: float, value: float, high: float) -> np.ndarray:

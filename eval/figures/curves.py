@@ -10,43 +10,45 @@ from matplotlib.axes import Axes
 
 from eval.figures.looks import Look, looks
 from eval.figures.style import COLUMN, GREY, PAGE, SMALL, Sheet, chart, few_ticks, handle, legend
-from eval.runs import Study
+from eval.metrics.r_precision import RPrecision
+from eval.runs import Runs
 from eval.statistics.convergence import curve
+from eval.tables.cost import costs
 
 BANDS = 4  # that many shaded bands can be told apart
 MARKS = 12  # on a line, at most
 
 
-def r_precision(study: Study) -> Sheet:
+def r_precision(runs: Runs) -> Sheet:
     """Majority R-Precision against the step, with 95 % bands; runs with their own N in a second panel."""
-    several = len(study.totals) > 1
-    sheet, frame = _sheet(study, PAGE if several or _crowded(study) else COLUMN)
+    several = len(runs.totals) > 1
+    sheet, frame = _sheet(runs, PAGE if several or _crowded(runs) else COLUMN)
     panels = np.atleast_1d(sheet.subplots(1, 1 + several, sharey=True))
-    look = looks(study.methods)
+    look = looks(runs.methods)
     longest = _longest(frame)
-    _draw(panels[0], curve(longest, "step"), look, longest, study)
+    _draw(panels[0], curve(longest, "step"), look, longest, runs)
     panels[0].set_xlabel("step")
     if several:
-        panels[0].set_title(f"checkpoints of runs with N = {max(study.totals)}")
+        panels[0].set_title(f"checkpoints of runs with N = {max(runs.totals)}")
         final = frame.loc[frame["final"]]
-        _draw(panels[1], curve(final, "total"), look, final, study, bars=True)
+        _draw(panels[1], curve(final, "total"), look, final, runs, bars=True)
         panels[1].set(title="runs with their own N", xlabel="N")
     panels[0].set_ylabel("R-Precision, %")
     return sheet.shows(frame["run"] if several else longest["run"])
 
 
-def r_precision_time(study: Study) -> Sheet:
+def r_precision_time(runs: Runs) -> Sheet:
     """Majority R-Precision of the runs with the most steps against wall time, with 95 % bands.
 
     Wall time is steps × the method's cost per step; UserError where that was not measured.
     """
-    costs = study.costs
-    sheet, frame = _sheet(study, PAGE if _crowded(study) else COLUMN, f"Wall time: steps × {costs.line}.")
+    timed = costs(runs)
+    sheet, frame = _sheet(runs, PAGE if _crowded(runs) else COLUMN, f"Wall time: steps × {timed.line}.")
     axes = sheet.subplots()
     longest = _longest(frame)
-    curves = curve(longest.assign(cost=costs.seconds_at(longest)), "cost")
+    curves = curve(longest.assign(cost=timed.seconds_at(longest)), "cost")
     unit, length = time_unit(float(curves["x"].to_numpy().max()))
-    _draw(axes, curves.assign(x=curves["x"] / length), looks(study.methods), longest, study)
+    _draw(axes, curves.assign(x=curves["x"] / length), looks(runs.methods), longest, runs)
     axes.set(xlabel=f"wall time, {unit}", ylabel="R-Precision, %")
     return sheet.shows(longest["run"])
 
@@ -67,21 +69,21 @@ def counted(frame: pd.DataFrame) -> str:
     return text
 
 
-def _sheet(study: Study, width: float, more: str = "") -> tuple[Sheet, pd.DataFrame]:
-    frame = study.scores.rename(columns={"majority": "value"})
+def _sheet(runs: Runs, width: float, more: str = "") -> tuple[Sheet, pd.DataFrame]:
+    frame = runs.of(RPrecision).scores.rename(columns={"majority": "value"})
     pools = "/".join(map(str, sorted(set(frame["pool"]))))
-    band = "bars at the end" if _crowded(study) else "bands"
+    band = "bars at the end" if _crowded(runs) else "bands"
     band = f"{band}: 95 % over prompts" if len(set(frame["prompt"])) > 1 else "one prompt, no interval"
-    caption = f"{counted(frame)}, pool {pools}, {study.stamp.clip}; vote over views; {band}. {more}"
-    sheet = chart(width, 2.6, mark=study.stamp.mark, caption=caption.strip())
-    look = looks(study.methods)
-    legend(sheet, [handle(name, look[name]) for name in study.methods])
+    caption = f"{counted(frame)}, pool {pools}, {runs.stamp.clip}; vote over views; {band}. {more}"
+    sheet = chart(width, 2.6, mark=runs.stamp.mark, caption=caption.strip())
+    look = looks(runs.methods)
+    legend(sheet, [handle(name, look[name]) for name in runs.methods])
     return sheet, frame
 
 
-def _crowded(study: Study) -> bool:
+def _crowded(runs: Runs) -> bool:
     """More bands than can be told apart: intervals then stand at the end of each curve only."""
-    return len(study.methods) > BANDS
+    return len(runs.methods) > BANDS
 
 
 def _longest(frame: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +95,7 @@ def _draw(
     curves: pd.DataFrame,
     look: dict[str, Look],
     frame: pd.DataFrame,
-    study: Study,
+    runs: Runs,
     bars: bool = False,
 ) -> None:
     """Lines with bands, or points with error bars; the ceiling dashed and chance dotted."""
@@ -110,12 +112,13 @@ def _draw(
             axes.errorbar(x + shift, mean, spread, elinewidth=1.2, **look[name].draw())
             continue
         axes.plot(x, mean, markevery=max(1, math.ceil(len(x) / MARKS)), **look[name].draw())
-        if _crowded(study):
+        if _crowded(runs):
             axes.errorbar(x[-1] + apart * (place + 1), mean[-1], spread[:, -1:], color=colour, elinewidth=1.2)
         else:
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
-    if len(study.ceiling):
-        truth = study.ceiling.loc[study.ceiling["prompt"].isin(frame["prompt"])]
+    ceiling = runs.of(RPrecision).ceiling
+    if len(ceiling):
+        truth = ceiling.loc[ceiling["prompt"].isin(frame["prompt"])]
         _reference(axes, 100 * truth["majority"].mean(), "ground truth", "--")
     if len(set(frame["pool"])) == 1:
         _reference(axes, 100 / frame["pool"].iloc[0], "chance", ":")

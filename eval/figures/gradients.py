@@ -9,30 +9,31 @@ from matplotlib.ticker import MaxNLocator
 
 from eval.figures.curves import counted
 from eval.figures.style import PAGE, Sheet, chart, edges
-from eval.runs import Study
+from eval.metrics.gradients import Gradients
+from eval.runs import Runs
 from harness.config import UserError
 
 PER_ROW = 4
 
 
-def gradients(study: Study) -> Sheet:
+def gradients(runs: Runs) -> Sheet:
     """Mean ‖ε̂−ε‖ over step × t, a panel per method, one scale of colour for all.
 
     A cell is the mean over prompts of the mean over seeds, at the kept parameters of the runs with the most
     steps. Raises UserError where no checkpoints are stored.
     """
-    frame = study.gradients
+    frame = runs.of(Gradients).frame
     if frame.empty:
         raise UserError("gradients need the parameters of every evaluated step: sweep with --keep-params")
     frame = frame.loc[frame["total"] == frame["total"].max()]
     by_seed = frame.groupby(["method", "prompt", "step", "t"])["mean"].mean()
     mean = by_seed.groupby(["method", "step", "t"]).mean()
-    methods = [method for method in study.methods if method in mean.index.get_level_values("method")]
+    methods = [method for method in runs.methods if method in mean.index.get_level_values("method")]
     columns = min(PER_ROW, len(methods))
     rows = -(-len(methods) // columns)
     caption = f"{counted(frame)}; mean over noise draws, seeds and prompts, per element; front view."
     sheet = chart(
-        min(PAGE, 1.0 + 1.75 * max(columns, 2)), 0.5 + 1.75 * rows, mark=study.stamp.mark, caption=caption
+        min(PAGE, 1.0 + 1.75 * max(columns, 2)), 0.5 + 1.75 * rows, mark=runs.stamp.mark, caption=caption
     )
     panels = sheet.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     scale = Normalize(float(mean.min()), float(mean.max()))

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from eval.figures.style import COLUMN, FAINT, FINE, GREY, PAGE, SMALL, TEXT, Sheet
-from eval.runs import Study
+from eval.runs import Runs
 from eval.sources.load import RunRecord
 from harness.config import UserError, first_line, nearest
 from harness.records.stamp import RANDOM
@@ -25,46 +25,44 @@ CHOSEN = "Chosen by name."
 Cell = np.ndarray | str  # pictures side by side, [H, W, 3] uint8, or why there are none
 
 
-def steps_grid(study: Study, prompt: str | None = None, seed: int | None = None) -> Sheet:
+def steps_grid(runs: Runs, prompt: str | None = None, seed: int | None = None) -> Sheet:
     """Front views: a row per method, a column per evaluated step; or per N where runs have their own N.
 
-    Prompt and seed are the first of the study unless named. Steps are evenly spaced, the last one last.
+    Prompt and seed are the first of the runs unless named. Steps are evenly spaced, the last one last.
     """
     choice = CHOSEN if prompt is not None or seed is not None else "The study's first prompt and first seed."
-    prompt, seed = _prompt(study, prompt), _seed(study, seed)
-    own_n = len(study.totals) > 1
-    runs = {
-        (study.labels[run.run_id], run.total): run
-        for run in study.runs
-        if (run.prompt, run.seed) == (prompt, seed)
+    prompt, seed = _prompt(runs, prompt), _seed(runs, seed)
+    own_n = len(runs.totals) > 1
+    found = {
+        (runs.labels[run.run_id], run.total): run for run in runs if (run.prompt, run.seed) == (prompt, seed)
     }
-    if not runs:
+    if not found:
         raise UserError(f"no run of '{prompt}' with seed {seed} has ended")
-    longest = max(study.totals)
-    columns = study.totals if own_n else sorted({step for run in runs.values() for step in run.view_steps})
+    longest = max(runs.totals)
+    columns = runs.totals if own_n else sorted({step for run in found.values() for step in run.view_steps})
     if not columns:
         raise UserError(f"no run of '{prompt}' with seed {seed} has stored views")
     columns = columns[:: -math.ceil(len(columns) / STEPS)][::-1]
     used: list[RunRecord] = []
 
     def cell(method: str, column: int) -> Cell:
-        run = runs.get((method, column if own_n else longest))
-        return _picture(study, run, column, [0], used)
+        run = found.get((method, column if own_n else longest))
+        return _picture(runs, run, column, [0], used)
 
-    title = f"“{prompt}”, seed {seed}{_front(study)}" + ", last step of separate runs" * own_n
+    title = f"“{prompt}”, seed {seed}{_front(runs)}" + ", last step of separate runs" * own_n
     heads = {str(column): column for column in columns}
-    return _grid(study, title, study.methods, heads, cell, "N" if own_n else "step", choice).shows(_ids(used))
+    return _grid(runs, title, runs.methods, heads, cell, "N" if own_n else "step", choice).shows(_ids(used))
 
 
-def seeds_grid(study: Study, prompt: str | None = None) -> Sheet:
+def seeds_grid(runs: Runs, prompt: str | None = None) -> Sheet:
     """Front views at the last step: a row per method, a column per seed.
 
-    The prompt is the study's first unless named. Raises UserError for fewer than two seeds.
+    The prompt is the runs' first unless named. Raises UserError for fewer than two seeds.
     """
     choice = CHOSEN if prompt is not None else "The study's first prompt."
-    prompt = _prompt(study, prompt)
-    runs = {(study.labels[run.run_id], run.seed): run for run in _longest(study) if run.prompt == prompt}
-    seeds = sorted({seed for _, seed in runs})
+    prompt = _prompt(runs, prompt)
+    found = {(runs.labels[run.run_id], run.seed): run for run in _longest(runs) if run.prompt == prompt}
+    seeds = sorted({seed for _, seed in found})
     if len(seeds) < 2:
         raise UserError(
             f"a grid of seeds needs two seeds or more of '{prompt}', these runs have {len(seeds)}"
@@ -72,40 +70,40 @@ def seeds_grid(study: Study, prompt: str | None = None) -> Sheet:
     used: list[RunRecord] = []
 
     def cell(method: str, seed: int) -> Cell:
-        return _picture(study, runs.get((method, seed)), None, [0], used)
+        return _picture(runs, found.get((method, seed)), None, [0], used)
 
-    title = f"“{prompt}”{_front(study)}, step {max(study.totals)}"
+    title = f"“{prompt}”{_front(runs)}, step {max(runs.totals)}"
     columns = {str(seed): seed for seed in seeds[:SEEDS]}
-    return _grid(study, title, study.methods, columns, cell, "seed", choice).shows(_ids(used))
+    return _grid(runs, title, runs.methods, columns, cell, "seed", choice).shows(_ids(used))
 
 
-def methods_grid(study: Study, seed: int | None = None) -> Sheet:
+def methods_grid(runs: Runs, seed: int | None = None) -> Sheet:
     """The last step from the front: a row per prompt, a column per method.
 
     Also from 90° where there are four azimuths and at most five columns. Prompts are evenly spaced in
     the suite's order; ground truth comes first where it exists.
     """
     choice = f"Prompts evenly spaced in the suite's order. {'The first seed.' if seed is None else CHOSEN}"
-    seed = _seed(study, seed)
-    runs = {(run.prompt, study.labels[run.run_id]): run for run in _longest(study) if run.seed == seed}
-    if not runs:
-        raise UserError(f"no run of {max(study.totals)} steps with seed {seed} has ended")
-    prompts = [prompt for prompt in study.prompts if any(key[0] == prompt for key in runs)]
+    seed = _seed(runs, seed)
+    found = {(run.prompt, runs.labels[run.run_id]): run for run in _longest(runs) if run.seed == seed}
+    if not found:
+        raise UserError(f"no run of {max(runs.totals)} steps with seed {seed} has ended")
+    prompts = [prompt for prompt in runs.prompts if any(key[0] == prompt for key in found)]
     prompts = [prompts[i] for i in np.unique(np.linspace(0, len(prompts) - 1, PROMPTS).round().astype(int))]
-    columns = {"ground truth": None} if study.truth else {}
-    columns |= {method: method for method in study.methods}
-    azimuths = study.runs[0].config.views.azimuths
+    columns = {"ground truth": None} if runs.truth else {}
+    columns |= {method: method for method in runs.methods}
+    azimuths = runs[0].config.views.azimuths
     views = [0, round(azimuths / 4)] if azimuths >= 4 and len(columns) <= 5 else [0]
     used: list[RunRecord] = []
 
     def cell(prompt: str, method: str | None) -> Cell:
         if method is None:
-            return np.concatenate([study.truth[prompt][view] for view in views], axis=1)
-        return _picture(study, runs.get((prompt, method)), None, views, used)
+            return np.concatenate([runs.truth[prompt][view] for view in views], axis=1)
+        return _picture(runs, found.get((prompt, method)), None, views, used)
 
     angles = " and ".join(f"{360 * view / azimuths:g}°" for view in views)
-    title = f"step {max(study.totals)}, seed {seed}" + f", azimuth {angles}" * (azimuths > 1)
-    return _grid(study, title, prompts, columns, cell, "", choice, tiles=len(views)).shows(_ids(used))
+    title = f"step {max(runs.totals)}, seed {seed}" + f", azimuth {angles}" * (azimuths > 1)
+    return _grid(runs, title, prompts, columns, cell, "", choice, tiles=len(views)).shows(_ids(used))
 
 
 def wrapped(text: str, letters: float) -> list[str]:
@@ -131,25 +129,25 @@ def _letters(text: str) -> int:
     return sum(1 + (unicodedata.east_asian_width(char) in "WF") for char in text)
 
 
-def _prompt(study: Study, prompt: str | None) -> str:
-    if prompt is not None and prompt not in study.prompts:
-        raise UserError(f"no run of the prompt '{prompt}'{nearest(prompt, study.prompts)}")
-    return prompt or study.prompts[0]
+def _prompt(runs: Runs, prompt: str | None) -> str:
+    if prompt is not None and prompt not in runs.prompts:
+        raise UserError(f"no run of the prompt '{prompt}'{nearest(prompt, runs.prompts)}")
+    return prompt or runs.prompts[0]
 
 
-def _seed(study: Study, seed: int | None) -> int:
-    if seed is not None and seed not in study.seeds:
-        raise UserError(f"no run with seed {seed}; choose from {', '.join(map(str, study.seeds))}")
-    return study.seeds[0] if seed is None else seed
+def _seed(runs: Runs, seed: int | None) -> int:
+    if seed is not None and seed not in runs.seeds:
+        raise UserError(f"no run with seed {seed}; choose from {', '.join(map(str, runs.seeds))}")
+    return runs.seeds[0] if seed is None else seed
 
 
-def _front(study: Study) -> str:
+def _front(runs: Runs) -> str:
     """An image has no front."""
-    return ", front view" if study.runs[0].config.views.azimuths > 1 else ""
+    return ", front view" if runs[0].config.views.azimuths > 1 else ""
 
 
-def _longest(study: Study) -> list[RunRecord]:
-    return [run for run in study.runs if run.total == max(study.totals)]
+def _longest(runs: Runs) -> list[RunRecord]:
+    return [run for run in runs if run.total == max(runs.totals)]
 
 
 def _ids(runs: Sequence[RunRecord]) -> list[str]:
@@ -157,7 +155,7 @@ def _ids(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _picture(
-    study: Study, run: RunRecord | None, step: int | None, views: Sequence[int], used: list[RunRecord]
+    runs: Runs, run: RunRecord | None, step: int | None, views: Sequence[int], used: list[RunRecord]
 ) -> Cell:
     """Views of a step (None: the run's last), side by side; the run is noted in `used`."""
     if run is None:
@@ -167,13 +165,13 @@ def _picture(
     if run.failure and (step == run.total or step not in run.view_steps):
         return f"failed: {run.failure}"
     try:
-        return np.concatenate([study.views(run, step)[view] for view in views], axis=1)
+        return np.concatenate([run.views(step)[view] for view in views], axis=1)
     except Exception as error:  # a damaged picture, told in its place as it is in the tables
         return f"unreadable: {first_line(error)}"
 
 
 def _grid(
-    study: Study,
+    runs: Runs,
     title: str,
     rows: Sequence[str],
     columns: Mapping[str, Any],
@@ -190,13 +188,13 @@ def _grid(
     headings = [wrapped(name, (side * tiles + 2 * GAP) / 0.058) for name in columns]
     # A long mark in the corner leaves the title less than a line.
     title_lines = (
-        wrapped(title, (width - 0.1 * len(RANDOM)) / 0.068) if study.stamp.mark == RANDOM else [title]
+        wrapped(title, (width - 0.1 * len(RANDOM)) / 0.068) if runs.stamp.mark == RANDOM else [title]
     )
     head = 0.24 + 0.13 * (len(title_lines) - 1) + 0.13 * max(map(len, headings))
-    caption = f"Prior {', '.join(study.stamp.priors)}. {choice}"
+    caption = f"Prior {', '.join(runs.stamp.priors)}. {choice}"
     foot = 0.2
     height = head + len(rows) * (side + GAP) + foot
-    sheet = Sheet(width, height, mark=study.stamp.mark, caption=caption)
+    sheet = Sheet(width, height, mark=runs.stamp.mark, caption=caption)
     sheet.text(
         0.04 / width, 1 - 0.03 / height, "\n".join(title_lines), fontsize=TEXT, va="top", linespacing=1.1
     )

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from eval.figures.style import Sheet
-from eval.runs import Study
+from eval.runs import Runs
 from harness.records.environment import packages
 from harness.records.stamp import TOY
 
@@ -33,13 +33,13 @@ def manifest(
     summary: str,
     sheet: Sheet,
     images: Mapping[str, bytes],
-    study: Study | None,
+    runs: Runs | None,
     metrics: Iterable[str],
     command: str,
 ) -> dict[str, Any]:
     """What a figure shows, the runs, command, metric versions and packages that made it, and its hashes."""
-    stamp = study.stamp if study and sheet.run_ids else None
-    versions = dict(stamp.metrics) if stamp else {}
+    stamp = runs.stamp if runs and sheet.run_ids else None
+    versions = stamp.versions if stamp else {}
     return {
         "figure": name,
         "summary": summary,

@@ -42,8 +42,8 @@ SCHEDULES = {
 }
 
 
-def schedules(study: Any = None) -> Sheet:
-    """W(t), scaled to a maximum of 1, and t(i) over i/N, with Stable Diffusion's ᾱ; the study is not read."""
+def schedules(runs: Any = None) -> Sheet:
+    """W(t), scaled to a maximum of 1, and t(i) over i/N, with Stable Diffusion's ᾱ; runs are not read."""
     w = Density()
     caption = (
         f"Analytic, no runs. Stable Diffusion's noise schedule, t in [{T_MIN}, {T_MAX}], N = {TOTAL}. "

@@ -11,20 +11,21 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 from eval.figures.curves import counted
 from eval.figures.looks import looks
 from eval.figures.style import INK, PAGE, Sheet, chart, handle, legend, power_of_ten
-from eval.metrics.spectrum import FLOOR, frequencies
-from eval.runs import Study
+from eval.metrics.spectrum import FLOOR, Spectrum, frequencies, stages
+from eval.runs import Runs
 from harness.config import UserError
 
 REFERENCE = "real images"
 
 
-def spectra(study: Study) -> Sheet:
+def spectra(runs: Runs) -> Sheet:
     """Power over radial frequency per method at three stages, and its ratio to real images of the prompts.
 
     Geometric means over prompts of those over seeds, of the runs with the most steps. Raises UserError where
     there is no image to hold them against.
     """
-    frame, real = study.spectra, study.reference_spectra
+    spectrum = runs.of(Spectrum)
+    frame, real = spectrum.frame, spectrum.real
     frame = frame.loc[frame["prompt"].isin(real)]
     if frame.empty:
         raise UserError("spectra need real images of the prompts: ground truth, or samples of the prior")
@@ -34,18 +35,17 @@ def spectra(study: Study) -> Sheet:
     ):
         raise UserError("renders and real images differ in size, so their spectra do not compare")
     frame = frame.loc[frame["total"] == frame["total"].max()]
-    steps = sorted(frame["step"].unique())
-    stages = list(dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1])))
-    source = "ground truth" if study.truth else "samples of the prior"
+    steps = stages(frame)
+    source = "ground truth" if runs.truth else "samples of the prior"
     caption = (
         f"{counted(frame)}, every view of the ring; real images: {source}. Geometric means over prompts."
     )
-    sheet = chart(PAGE, 3.5, mark=study.stamp.mark, caption=caption)
-    panels = sheet.subplots(2, len(stages), sharex=True, sharey="row", squeeze=False, height_ratios=(2, 1))
-    look = looks(study.methods)
-    for (top, bottom), step in zip(panels.T, stages, strict=True):
+    sheet = chart(PAGE, 3.5, mark=runs.stamp.mark, caption=caption)
+    panels = sheet.subplots(2, len(steps), sharex=True, sharey="row", squeeze=False, height_ratios=(2, 1))
+    look = looks(runs.methods)
+    for (top, bottom), step in zip(panels.T, steps, strict=True):
         at = frame.loc[frame["step"] == step]
-        for method in study.methods:
+        for method in runs.methods:
             own = at.loc[at["method"] == method]
             if own.empty:
                 continue
@@ -68,8 +68,8 @@ def spectra(study: Study) -> Sheet:
             axes.yaxis.set_minor_locator(NullLocator())
     panels[0, 0].set_ylabel("power")
     panels[1, 0].set_ylabel("÷ real")
-    entries = [handle(name, look[name], marker="") for name in study.methods]
-    entries.append(handle(REFERENCE, look[study.methods[0]], marker="", color=INK, linestyle=":"))
+    entries = [handle(name, look[name], marker="") for name in runs.methods]
+    entries.append(handle(REFERENCE, look[runs.methods[0]], marker="", color=INK, linestyle=":"))
     legend(sheet, entries)
     return sheet.shows(frame["run"])
 

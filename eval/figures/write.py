@@ -12,27 +12,27 @@ from eval.figures import bars, curves, gradients, grids, schedules, spectra
 from eval.figures.fonts import boxes, fallbacks
 from eval.figures.manifest import image_bytes, manifest
 from eval.figures.style import Sheet, style
-from eval.runs import Study
+from eval.runs import Runs
 from harness.config import UserError, nearest
 from harness.records.files import make_folder, write_bytes
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: how it is drawn from a study, and what the study must hold."""
+    """One figure: how it is drawn from runs, and what they must hold."""
 
     name: str
     summary: str
     function: Callable[..., Sheet]
-    needs: str = "runs"  # "": drawn without a study
+    needs: str = "runs"  # "": drawn without runs
     metrics: tuple[str, ...] = ()
 
-    def draw(self, study: Study | None = None, **options: Any) -> Sheet:
-        """A matplotlib figure in the project's style; UserError where the study lacks what it needs."""
-        if study is None and self.needs:
+    def draw(self, runs: Runs | None = None, **options: Any) -> Sheet:
+        """A matplotlib figure in the project's style; UserError where the runs lack what it needs."""
+        if runs is None and self.needs:
             raise UserError(f"needs {self.needs}")
-        with style(_texts(study)):
-            return self.function(study, **options).arranged()
+        with style(_texts(runs)):
+            return self.function(runs, **options).arranged()
 
 
 FIGURES: dict[str, Figure] = {
@@ -58,13 +58,13 @@ FIGURES: dict[str, Figure] = {
 
 
 def write_figures(
-    study: Study | None,
+    runs: Runs | None,
     names: Sequence[str],
     out: Path,
     command: str,
     say: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Draw the figures named, or all that the study supports; the paths of pdf, png and json, in that order.
+    """Draw the figures named, or all that the runs support; the paths of pdf, png and json, in that order.
 
     A figure that is not named and lacks its data is left out, and `say` is told why in one line. Raises
     UserError for an unknown name and for a named figure that lacks its data.
@@ -76,32 +76,32 @@ def write_figures(
     written: list[Path] = []
     for name in dict.fromkeys(names or FIGURES):
         try:
-            sheet = FIGURES[name].draw(study)
+            sheet = FIGURES[name].draw(runs)
         except UserError as error:
             line = f"no figure {name}: {error}"
             if names:
                 raise UserError(line) from error
             say(line)
         else:
-            written += _write(FIGURES[name], sheet, study, out, command)
-    missing = fallbacks(_texts(study))[1]
+            written += _write(FIGURES[name], sheet, runs, out, command)
+    missing = fallbacks(_texts(runs))[1]
     if missing and written:
         say(boxes(missing))
     return written
 
 
-def _texts(study: Study | None) -> list[str]:
+def _texts(runs: Runs | None) -> list[str]:
     """What of others a figure may show."""
-    if study is None:
+    if runs is None:
         return []
-    reasons = [run.failure or "" for run in study.runs]
-    return [*study.prompts, *study.methods, *study.stamp.priors, *reasons]
+    reasons = [run.failure or "" for run in runs]
+    return [*runs.prompts, *runs.methods, *runs.stamp.priors, *reasons]
 
 
-def _write(figure: Figure, sheet: Sheet, study: Study | None, out: Path, command: str) -> list[Path]:
-    with style(_texts(study)):
+def _write(figure: Figure, sheet: Sheet, runs: Runs | None, out: Path, command: str) -> list[Path]:
+    with style(_texts(runs)):
         images = image_bytes(sheet)
-    about = manifest(figure.name, figure.summary, sheet, images, study, figure.metrics, command)
+    about = manifest(figure.name, figure.summary, sheet, images, runs, figure.metrics, command)
     text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     written = []
     for suffix, data in (images | {"json": text.encode()}).items():

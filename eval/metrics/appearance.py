@@ -12,9 +12,13 @@ Luma weighs the stored (gamma-encoded) values by ITU-R BT.709. All are means ove
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-VERSION = 1
+from eval.metric import FEATURES, Column, RunMetric, Values
+from eval.sources.load import RunRecord
+
 LUMA = np.array([0.2126, 0.7152, 0.0722])  # ITU-R BT.709
 
 
@@ -44,16 +48,32 @@ def adjacent_consistency(features_VD: np.ndarray) -> float:
     return float(1 - (rows_VD * np.roll(rows_VD, 1, axis=0)).sum(axis=1).mean())
 
 
-def measure(images_VHWC: np.ndarray, features_VD: np.ndarray) -> dict[str, float]:
-    """`saturation`, `contrast` and `adjacent` of the V views of a ring, in the order of their azimuths."""
-    return {
-        "saturation": saturation(images_VHWC),
-        "contrast": contrast(images_VHWC),
-        "adjacent": adjacent_consistency(features_VD),
-    }
-
-
 def _checked(images_VHWC: np.ndarray) -> np.ndarray:
     if images_VHWC.ndim != 4 or images_VHWC.shape[-1] != 3 or images_VHWC.dtype != np.uint8:
         raise ValueError(f"expected uint8 [V, H, W, 3], got {images_VHWC.dtype} {images_VHWC.shape}")
     return images_VHWC
+
+
+class Appearance(RunMetric):
+    """Of the ring's views at the last step; a picture has no neighbours, and an `adjacent` of nan."""
+
+    version = 1
+    columns = (
+        Column("saturation", "saturation", digits=3),
+        Column("contrast", "contrast", digits=3),
+        Column("adjacent", "adjacent 1 − cos", better="lower", digits=3),
+    )
+    needs = (FEATURES,)
+    table = "signatures"
+
+    def of_run(self, run: RunRecord) -> Values:
+        """Means over the ring."""
+        ring = run.config.views.azimuths
+        images_VHWC = run.views(run.total)[: ring if ring > 2 else None]
+        return {
+            "saturation": saturation(images_VHWC),
+            "contrast": contrast(images_VHWC),
+            "adjacent": adjacent_consistency(self.runs.features[run.run_id][0][run.total][:ring])
+            if ring > 2
+            else math.nan,
+        }

@@ -15,11 +15,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 
-VERSION = 2
+from eval.metric import FEATURES, SEEDS, Column, PromptMetric, Values
+from eval.sources.load import RunRecord
+
 SUBSETS = 10_000  # of n samples that are all looked at; of more, so many are drawn
 COLLAPSED_BELOW = 0.5  # of the prior's own spread
 
@@ -96,3 +100,57 @@ def _unit(features_SD: np.ndarray) -> np.ndarray:
     if rows_SD.ndim != 2 or not rows_SD.size or not (np.isfinite(lengths) & (lengths > 0)).all():
         raise ValueError(f"expected finite rows of features, none zero, got the shape {rows_SD.shape}")
     return rows_SD / lengths
+
+
+class SpreadOverSeeds(PromptMetric):
+    """At the last step. The Vendi score, which grows with the seeds, is of as many as the prompt with the
+    fewest has."""
+
+    version = 2
+    caption = "Diversity over seeds at the final step [95 % interval over prompts]"
+    columns = (
+        Column("distance", "1 − cos", better="higher", digits=3),
+        Column("prior_distance", "prior's 1 − cos", digits=3),
+        Column("collapsed", "collapsed, %", "%", "lower"),
+        Column("vendi", "Vendi of n", better="higher"),
+    )
+    needs = (FEATURES, SEEDS)
+    lacking = "diversity needs at least two seeds of a prompt: sweep with --seeds 0-1 or more"
+
+    @cached_property
+    def vendi_of(self) -> int:
+        """How many seeds every prompt has."""
+        return min(map(len, self.groups.values()), default=0)
+
+    def of_seeds(self, runs: Sequence[RunRecord]) -> Values:
+        """The fields of `Diversity`, and the spread of the prior's own samples."""
+        features = [rows_VD for run in runs if (rows_VD := self.runs.last_features(run)) is not None]
+        spread = of_prompt(np.stack(features), self.vendi_of)
+        prior = self.prior_distance.get(runs[0].prompt, math.nan)
+        return asdict(spread) | {
+            "prior_distance": prior,
+            "collapsed": collapsed(spread.distance, prior),
+        }
+
+    @cached_property
+    def prior_distance(self) -> dict[str, float]:
+        """Mean pairwise distance of the prior's own samples of each prompt."""
+        return {
+            prompt: mean_pairwise_distance(rows_SD)
+            for prompt, rows_SD in self.runs.prior_features.items()
+            if len(rows_SD) > 1
+        }
+
+    @property
+    def heads(self) -> list[str]:
+        """With the number of seeds that the Vendi score is of."""
+        return [*super().heads[:-1], f"Vendi of {self.vendi_of}"]
+
+    def notes(self) -> Sequence[str]:
+        """What the columns are."""
+        return [
+            "Image features of the same view, mean over views. Collapsed: spread below half of that of the "
+            "prior's own samples of the prompt; – without samples. A Vendi score grows with the seeds: "
+            f"Vendi of {self.vendi_of} is that of subsets of as many as every prompt has, and compares with "
+            "no other number. Failed runs are left out."
+        ]

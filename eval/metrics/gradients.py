@@ -8,17 +8,22 @@ the size of the SDS gradient at x. Only runs swept with --keep-params have more 
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import Any
 
+import pandas as pd
 import torch
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from eval.metric import PARAMETERS, Metric
 from eval.sources.load import RunRecord
 from harness import rng
+from harness.config import first_line
 from harness.guidance.prior import Guidance
 from harness.guidance.views import view_name, view_prompt
 from harness.records.files import write_cache
+from harness.records.reader import RecordError
 from harness.scene.cameras import evaluation
 from harness.scene.kind import make_scene
 
@@ -101,3 +106,30 @@ def _at(run: RunRecord, step: int, guidance: Guidance) -> list[Row]:
         norm_D = (eps_DCHW - noise_DCHW).flatten(1).square().mean(1).sqrt()
         rows.append({"step": step, "t": t, "mean": float(norm_D.mean()), "variance": float(norm_D.var())})
     return rows
+
+
+class Gradients(Metric):
+    """A figure's numbers; they have no table."""
+
+    version = VERSION
+    needs = (PARAMETERS,)
+    shown = ()
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Every cell: run, method, prompt, seed, total, step, t, mean, variance; of the runs that kept the
+        parameters of every evaluated step, empty where none did."""
+        kept = [run for run in self.runs if len(run.folder.params_steps()) > 1]
+        rows = []
+        if kept:
+            where = str(self.runs.clip.device)
+            guidance = Guidance.load(kept[0].config.guidance, where, local_files_only=True)
+            for run in self.runs.track(kept, "gradients"):
+                try:
+                    found = gradient_map(run, guidance)
+                except RecordError as error:
+                    self.runs.note(f"left out of the gradients: {run.run_id}: {first_line(error)}")
+                    continue
+                rows += [self.runs.about(run) | row for row in found]
+        columns = ["run", "method", "prompt", "seed", "total", "step", "t", "mean", "variance"]
+        return pd.DataFrame(rows, columns=columns)

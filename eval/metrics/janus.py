@@ -32,12 +32,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
-from harness.guidance.views import view_name
+from eval.metric import FEATURES, Column, Reference, RunMetric, Values
+from eval.metrics.r_precision import RPrecision
+from eval.sources.load import RunRecord
+from eval.tables.rows import distinct, span
+from eval.tables.table import Cell, Number
+from harness.config import GuidanceConfig
+from harness.guidance.views import VIEWS, view_name, view_prompt
 
-VERSION = 1
 TEXT_AZIMUTHS = (0.0, 90.0, 180.0)  # of "front", "side" and "back", the first of VIEWS
 MOST = 0.5  # share of a half of the ring
 PROMINENCE = 0.5  # of the range of the front score around the ring
@@ -171,3 +178,107 @@ def _front_scores(scores_VK: np.ndarray, halves_K: np.ndarray) -> np.ndarray:
 def _halves(azimuths: Sequence[float]) -> np.ndarray:
     """The half of the ring that each azimuth lies in, "front" or "back", or "side" between them."""
     return np.array([view_name(azimuth, 0, front_sector=180) for azimuth in azimuths])
+
+
+class JanusSigns(RunMetric):
+    """Of finished runs; nan where there is no ring, and where a prompt's front and back look alike in its
+    ground truth."""
+
+    version = 1
+    columns = (
+        Column("janus", "Janus, %", "%", "lower"),
+        Column("false_front_rate", "false front, %", "%", "lower"),
+        Column("peaks", "front peaks"),
+    )
+    needs = (FEATURES,)
+    table = "signatures"
+    shown = (("false_front_rate", "false front"), ("peaks", "front peaks"), ("janus", "Janus"))
+    remarks = (
+        "Sided prompts: front and back differ in their ground truth; the signs of Janus are theirs. Of "
+        "retrieved: Janus among those runs whose views retrieve their prompt by majority. Floor: what the "
+        "same ring of azimuths flags where the prompt is not shown at all.",
+    )
+
+    @property
+    def heads(self) -> list[str]:
+        """Beside the signs, how many views and prompts they are of, and Janus among the retrieved."""
+        return [
+            "Janus, %", "of retrieved, %", "retrieved", "false front, %", "front peaks", "azimuths",
+            "sided prompts",
+        ]  # fmt: skip
+
+    def of_run(self, run: RunRecord) -> Values:
+        """The signs of the ring."""
+        ring = run.config.views.azimuths
+        none: dict[str, float] = {column.key: float("nan") for column in self.columns}
+        if ring < 3:
+            return none
+        azimuths = [360.0 * index / ring for index in range(ring)]
+        truth = self.runs.truth_features
+        references_VD = truth[run.prompt][:ring] if run.prompt in truth else None
+        if references_VD is not None and not applicable(references_VD, azimuths):
+            return none
+        rows_VD = self.runs.features[run.run_id][0][run.total][:ring]
+        signs = janus(rows_VD, self._texts[run.prompt], azimuths, references_VD)
+        return {
+            "false_front_rate": signs.false_front_rate,
+            "peaks": signs.peaks,
+            "janus": float(signs.flagged),
+        }
+
+    @cached_property
+    def _texts(self) -> dict[str, np.ndarray]:
+        template = GuidanceConfig.model_fields["view_prompt"].default
+        texts = {prompt: [view_prompt(template, prompt, v) for v in VIEWS] for prompt in self.runs.prompts}
+        return {prompt: self.runs.clip.embed_texts(each).numpy() for prompt, each in texts.items()}
+
+    @cached_property
+    def _hits(self) -> set[str]:
+        final = self.runs.of(RPrecision).frame
+        return set(final.loc[final["majority"] == 1, "run"])
+
+    def cells(self, part: pd.DataFrame) -> list[Cell]:
+        """Of the sided prompts, and of the runs among them that retrieve theirs."""
+        sided = part.loc[part["janus"].notna()]
+        if not len(sided):
+            return ["–"] * len(self.heads)
+        retrieved = sided.loc[sided["run"].isin(self._hits)]
+        signs = {column.key: column for column in self.columns}
+        rings = {run.config.views.azimuths for run in self.runs if run.run_id in set(sided["run"])}
+        return [
+            signs["janus"].cell(sided),
+            signs["janus"].cell(retrieved) if len(retrieved) else "–", len(retrieved),
+            signs["false_front_rate"].cell(sided), signs["peaks"].cell(sided),
+            span(rings), distinct(sided, "prompt"),
+        ]  # fmt: skip
+
+    @cached_property
+    def floor(self) -> dict[str, Floor]:
+        """What flags runs that are not of their prompt at all, mean over the sided prompts: random features,
+        and the ground truth of the suite's other prompts where there is any. {} where no run has a ring.
+
+        Of the rings of these runs; where they differ, of the first.
+        """
+        ring = next((run.config.views.azimuths for run in self.runs if run.config.views.azimuths > 2), 0)
+        sided = dict.fromkeys(self.frame.loc[self.frame["janus"].notna(), "prompt"])
+        if not ring or not sided:
+            return {}
+        azimuths = [360.0 * index / ring for index in range(ring)]
+        truth = {prompt: rows_VD[:ring] for prompt, rows_VD in self.runs.truth_features.items()}
+        asked = [(self._texts[prompt], truth.get(prompt)) for prompt in sided]
+        found = {"random features": floor(asked, azimuths)}
+        if len(truth) > 1:
+            others = [[rows for other, rows in truth.items() if other != prompt] for prompt in sided]
+            found["other prompts' ground truth"] = floor(asked, azimuths, others)
+        return found
+
+    def references(self) -> list[Reference]:
+        """The floors."""
+        return [
+            Reference(
+                f"{name} (floor)",
+                [Number(chance.janus, scale=100.0), "–", "–", Number(chance.false_front_rate, scale=100.0),
+                 Number(chance.peaks, digits=2), "–", "–"],
+            )
+            for name, chance in self.floor.items()
+        ]  # fmt: skip

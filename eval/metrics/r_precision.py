@@ -6,155 +6,110 @@ elevation 30°, averaged over azimuths; the vote over views: DreamTime's author'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict
+from functools import cached_property
 
-import numpy as np
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+import pandas as pd
 
-from eval.scorers.clip import Clip, reader
+from eval.metric import FEATURES, Column, RunMetric
 from eval.scorers.features import ViewFeatures, view_features
+from eval.scorers.retrieval import MISS, Score, Scorer
 from eval.sources.load import RunRecord
-from harness.config import UserError
-from harness.guidance.reading import alike, why_alike
-from harness.prompt import normalised
-from harness.records.files import read_json
-from harness.records.reader import problem
+from eval.tables.rows import groups
+from eval.tables.table import Cell, Number, Table
 
-VERSION = 1  # raise it when any number below can change
-SCORES = ("majority", "per_view", "mean_sim", "held_out")
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The captions retrieved from: always the whole suite, however few of its prompts were run."""
-
-    name: str
-    sha256: str
-    prompts: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if len({normalised(prompt) for prompt in self.prompts}) != len(self.prompts) or not self.prompts:
-            raise UserError(f"the pool '{self.name}' is empty or holds a caption twice after normalisation")
-
-    def index(self, prompt: str) -> int:
-        """The prompt's place in the pool, compared after normalisation; ValueError where it has none."""
-        return [normalised(caption) for caption in self.prompts].index(normalised(prompt))
+CEILING, FLOOR = "ground truth (ceiling)", "chance (floor)"
+COLUMNS = tuple(
+    Column(key, head, "%", "higher")
+    for key, head in {
+        "majority": "majority",
+        "per_view": "per view",
+        "mean_sim": "mean sim.",
+        "held_out": "held-out",
+    }.items()
+)
 
 
-class _Kept(TypedDict):
-    """A suite beside the runs, `suites/<sha256[:12]>.json`."""
+class RPrecision(RunMetric):
+    """At every evaluated step. A step without readable views is a miss, and so is the last step of a failed
+    run, whatever its folder holds."""
 
-    name: str
-    sha256: str
-    prompts: list[str]
+    version = 1
+    caption = "R-Precision at the final step, % [95 % interval over prompts]"
+    columns = COLUMNS
+    needs = (FEATURES,)
+    shown = (
+        ("per_view", "R-Precision, share of views"),
+        ("majority", "R-Precision, majority"),
+        ("mean_sim", "R-Precision, mean similarity"),
+        ("held_out", "R-Precision, held-out view"),
+    )
+    miss = asdict(MISS)
 
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """One row per run and evaluated step: run, method, prompt, seed, total, step, final, pool, the
+        scores, and why a run counts as a miss there."""
+        rows = []
+        for run in self.runs.track(self.runs, "scoring"):
+            assert run.suite is not None  # check_comparable refuses a run without one
+            scorer = self.runs.scorers[run.suite]
+            scores, problems = score_run(run, scorer, self.runs.features[run.run_id])
+            for step in run.config.views.steps(run.total):
+                problem = problems.get(step)
+                if run.status == "failed" and (step == run.total or step not in scores):
+                    problem = run.failure
+                elif step not in scores:
+                    problem = problem or f"no views of step {step}"
+                rows.append(
+                    self.runs.about(run)
+                    | {"step": step, "final": step == run.total, "pool": len(scorer.pool.prompts)}
+                    | asdict(MISS if problem else scores[step])
+                    | {"problem": problem}
+                )
+        return pd.DataFrame(rows)
 
-_POOL = TypeAdapter(_Kept)
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The last steps of `scores`."""
+        return self.scores.loc[self.scores["final"]]
 
+    @cached_property
+    def ceiling(self) -> pd.DataFrame:
+        """Scores of the ground truth: prompt, pool and the scores; empty where there is none."""
+        ring = self.runs[0].config.views.azimuths
+        rows = []
+        for suite, scorer in self.runs.scorers.items():
+            asked = {run.prompt for run in self.runs if run.suite == suite}
+            for prompt in self.runs.prompts:
+                if prompt in asked and prompt in self.runs.truth_features:
+                    retrieval = scorer.retrieve(self.runs.truth_features[prompt], ring)
+                    score = retrieval.score(scorer.pool.index(prompt))
+                    rows.append({"prompt": prompt, "pool": len(scorer.pool.prompts), **asdict(score)})
+        return pd.DataFrame(rows)
 
-def load_pool(root: Path, sha256: str) -> Pool:
-    """The pool kept in a runs root under the hash of its suite; UserError where it is missing or damaged."""
-    path = root / "suites" / f"{sha256[:12]}.json"
-    try:
-        data = _POOL.validate_python(read_json(path))
-    except ValidationError as error:
-        raise UserError(f"the pool of these runs does not load from {path}: {problem(error)}") from None
-    return Pool(data["name"], data["sha256"], tuple(data["prompts"]))
+    def own_table(self) -> Table:
+        """A row per method, N and pool, and below it the same scores of what else stands in this table."""
+        rows: list[list[Cell]] = []
 
+        def add(name: str, total: Cell, frame: pd.DataFrame) -> None:
+            for pool in sorted(set(frame["pool"])):  # with another pool it is another metric
+                own = frame.loc[frame["pool"] == pool]
+                rows.append([name, total, *self.cells(own), *self.counts(own).values(), int(pool)])
 
-def cut_captions(prompts: Sequence[str], scorers: Sequence[str]) -> list[str]:
-    """A line for each scorer to which two captions are the same, or which loses the ends of some."""
-    told = []
-    for name in scorers:
-        each = reader(name)
-        pairs = alike([each], prompts)
-        cut = [(prompt, lost) for prompt in prompts if (lost := each.lost(prompt))]
-        if pairs:
-            told.append(f"R-Precision will be refused: scorer {why_alike([each], pairs[0])}")
-        elif cut:
-            told.append(
-                f"scorer {name} reads {each.length} tokens and loses the ends of {len(cut)} captions, "
-                f"such as '… {cut[0][1]}' of '{cut[0][0][:40]}…'"
-            )
-    return told
-
-
-@dataclass(frozen=True)
-class Score:
-    """One run at one step: `per_view` is the share of the ring's views, the others are 0 or 1.
-
-    `held_out` is nan where there is no held-out view.
-    """
-
-    majority: float
-    per_view: float
-    mean_sim: float
-    held_out: float
-
-
-MISS = Score(0.0, 0.0, 0.0, 0.0)  # what a failed run scores
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """Indices into the pool that one set of views retrieves: the ring's views, the held-out view if any, then
-    the ring by vote and by mean."""
-
-    ring: tuple[int, ...]
-    held_out: int | None
-    majority: int
-    mean_sim: int
-
-    def score(self, target: int) -> Score:
-        """1 where what was retrieved is the target."""
-        return Score(
-            majority=float(self.majority == target),
-            per_view=float(np.mean([index == target for index in self.ring])),
-            mean_sim=float(self.mean_sim == target),
-            held_out=float("nan") if self.held_out is None else float(self.held_out == target),
-        )
-
-
-def retrieve(similarity_VP: np.ndarray, ring: int) -> Retrieval:
-    """Retrieval from cosine similarities to P captions of `ring` views, then of a held-out view if any.
-
-    Majority: the caption most views of the ring retrieve; of equally many votes, that of the higher mean
-    similarity. Raises ValueError for any other number of views.
-    """
-    if similarity_VP.ndim != 2 or ring < 1 or len(similarity_VP) - ring not in (0, 1):
-        raise ValueError(
-            f"expected {ring} views and at most one more, got similarities of {similarity_VP.shape}"
-        )
-    best_V = [int(index) for index in similarity_VP.argmax(axis=1)]
-    mean_P = similarity_VP[:ring].mean(axis=0, dtype=np.float64)
-    votes_P = np.bincount(best_V[:ring], minlength=similarity_VP.shape[1])
-    tied = np.flatnonzero(votes_P == votes_P.max())
-    majority = int(tied[mean_P[tied].argmax()])
-    held_out = best_V[ring] if len(best_V) > ring else None
-    return Retrieval(tuple(best_V[:ring]), held_out, majority, int(mean_P.argmax()))
-
-
-@dataclass(frozen=True, eq=False)
-class Scorer:
-    """A scorer and a pool, its captions embedded once."""
-
-    clip: Clip
-    pool: Pool
-    captions_PD: np.ndarray
-
-    @classmethod
-    def over(cls, clip: Clip, pool: Pool) -> Scorer:
-        """Embeds the pool's captions; UserError where two of them are the same to the scorer."""
-        if pairs := alike([clip.reader], pool.prompts):
-            raise UserError(f"the pool '{pool.name}': scorer {why_alike([clip.reader], pairs[0])}")
-        return cls(clip, pool, clip.embed_texts(pool.prompts).numpy())
-
-    def retrieve(self, features_VD: np.ndarray, ring: int) -> Retrieval:
-        """Retrieval of one set of views from their unit features."""
-        return retrieve(features_VD @ self.captions_PD.T, ring)
+        others = self.beside()
+        for method, total, part in groups(self.runs, self.frame):
+            add(method, total, part)
+            for other in others:
+                add(f"{method}, {other.name}", total, other.frame.loc[other.frame["run"].isin(part["run"])])
+        if len(self.ceiling):
+            add(CEILING, "–", self.ceiling.assign(seed=0))
+        for pool in sorted(set(self.frame["pool"])):
+            chance = [Number(1 / pool, scale=100.0)] * len(self.columns)
+            rows.append([FLOOR, "–", *chance, "–", "–", "–", int(pool)])
+        heads = ["method", "step", *self.heads, "prompts", "seeds", "failed", "pool"]
+        names = [self.name, *(other.name for other in others)]
+        return Table(self.name, names, self.caption, heads, rows)
 
 
 def score_run(

@@ -22,15 +22,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch.nn.functional import adaptive_avg_pool2d
 
+from eval.metric import GROUND_TRUTH, PARAMETERS, SOLIDS, VIEWS, Column, Reference, RunMetric, Values
 from eval.sources.load import RunRecord
+from eval.tables.rows import distinct
 from harness.config import UserError
 from harness.objects.final import Final, NoSides, load
 from harness.objects.mesh import OUTLINE, surface_level
@@ -79,7 +82,6 @@ class Shape(Fit):
 
 
 MISS = Shape(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)  # what a failed run scores
-COLUMNS = ("iou", "aligned_iou", "f_score", "aligned_f_score", "silhouette_iou", "view_error")
 
 
 @cache
@@ -217,3 +219,51 @@ def _outlines(final: Final, solid: Solid) -> float:
         covered_P = final.scene.surface(final.params, cameras[v : v + 1], side).opacity_P >= 0.5
         shares.append(iou(covered_P.view(side, side).cpu().numpy(), truth[v]))
     return float(np.mean(shares))
+
+
+class Shapes(RunMetric):
+    """At the last step. Failed runs are misses; what has no field is left out."""
+
+    version = VERSION
+    caption = "Shapes at the final step against ground truth [95 % interval over prompts]"
+    columns = (
+        Column("iou", "IoU, %", "%", "higher"),
+        Column("aligned_iou", "IoU aligned, %", "%", "higher"),
+        Column("f_score", "F-score, %", "%", "higher"),
+        Column("aligned_f_score", "F-score aligned, %", "%", "higher"),
+        Column("silhouette_iou", "silhouette IoU, %", "%", "higher"),
+        Column("view_error", "view error", better="lower", digits=3),
+    )
+    needs = (VIEWS, PARAMETERS, GROUND_TRUTH, SOLIDS)
+    remarks = (
+        "Aligned: after the turn about the vertical, the small scale and the shift that fit best. The solid "
+        "is the level surface whose outlines are the run's own views'. The ground truth itself has 100.",
+    )
+    shown = ()
+    miss = asdict(MISS)
+    lacking = "shapes need the solids of the prompts, and runs of a field: the toy world has both"
+
+    def of_run(self, run: RunRecord) -> Values | None:
+        """The fields of `Shape`."""
+        shape = of_run(run, self.runs.solids[run.prompt], self.runs.truth[run.prompt])
+        return None if shape is None else asdict(shape)
+
+    @cached_property
+    def floor(self) -> pd.DataFrame:
+        """What the next prompt's object scores in a prompt's place: prompt, seed and the fields of a fit."""
+        solids = self.runs.solids
+        names = list(solids)
+        return pd.DataFrame(
+            [
+                {"prompt": one, "seed": 0} | asdict(floor(solids[one], solids[other]))
+                for one, other in zip(names, names[1:] + names[:1], strict=True)
+                if one != other
+            ]
+        )
+
+    def references(self) -> list[Reference]:
+        """Another prompt's object."""
+        if not len(self.floor):
+            return []
+        fits = [column.cell(self.floor) for column in self.columns[:4]]
+        return [Reference("another prompt's (floor)", [*fits, "–", "–"], distinct(self.floor, "prompt"))]

@@ -11,11 +11,18 @@ over rings of frequencies. White noise of variance σ² has the power σ² in ev
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
+import pandas as pd
+from PIL import Image
 
+from eval.metric import VIEWS, Column, Metric
 from eval.metrics.appearance import luma
+from eval.tables.rows import distinct, groups
+from eval.tables.table import Cell, Table
+from harness.config import UserError
 
-VERSION = 1
 # The slope is fitted between these shares of the Nyquist frequency: below, the window smears the lowest rings
 # into each other; above, the grid's aliasing and the sampling of the renderer show.
 BAND = (1 / 8, 3 / 4)
@@ -79,3 +86,107 @@ def _log(power_K: np.ndarray) -> np.ndarray:
 def _hann(size: int) -> np.ndarray:
     # The periodic window: its transform is zero outside three frequencies, so a sinusoid stays in its ring.
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+
+
+class Spectrum(Metric):
+    """At three stages of every method: the first, the middle and the last evaluated step."""
+
+    version = 1
+    caption = "Radial power spectrum against real images: slope, and error in log10 power [95 % interval]"
+    columns = (
+        Column("slope", "slope"),
+        Column("low", "low", better="lower"),
+        Column("mid", "mid", better="lower"),
+        Column("high", "high", better="lower"),
+        Column("overall", "all", better="lower"),
+    )
+    needs = (VIEWS,)  # and real images, which may be ground truth or samples of the prior
+    shown = ()
+    remarks = (
+        "low, mid, high: thirds of the frequencies up to Nyquist. Real images: ground truth where there is "
+        "one, else the prior's own samples. Floor: the prior's own samples against them, or one half of the "
+        "samples against the other.",
+    )
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """Radial power of every run's views at every evaluated step: run, method, prompt, seed, total, step,
+        power [K]."""
+        rows = []
+        for run in self.runs.track(self.runs, "spectra"):
+            ring = run.config.views.azimuths
+            for step in self.runs.features[run.run_id][0]:
+                power_K = radial_power(run.views(step)[:ring])
+                rows.append(self.runs.about(run) | {"step": step, "power": power_K})
+        return pd.DataFrame(rows, columns=["run", "method", "prompt", "seed", "total", "step", "power"])
+
+    @cached_property
+    def real(self) -> dict[str, np.ndarray]:
+        """Radial power [K] of real images per prompt: ground truth, else the prior's samples; at the size of
+        the runs' views, since a frequency is one per pixel."""
+        runs = self.runs
+        ring = runs[0].config.views.azimuths
+        images = {prompt: views[:ring] for prompt, views in runs.truth.items()} or runs.prior_samples
+        side = runs.side
+        return {prompt: radial_power(_resized(views, side)) for prompt, views in images.items()}
+
+    @cached_property
+    def floor(self) -> pd.DataFrame:
+        """How far the prior's own samples are from the real images, the least that a distilled scene can be
+        asked for: prompt, seed, slope and `band_error`; empty where there are no samples.
+
+        Against ground truth all samples of a prompt together, as the views of a run; where the samples
+        themselves stand for real images, one half of them against the other.
+        """
+        rows = []
+        for prompt, images in self.runs.prior_samples.items():
+            images, half = _resized(images, self.runs.side), len(images) // 2
+            if not self.runs.truth and not half:
+                continue
+            parts = (images, None) if self.runs.truth else (images[:half], radial_power(images[half:]))
+            reference_K = self.real[prompt] if parts[1] is None else parts[1]
+            power_K = radial_power(parts[0])
+            rows.append({"prompt": prompt, "seed": 0} | _errors(power_K, reference_K))
+        return pd.DataFrame(rows)
+
+    def own_table(self) -> Table:
+        """A row per method, N and stage, then the floor and the real images."""
+        if not self.real:
+            raise UserError("spectra need real images of the prompts: ground truth, or --prior-samples 4")
+        rows: list[list[Cell]] = []
+        frame = self.frame.loc[self.frame["prompt"].isin(self.real)]
+        for method, total, part in groups(self.runs, frame):
+            for step in stages(part):
+                errors = pd.DataFrame(
+                    {"prompt": row.prompt, "seed": row.seed} | _errors(row.power, self.real[row.prompt])
+                    for row in part.loc[part["step"] == step].itertuples()
+                )
+                counts = [distinct(errors, "prompt"), distinct(errors, "seed")]
+                rows.append([method, total, int(step), *self.cells(errors), *counts])
+        slopes = pd.DataFrame(
+            {"prompt": prompt, "seed": 0, "slope": slope(power)} for prompt, power in self.real.items()
+        )
+        if len(self.floor):
+            prompts = distinct(self.floor, "prompt")
+            rows.append(["prior's samples (floor)", "–", "–", *self.cells(self.floor), prompts, "–"])
+        ends = [self.columns[0].cell(slopes), *["–"] * 4, distinct(slopes, "prompt"), "–"]
+        rows.append(["real images", "–", "–", *ends])
+        heads = ["method", "N", "step", *self.heads, "prompts", "seeds"]
+        return Table(self.name, [self.name], self.caption, heads, rows, self.notes())
+
+
+def stages(frame: pd.DataFrame) -> list[int]:
+    """The first, the middle and the last step of a frame."""
+    steps = sorted(frame["step"].unique())
+    return list(dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1])))
+
+
+def _errors(power_K: np.ndarray, real_K: np.ndarray) -> dict[str, float]:
+    return {"slope": slope(power_K)} | band_error(power_K, real_K)
+
+
+def _resized(images_VHWC: np.ndarray, side: int) -> np.ndarray:
+    if images_VHWC.shape[1] == side:
+        return images_VHWC
+    pictures = (Image.fromarray(image).resize((side, side), Image.Resampling.BOX) for image in images_VHWC)
+    return np.stack([np.asarray(picture) for picture in pictures])

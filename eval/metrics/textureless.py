@@ -6,12 +6,20 @@ The scene at the run's last step is rendered at image resolution; albedo is whit
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from functools import cached_property
+
 import numpy as np
+import pandas as pd
 import torch
 
+from eval.metric import FEATURES, PARAMETERS, RunMetric, Values
+from eval.metrics.r_precision import COLUMNS
 from eval.scorers.clip import Clip
 from eval.scorers.features import cache_key, file_features
+from eval.scorers.retrieval import MISS
 from eval.sources.load import RunRecord
+from harness.config import UserError
 from harness.objects.final import Final, NoSides, load
 from harness.records.files import strip, tiles, write_cache
 from harness.scene.cameras import Cameras, evaluation, rays
@@ -64,3 +72,31 @@ def _shade(final: Final, camera: Cameras, side: int) -> np.ndarray:
     alpha_P1 = (seen.opacity_P * hit_P)[:, None]
     image_P3 = alpha_P1 * shade_P[:, None] + (1 - alpha_P1) * backdrop_3
     return (image_P3.clamp(0, 1) * 255).round().to(torch.uint8).reshape(side, side, 3).numpy()
+
+
+class Textureless(RunMetric):
+    """R-Precision of the textureless renders at the last step, below that of the views. Failed runs and those
+    whose views cannot be read are misses; none where the runs have no field."""
+
+    version = VERSION
+    columns = COLUMNS
+    needs = (FEATURES, PARAMETERS)
+    table = "r_precision"
+    shown = ()
+    miss = asdict(MISS)
+
+    def of_run(self, run: RunRecord) -> Values:
+        """The scores, and the size of the pool."""
+        assert run.suite is not None
+        scorer = self.runs.scorers[run.suite]
+        rows_VD = textureless_features(run, self.runs.clip)
+        if rows_VD is None:
+            raise UserError("its parameters are not there")
+        retrieval = scorer.retrieve(rows_VD, run.config.views.azimuths)
+        return asdict(retrieval.score(scorer.pool.index(run.prompt)))
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row per run, with the pool that it is retrieved from."""
+        pools = {run.run_id: len(self.runs.pools[run.suite].prompts) for run in self.runs if run.suite}
+        return super().frame.assign(pool=lambda frame: frame["run"].map(pools))

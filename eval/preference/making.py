@@ -127,8 +127,8 @@ def new_study(
 
 def _paired(root: Path, methods: Sequence[str], prompts: int | None) -> tuple[list[Two], list[RunRecord]]:
     """The real pairs, by the suite's order of prompts, seed and methods; and the runs they are of."""
-    from eval.metrics.r_precision import load_pool
     from eval.runs import check_comparable
+    from eval.scorers.retrieval import load_pool
 
     if len(methods) < 2 or len(set(methods)) < len(methods):
         raise UserError(f"a comparison needs two different methods or more, not {', '.join(methods)}")

@@ -89,12 +89,12 @@ class StudyStamp:
     prior: str
     mark: str
 
-    def line(self, metric: str = "") -> str:
+    def line(self, metrics: Sequence[str] = ()) -> str:
         """One line for a caption."""
         parts = [f"{METRIC} v{VERSION}", self.who, f"study “{self.title}”", f"prior {self.prior}"]
         return " · ".join([self.mark] * bool(self.mark) + parts)
 
-    def fields(self) -> dict[str, str | int]:
+    def fields(self, metrics: Sequence[str]) -> dict[str, str | int]:
         """The columns that each line of a csv ends in."""
         return {
             "metrics": f"{METRIC}={VERSION}",
@@ -186,7 +186,7 @@ def preference_table(ballots: Ballots, *, kept: bool = True) -> Table:
         )
     return Table(
         "preference" if kept else "preference_all",
-        METRIC,
+        [METRIC],
         f"Preference of {who}, % of votes [95 % interval over {axes}]",
         columns,
         rows,
@@ -205,7 +205,7 @@ def ranking_table(ballots: Ballots) -> Table:
     who, axes = judge_label(ballots) if ballots.judge else "people", " and ".join(_axes(ballots))
     return Table(
         "ranking",
-        METRIC,
+        [METRIC],
         f"Bradley–Terry strengths by the votes of {who} [95 % interval over {axes}]",
         ["method", "question", "log strength", "prompts", "votes"],
         rows,
@@ -232,7 +232,7 @@ def agreement_table(ballots: Ballots) -> Table:
     columns = ["question", "alpha", "same vote, %", "repeats: same, %", "repeats", "hidden ties: called, %"]
     return Table(
         "agreement",
-        METRIC,
+        [METRIC],
         "Agreement of the raters kept [95 % interval: alpha over prompts, shares over raters]",
         [*columns, "hidden ties", "left, %", "raters"],
         rows,
@@ -260,7 +260,7 @@ def raters_table(ballots: Ballots) -> Table:
     rules = ", ".join(f"{name} {limit:g}" for name, limit in ballots.design.exclusion.model_dump().items())
     return Table(
         "raters",
-        METRIC,
+        [METRIC],
         "Raters, and who was excluded by the rules fixed before the study",
         ["rater", "trials", "repeats: same", "ties called", "one side, %", "seconds", "excluded by"],
         rows,
@@ -313,7 +313,7 @@ def _as_json(ballots: Ballots, tables: Sequence[Table], notes: Sequence[str]) ->
         return {name: x if math.isfinite(x) else None for name, x in ends.items()}
 
     return {
-        "rests on": stamp_of(ballots).fields(),
+        "rests on": stamp_of(ballots).fields([METRIC]),
         "judge": ballots.judge or None,
         "exclusion": ballots.design.exclusion.model_dump(),
         "tables": {

@@ -1,4 +1,4 @@
-"""What a study computes, as the pages take it: tables, curves with intervals, scores of every run."""
+"""What is computed of runs, as the pages take it: tables, curves with intervals, scores of every run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eval.command import all_notes, make_tables
-from eval.metrics.r_precision import SCORES
-from eval.results import convergence_frames
-from eval.runs import SIGNATURES, Study
+from eval.metric import RunMetric
+from eval.metrics.r_precision import RPrecision
+from eval.runs import Runs
 from eval.statistics.convergence import Axis, curve
+from eval.tables.convergence import convergence_frames
+from eval.tables.made import make_tables
+from eval.tables.notes import all_notes
 from eval.tables.table import Number, Table
+from harness.config import UserError
 
+FIRST = ("r_precision", "janus", "appearance")  # of measures
 HEADLINE = ("r_precision", "differences", "claims")  # tables that stand open
 AXES = {
     "step": "step",
@@ -22,49 +26,58 @@ AXES = {
     "NFE": "denoiser evaluations per run",
     "own N": "N, the run's own number of steps",
 }
-MEASURES = {
-    "per_view": ("R-Precision, share of views", "%"),
-    "majority": ("R-Precision, majority", "%"),
-    "mean_sim": ("R-Precision, mean similarity", "%"),
-    "held_out": ("R-Precision, held-out view", "%"),
-    "false_front_rate": ("false front", "%"),
-    "peaks": ("front peaks", ""),
-    "janus": ("Janus", "%"),
-    "saturation": ("saturation", ""),
-    "contrast": ("contrast", ""),
-    "adjacent": ("adjacent 1 − cos", ""),
-}
 
 
-def results(study: Study) -> dict[str, Any]:
+def measures(runs: Runs) -> dict[str, tuple[RunMetric, str, str]]:
+    """Column → its metric, its name and its unit, of the numbers of each run that pages show."""
+    found: dict[str, tuple[RunMetric, str, str]] = {}
+    kinds = runs.metrics
+    for name in sorted(kinds, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)):
+        metric = runs.of(kinds[name])
+        if not isinstance(metric, RunMetric):
+            continue
+        heads = [(column.key, column.head) for column in metric.columns]
+        units = {column.key: column.unit for column in metric.columns}
+        for key, label in heads if metric.shown is None else metric.shown:
+            found[key if name in FIRST else f"{name}.{key}"] = (metric, label, units[key])
+    return found
+
+
+def results(runs: Runs) -> dict[str, Any]:
     """All numbers of a report, for `data/results.js`."""
-    tables, left_out = make_tables(study)
+    tables, left_out = make_tables(runs)
     order = sorted(tables, key=lambda table: HEADLINE.index(table.name) if table.name in HEADLINE else 99)
     return {
-        "stamp": study.stamp.line(),
-        "mark": study.stamp.mark,
-        "tables": [_table(table, study) for table in order],
-        "notes": [*all_notes(study), *left_out],
-        "curves": [_curves(study, reading, *about) for reading, about in convergence_frames(study).items()],
+        "stamp": runs.stamp.line(),
+        "mark": runs.stamp.mark,
+        "tables": [_table(table, runs) for table in order],
+        "notes": [*all_notes(runs), *left_out],
+        "curves": [_curves(runs, reading, *about) for reading, about in convergence_frames(runs).items()],
         "measures": [
-            {"name": name, "label": label, "unit": unit} for name, (label, unit) in MEASURES.items()
+            {"name": name, "label": label, "unit": unit} for name, (_, label, unit) in measures(runs).items()
         ],
-        "scores": scores(study),
-        "looks": looks_apart(study),
+        "scores": scores(runs),
+        "looks": looks_apart(runs),
     }
 
 
-def scores(study: Study) -> dict[str, dict[str, Any]]:
+def scores(runs: Runs) -> dict[str, dict[str, Any]]:
     """Run id → its value of every measure at its last step, its share of views over steps, and why it is a
     miss where it is one."""
-    frame = study.scores
-    signs = study.signatures.set_index("run")
+    values: dict[str, dict[str, float]] = {}
+    for name, (metric, _, _) in measures(runs).items():
+        try:
+            frame = metric.frame
+        except UserError:  # told with the table
+            continue
+        for run, value in zip(frame["run"], frame[name.rpartition(".")[2]], strict=True):
+            values.setdefault(run, {})[name] = float(value)
     found: dict[str, dict[str, Any]] = {}
-    for run, rows in frame.groupby("run", sort=False):
+    for run, rows in runs.of(RPrecision).scores.groupby("run", sort=False):
         last = rows.loc[rows["final"]].iloc[0]
-        values = [float(last[name]) if name in SCORES else _sign(signs, run, name) for name in MEASURES]
+        own = values.get(str(run), {})
         found[str(run)] = {
-            "values": [_digits(value) for value in values],
+            "values": [_digits(own.get(name, float("nan"))) for name in measures(runs)],
             "steps": [int(step) for step in rows["step"]],
             "per_view": [_digits(float(value)) for value in rows["per_view"]],
         }
@@ -73,20 +86,16 @@ def scores(study: Study) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _sign(signs: pd.DataFrame, run: Any, name: str) -> float:
-    return float(signs.at[run, name]) if name in SIGNATURES and run in signs.index else float("nan")
-
-
 def _digits(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def looks_apart(study: Study) -> dict[str, float]:
+def looks_apart(runs: Runs) -> dict[str, float]:
     """Prompt → how unlike its methods' results look: 1 − cos of the image features of the same view at the
     same seed, mean over views, seeds and pairs of methods; prompts without a pair are left out."""
     groups: dict[tuple[str, int, int], list[np.ndarray]] = {}
-    for run in study.runs:
-        rows_VD = study.last_features(run)
+    for run in runs:
+        rows_VD = runs.last_features(run)
         if rows_VD is not None:
             groups.setdefault((run.prompt, run.seed, run.total), []).append(rows_VD)
     apart: dict[str, list[float]] = {}
@@ -96,12 +105,12 @@ def looks_apart(study: Study) -> dict[str, float]:
     return {prompt: _digits(float(np.mean(values))) for prompt, values in apart.items()}
 
 
-def _table(table: Table, study: Study) -> dict[str, Any]:
+def _table(table: Table, runs: Runs) -> dict[str, Any]:
     return {
         "name": table.name,
         "title": table.title,
         "open": table.name in HEADLINE,
-        "stamp": study.stamp.line(table.metric) if table.metric else "",
+        "stamp": runs.stamp.line(table.metrics) if table.metrics else "",
         "columns": list(table.columns),
         "rows": [[_cell(cell) for cell in row] for row in table.rows],
         "notes": list(table.notes),
@@ -116,17 +125,18 @@ def _cell(cell: Any) -> Any:
     return [text, bracket.strip() + ends]
 
 
-def _curves(study: Study, reading: str, axis: Axis, frame: pd.DataFrame) -> dict[str, Any]:
+def _curves(runs: Runs, reading: str, axis: Axis, frame: pd.DataFrame) -> dict[str, Any]:
     drawn = curve(frame, axis)
     lines = []
-    for method in study.methods:
+    for method in runs.methods:
         own = drawn.loc[drawn["method"] == method]
         if len(own):
             columns = {name: [_digits(float(v)) for v in own[name]] for name in ("x", "mean", "low", "high")}
             lines.append({"method": method, **columns})
     references = []
-    if len(study.ceiling):
-        truth = study.ceiling.loc[study.ceiling["prompt"].isin(frame["prompt"])]
+    ceiling = runs.of(RPrecision).ceiling
+    if len(ceiling):
+        truth = ceiling.loc[ceiling["prompt"].isin(frame["prompt"])]
         references.append({"label": "ground truth", "y": float(truth["majority"].mean())})
     if len(set(frame["pool"])) == 1:
         references.append({"label": "chance", "y": 1 / int(frame["pool"].iloc[0])})

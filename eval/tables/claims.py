@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.metrics.diversity import SpreadOverSeeds
 from eval.preference.design import STUDIES, load_design
 from eval.preference.results import judge_label, people, preference
 from eval.preference.votes import judges, load_ballots
-from eval.results import by_prompt, convergence_frames, ratio_between, rng
-from eval.runs import Study
+from eval.runs import Runs
 from eval.statistics.convergence import SHARES, own_n, ratio_to_baseline
 from eval.statistics.intervals import paired_difference
+from eval.tables.convergence import convergence_frames
+from eval.tables.own_n import ratio_between
+from eval.tables.rows import by_prompt, rng
 from eval.tables.table import Cell, Table, number, percent
 from harness.config import UserError
 
@@ -32,38 +35,38 @@ class Claim:
     says: str
     source: str
     measure: str
-    readings: Mapping[str, Callable[[Study, str, str], str]]
+    readings: Mapping[str, Callable[[Runs, str, str], str]]
 
 
-def _checkpoints(study: Study, method: str, baseline: str) -> str:
-    axis, frame = convergence_frames(study)["step"]
+def _checkpoints(runs: Runs, method: str, baseline: str) -> str:
+    axis, frame = convergence_frames(runs)["step"]
     return str(number(ratio_to_baseline(frame, method, baseline, rng(), x=axis)))
 
 
-def _own_n(study: Study, method: str, baseline: str) -> str:
-    frames = convergence_frames(study)
+def _own_n(runs: Runs, method: str, baseline: str) -> str:
+    frames = convergence_frames(runs)
     if "own N" not in frames:
         return f"{NOT_TESTED}it needs several N (--steps 100,200,400)"
     return ratio_between(own_n(frames["own N"][1], method, baseline, rng()).ratio)
 
 
-def _preferred(study: Study, method: str, baseline: str) -> str:
+def _preferred(runs: Runs, method: str, baseline: str) -> str:
     """People's votes where these runs were shown to people, else a judge's."""
-    asked = [folder for folder in sorted(study.root.glob(f"{STUDIES}/*")) if (folder / "study.json").exists()]
-    by_people = [said for folder in asked if (said := _votes(study, folder, "", method, baseline))]
+    asked = [folder for folder in sorted(runs.root.glob(f"{STUDIES}/*")) if (folder / "study.json").exists()]
+    by_people = [said for folder in asked if (said := _votes(runs, folder, "", method, baseline))]
     by_judges = [
         said
         for folder in asked
         for judge in judges(folder)
-        if (said := _votes(study, folder, judge, method, baseline))
+        if (said := _votes(runs, folder, judge, method, baseline))
     ]
     return "; ".join(by_people or by_judges) or f"{NOT_TESTED}nobody was asked (`harness study`)"
 
 
-def _votes(study: Study, folder: Path, judge: str, method: str, baseline: str) -> str:
+def _votes(runs: Runs, folder: Path, judge: str, method: str, baseline: str) -> str:
     """What a study's votes say of the two methods; "" where none are about these runs."""
     shown = {side.run for pair in load_design(folder).pairs for side in (pair.a, pair.b)}
-    if not shown <= {run.run_id for run in study.runs}:
+    if not shown <= {run.run_id for run in runs}:
         return ""
     ballots = load_ballots(folder, judge)
     question = next((name for name in ("overall", *ballots.questions) if name in ballots.questions), "")
@@ -74,9 +77,9 @@ def _votes(study: Study, folder: Path, judge: str, method: str, baseline: str) -
     return f"{percent(found.both)} % of votes ({who}; {found.n_pairs} pairs, “{question}”, {folder.name})"
 
 
-def _diversity(study: Study, method: str, baseline: str) -> str:
+def _diversity(runs: Runs, method: str, baseline: str) -> str:
     try:
-        frame = study.diversity
+        frame = runs.of(SpreadOverSeeds).frame
     except UserError:
         return f"{NOT_TESTED}it needs two seeds or more"
     frame = frame.loc[frame["total"] == frame["total"].max()].assign(seed=0)
@@ -107,19 +110,19 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def claims(study: Study) -> Table:
+def table(runs: Runs) -> Table:
     """Claim, who says it, and what the runs say with a 95 % interval, at the scale they were made at."""
-    baseline = study.baseline
-    methods = [name for name in METHODS if name in study.methods]
+    baseline = runs.baseline
+    methods = [name for name in METHODS if name in runs.methods]
     if baseline is None or not methods:
         raise UserError(
             f"the claims are about {' and '.join(METHODS)} against uniform_sds; these runs have "
-            f"{', '.join(study.methods)}"
+            f"{', '.join(runs.methods)}"
         )
-    scale = study.stamp.mark or ", ".join(study.stamp.priors)
-    prompts, seeds = len(study.prompts), len(study.seeds)
+    scale = runs.stamp.mark or ", ".join(runs.stamp.priors)
+    prompts, seeds = len(runs.prompts), len(runs.seeds)
     rows: list[list[Cell]] = [
-        [claim.says, claim.source, claim.measure, method, reading, ours(study, method, baseline), scale,
+        [claim.says, claim.source, claim.measure, method, reading, ours(runs, method, baseline), scale,
          prompts, seeds]
         for claim in CLAIMS
         for method in methods
@@ -127,7 +130,7 @@ def claims(study: Study) -> Table:
     ]  # fmt: skip
     return Table(
         "claims",
-        "convergence",
+        ["convergence", "r_precision", "diversity"],
         "Claims about TP-SDS, by who makes them, beside what these runs say [95 % interval]",
         ["claim", "who says so", "measure (figure claimed)", "method", "reading", "these runs", "scale",
          "prompts", "seeds"],
@@ -136,30 +139,3 @@ def claims(study: Study) -> Table:
          "schedule, tp_sds:iclr v2's. A toy result neither confirms nor refutes a claim made for Stable "
          "Diffusion."],
     )  # fmt: skip
-
-
-# R-Precision as published, in per cent, ± one standard error of the mean; a block of its own, the table
-# `published`.
-PUBLISHED = (
-    ("Dream Fields", "ViT-B/32", "68.3 ± 2.7 (s.e.)", "Jain et al. 2022, one held-out view"),
-    ("ground-truth images", "ViT-B/32", "77.1 ± 3.4 (s.e.)", "Jain et al. 2022"),
-    ("ground-truth images", "ViT-B/16", "79.1 ± 3.3 (s.e.)", "Jain et al. 2022"),
-    ("DreamFusion, colour", "ViT-B/32", "75.1", "Poole et al. 2023"),
-    ("DreamFusion, colour", "ViT-B/16", "77.5", "Poole et al. 2023"),
-    ("DreamFusion, colour", "ViT-L/14", "79.7", "Poole et al. 2023"),
-    ("DreamFusion, textureless", "ViT-B/32", "42.5", "Poole et al. 2023"),
-    ("DreamFusion, textureless", "ViT-B/16", "46.6", "Poole et al. 2023"),
-    ("DreamFusion, textureless", "ViT-L/14", "58.5", "Poole et al. 2023"),
-)
-
-
-def published(study: Study) -> Table:
-    """R-Precision as papers printed it: another prior, other views, other people's runs."""
-    return Table(
-        "published",
-        None,
-        "As published by others, not measured here: R-Precision on Dream Fields' 153 captions, %",
-        ["method", "CLIP", "R-Precision", "source"],
-        [list(row) for row in PUBLISHED],
-        ["± (s.e.): one standard error of the mean; a 95 % interval reaches about twice as far."],
-    )

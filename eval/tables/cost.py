@@ -9,16 +9,22 @@ intervals those of the bootstrapped median.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from eval.sources.load import BASELINE, RunRecord
 from eval.statistics.intervals import RESAMPLES, percentile_interval
-from eval.tables.table import Number
+from eval.tables.table import Cell, Number, Table
 from harness.config import UserError
-from harness.records.costs import SideBySide
+from harness.records.costs import SideBySide, read_costs
+
+if TYPE_CHECKING:
+    from eval.runs import Runs
 
 VERSION = 1
 HOW = "`harness bench methods RUNS`, on the machine that made the runs, measures it"
@@ -92,3 +98,46 @@ def _number(values_B: np.ndarray) -> Number:
         return Number(float(values_B[0]))
     low, high = percentile_interval(values_B[1:])
     return Number(float(values_B[0]), float(low), float(high))
+
+
+def costs(runs: Runs) -> Costs:
+    """What a step of each method costs; UserError where it was not measured."""
+    return runs.of(_costs)
+
+
+def _costs(runs: Runs) -> Costs:
+    return costs_of(runs, runs.labels, read_costs(runs.root))
+
+
+def measured_costs(runs: Runs) -> Costs | None:
+    """What a step of each method costs; None where it was not measured."""
+    try:
+        return costs(runs)
+    except UserError:
+        return None
+
+
+def table(runs: Runs) -> Table:
+    """Seconds and denoiser evaluations, per step and per run of the most steps."""
+    found, total = costs(runs), max(runs.totals)
+    rows: list[list[Cell]] = []
+    for method in runs.methods:
+        per_step = found.seconds(method)
+        ratio = found.ratio(method, runs.baseline) if runs.baseline else Number(math.nan)
+        rows.append(
+            [
+                method, f"{found.nfe[method]:g}", replace(per_step, scale=1e3, digits=2),
+                replace(ratio, digits=3), f"{found.nfe[method] * total:g}",
+                replace(per_step, scale=total / 60, digits=2),
+            ]
+        )  # fmt: skip
+    return Table(
+        "cost",
+        ["cost"],
+        "What a step and a run cost [95 % interval over rounds]",
+        ["method", "NFE per step", "ms per step", f"ratio to {BASELINE}", f"NFE, {total} steps",
+         f"min, {total} steps"],
+        rows,
+        [f"NFE: denoiser evaluations of a run. {found.line[0].upper()}{found.line[1:]}; evaluation views, "
+         "logging and checkpoints are left out."],
+    )  # fmt: skip

@@ -31,11 +31,11 @@ class Stamp(Protocol):
         """TOY, RANDOM or "" for a real prior's."""
         ...
 
-    def line(self, metric: str = "") -> str:
-        """One line for a caption, with the version of the metric that it shows."""
+    def line(self, metrics: Sequence[str] = ()) -> str:
+        """One line for a caption, with the versions of the metrics that it shows."""
         ...
 
-    def fields(self) -> dict[str, str | int]:
+    def fields(self, metrics: Sequence[str]) -> dict[str, str | int]:
         """The same as the columns that each line of a csv ends in."""
         ...
 
@@ -83,13 +83,14 @@ Cell = str | int | Number
 
 @dataclass(frozen=True)
 class Table:
-    """One block of results; `name` is its file's, `metric` its stamp's; the first column names the rows.
+    """One block of results; `name` is its file's, `metrics` what it shows, for its stamp. The first column
+    names the rows.
 
-    A table without a metric holds other people's figures: it never carries the stamp of these runs.
+    A table without metrics holds other people's figures: it never carries the stamp of these runs.
     """
 
     name: str
-    metric: str | None
+    metrics: Sequence[str]
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -102,7 +103,7 @@ class Table:
 
 
 def _stamp(table: Table, stamp: Stamp) -> str:
-    return stamp.line(table.metric) if table.metric else ""
+    return stamp.line(table.metrics) if table.metrics else ""
 
 
 def terminal(table: Table, stamp: Stamp) -> rich.table.Table:
@@ -147,7 +148,7 @@ def markdown(tables: Sequence[Table], stamp: Stamp, title: str, notes: Sequence[
     lines = [f"# {_in_markdown(title)}" + (f" ({_in_markdown(stamp.mark)})" if stamp.mark else ""), ""]
     for table in tables:
         lines += [f"## {_in_markdown(table.title)}", ""]
-        lines += [_in_markdown(_stamp(table, stamp)), ""] if table.metric else []
+        lines += [_in_markdown(_stamp(table, stamp)), ""] if table.metrics else []
         lines += ["| " + " | ".join(map(_in_markdown, table.columns)) + " |"]
         lines += ["|" + "|".join(["---", *["---:"] * (len(table.columns) - 1)]) + "|"]
         lines += ["| " + " | ".join(map(_in_markdown, row)) + " |" for row in table.rows]
@@ -203,7 +204,7 @@ def as_csv(table: Table, stamp: Stamp) -> str:
     head: list[str] = []
     for name, ends in zip(table.columns, wide, strict=True):
         head += [name, f"{name} low", f"{name} high"] if ends else [name]
-    rests_on = stamp.fields() if table.metric else {}
+    rests_on = stamp.fields(table.metrics) if table.metrics else {}
     writer.writerow(map(in_csv, [*head, *rests_on]))
     for row in table.rows:
         cells: list[str | int] = []

@@ -127,6 +127,12 @@ MethodsDir = Annotated[
         "--methods-dir", help="A folder with more methods; may be given several times.", callback=expanded
     ),
 ]
+MetricsDir = Annotated[
+    list[Path],
+    typer.Option(
+        "--metrics-dir", help="A folder with more metrics; may be given several times.", callback=expanded
+    ),
+]
 Runs = Annotated[Path, typer.Argument(help="The folder that a sweep wrote.", callback=expanded)]
 RunsOption = Annotated[Path, typer.Option("--runs", help="The folder that a sweep wrote.", callback=expanded)]
 Filter = Annotated[

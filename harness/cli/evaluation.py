@@ -15,6 +15,7 @@ from harness.cli.app import (
     AllowMixed,
     ClipName,
     Device,
+    MetricsDir,
     RunsOption,
     Samples,
     Source,
@@ -30,12 +31,13 @@ from harness.records.files import check_file, check_folder
 TIMED = {"convergence", "cost", "r_precision_time"}  # tables and figures that show wall time
 
 
-def study_of(runs: Path, **options: Any) -> Any:
-    from eval.command import console_for_tables, open_study
+def evaluated_runs(runs: Path, **options: Any) -> Any:
+    from eval.command import open_runs
+    from eval.tables.table import console_for_tables
     from harness.toyworld.render import ground_truth
     from harness.toyworld.solid import Solid
 
-    return open_study(runs, console_for_tables(), ground_truth=ground_truth, solids=Solid, **options)
+    return open_runs(runs, console_for_tables(), ground_truth=ground_truth, solids=Solid, **options)
 
 
 def runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, Path]:
@@ -75,7 +77,7 @@ def evaluate(
     from eval.command import evaluate as run
 
     folder, results = runs_and_results(runs, out, "")
-    run(study_of(folder, clip=clip, device=device, allow_mixed=allow_mixed), results)
+    run(evaluated_runs(folder, clip=clip, device=device, allow_mixed=allow_mixed), results)
 
 
 @app.command(epilog="Example: harness tables runs convergence diversity")
@@ -92,13 +94,33 @@ def tables(
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
     prior_samples: Samples = None,
+    metrics_dir: MetricsDir = [],  # noqa: B006
 ) -> None:
     """Tables with intervals as md, csv and tex: R-Precision, convergence, diversity, failures, claims."""
     from eval.command import write_tables
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
+    options["metrics_dirs"] = metrics_dir
     folder, results = runs_and_results(runs, out, "tables")
-    write_tables(study_of(folder, **options), names, results)
+    write_tables(evaluated_runs(folder, **options), names, results)
+
+
+@app.command(epilog="Example: harness metrics --metrics-dir mine")
+def metrics(
+    metrics_dir: MetricsDir = [],  # noqa: B006
+    markdown: Annotated[bool, typer.Option("--markdown", help="As docs/protocol.md has them.")] = False,
+) -> None:
+    """The metrics that tables are made of, each one file."""
+    if markdown:
+        from eval.metric import definitions
+
+        print(definitions(metrics_dir), end="")
+        return
+    from eval.metrics import SEAM
+
+    found = SEAM.discover(metrics_dir)
+    for name, metric in found.items():
+        print(f"{name:<{max(map(len, found))}}  {metric.summary}")
 
 
 @app.command(epilog="Example: harness figures runs r_precision seeds_grid --out figures")
@@ -122,7 +144,7 @@ def figures(
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     command = " ".join(["harness figures", runs, *names])
     folder, results = runs_and_results(runs, out, "figures")
-    for path in write_figures(study_of(folder, **options), names, results, command):
+    for path in write_figures(evaluated_runs(folder, **options), names, results, command):
         print(path)
 
 
@@ -184,11 +206,11 @@ def _reproduce(
     votes_in = root / STUDIES / name
     judges = judged(votes_in, root, asked.study, sized.clips, device) if asked.study else []
     for clip in sized.clips:
-        study = study_of(root, clip=clip, device=device, only={run_id(spec) for spec in specs})
+        found = evaluated_runs(root, clip=clip, device=device, only={run_id(spec) for spec in specs})
         where = folder if len(sized.clips) == 1 else folder / clip.replace("/", "-")
         if asked.tables:
-            write_tables(study, asked.tables, where)
-        for path in write_figures(study, asked.figures, where, command) if asked.figures else []:
+            write_tables(found, asked.tables, where)
+        for path in write_figures(found, asked.figures, where, command) if asked.figures else []:
             print(path)
     for judge in judges:
         votes.results(votes_in, judge, folder / f"judge-{judge}")
@@ -223,7 +245,7 @@ def import_(
     toy: Annotated[bool, typer.Option("--toy", help="They are of the toy world.")] = False,
 ) -> None:
     """Other people's renders become run folders that eval, tables and figures read like any other."""
-    from eval.metrics.r_precision import cut_captions
+    from eval.scorers.retrieval import cut_captions
     from eval.sources.foreign import import_renders
     from harness.presets import CLIPS
     from harness.sweep.grid import read_suite, write_suite

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import AllowMixed, ClipName, Device, Runs, Samples, Source, app, folder_out
-from harness.cli.evaluation import runs_and_results, study_of
+from harness.cli.app import AllowMixed, ClipName, Device, MetricsDir, Runs, Samples, Source, app, folder_out
+from harness.cli.evaluation import evaluated_runs, runs_and_results
 
 Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
 
@@ -27,6 +27,7 @@ def report(
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
     prior_samples: Samples = None,
+    metrics_dir: MetricsDir = [],  # noqa: B006
 ) -> None:
     """Pages that open from disk: tables, curves, every run, any two side by side."""
     import webbrowser
@@ -35,8 +36,9 @@ def report(
     from eval.report.write import write_report
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
+    options["metrics_dirs"] = metrics_dir
     folder, where = runs_and_results(runs, out, "report")
-    index = write_report(folder, where, lambda: results(study_of(folder, **options)))
+    index = write_report(folder, where, lambda: results(evaluated_runs(folder, **options)))
     print(index)
     if open_:
         webbrowser.open(index.resolve().as_uri())

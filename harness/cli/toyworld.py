@@ -97,8 +97,8 @@ def toyworld_check(
     ] = None,
 ) -> None:
     """What the weights must show, measured and noted in their cards; exit 1 where a bar is missed."""
-    from eval.metrics.r_precision import Pool, Scorer
     from eval.scorers.clip import load_clip
+    from eval.scorers.retrieval import Pool, Scorer
     from harness.toyworld.command import WEIGHTS, run_check
 
     folder = (weights or WEIGHTS).resolve()

@@ -19,7 +19,7 @@ from harness.config import UserError
 from harness.records.files import read_json, write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
-from harness.records.schema import SPEC
+from harness.records.schema import SPEC, VALUES
 from harness.records.stamp import mark
 
 Mode = Literal["online", "offline", "disabled"]
@@ -127,6 +127,12 @@ def record(folder: RunFolder, spec: RunSpec) -> bytes:
     return json.dumps(kept, indent=1, ensure_ascii=False).encode()
 
 
+def evaluated(folder: RunFolder) -> dict[str, Any]:
+    """Metric → its values of a run, as evaluation keeps them: "eval" of the summary; {} before it did."""
+    values = folder.json(VALUES)
+    return values if isinstance(values, dict) else {}
+
+
 def _tags(folder: RunFolder, spec: RunSpec) -> list[str] | None:
     """What everything made with a run's prior is stamped."""
     stamp = mark((folder.env() or {}).get("prior") or {}, spec.config.guidance.prior)
@@ -215,6 +221,8 @@ class Mirror:
         status = self.folder.status()
         self._run.summary["status"] = status
         self._run.summary["ending"] = self.folder.result() if status == "done" else self.folder.failure()
+        if values := evaluated(self.folder):
+            self._run.summary["eval"] = values
 
     def close(self) -> None:
         """Wait until all is at the server; raises TimeoutError where that takes longer than it may."""

@@ -22,6 +22,7 @@ RESULT, FAILURE, CANCELLED = "result.json", "failure.json", "cancelled.json"
 LEASE, DEATHS, LOCK = "lease.json", "deaths.json", ".lock"
 NOTE = "wandb.json"  # where in W&B all of the run is
 VIEWS, PARAMS, EVAL, TURNTABLE, MESH = "views", "params", "eval", "turntable", "mesh"
+VALUES = f"{EVAL}/values.json"  # of every metric that was computed of the run
 FOLDERS = (VIEWS, PARAMS, EVAL, TURNTABLE, MESH)
 
 RECORD_BYTES = 2**22

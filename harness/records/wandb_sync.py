@@ -15,12 +15,14 @@ from typing import Any
 from harness.config import UserError, first_line
 from harness.records.files import write_json
 from harness.records.folder import RunFolder
+from harness.records.identity import canonical_json
 from harness.records.mirror import (
     RECORD,
     VIEWS,
     Mirror,
     Place,
     client,
+    evaluated,
     picture_hash,
     picture_of,
     record,
@@ -153,9 +155,11 @@ class _Account:
         )
 
     def _note(self, folder: RunFolder, entity: str | None, step: int) -> dict[str, Any]:
-        digest = hashlib.sha256(record(folder, folder.spec())).hexdigest()
+        values = evaluated(folder)
+        digest = hashlib.sha256(record(folder, folder.spec()))
+        digest.update(canonical_json(values).encode() if values else b"")
         where = {"server": self.server, "entity": entity, "project": self.place.project}
-        return where | {"step": step, "record": digest}
+        return where | {"step": step, "record": digest.hexdigest()}
 
     def sync(self, folder: RunFolder) -> str:
         """Make one run whole: "uploaded", "whole" or "waiting"; raises what W&B raises, and UserError."""
@@ -206,6 +210,7 @@ class _Account:
             and remote.state in ("finished", "failed")
             and remote.summaryMetrics.get("status") == folder.status()
             and remote.summaryMetrics.get("ending") == (folder.result() or folder.failure())
+            and (remote.summaryMetrics.get("eval") or {}) == evaluated(folder)
         )
         return _Gap(
             rows=common < len(steps),

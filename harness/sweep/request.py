@@ -74,7 +74,7 @@ class Request:
         longest = max(len(prompt.encode()) for prompt in suite.prompts)
         if config.guidance.prior == "toy-sd" or longest + 4 <= CLIP_TOKENS:  # a token is a byte or more
             return
-        from eval.metrics.r_precision import cut_captions
+        from eval.scorers.retrieval import cut_captions
 
         real = CLIPS if self.preset == DEFAULT else load(self.preset).scorers
         for line in cut_captions(suite.prompts, real[:1]):  # they read alike

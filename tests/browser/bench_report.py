@@ -23,7 +23,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from eval.command import open_study
+from eval.command import open_runs
 from eval.report.results import results
 from eval.report.write import write_report
 from harness.records.files import write_json
@@ -36,7 +36,7 @@ from tests.browser.conftest import QUIET
 SEEDS = 5
 SHARED = ("views", "eval", "metrics.jsonl", "result.json", "env.json", "state.json", "log.txt")
 
-# Runs the action and resolves once its next frame has been drawn, in ms.
+# Sweep the action and resolves once its next frame has been drawn, in ms.
 FRAME = """async (act) => {
   const start = performance.now();
   (0, eval)(act);
@@ -126,7 +126,7 @@ def main(source: Path) -> None:
         print(f"{multiply(source, root)} runs")
         out = root / "eval" / "report"
         start = time.monotonic()
-        numbers = results(open_study(root, samples=0, ground_truth=ground_truth))
+        numbers = results(open_runs(root, samples=0, ground_truth=ground_truth))
         print(f"numbers, from cached features: {time.monotonic() - start:.0f} s")
         for what in ("written", "written again"):
             start = time.monotonic()

@@ -14,13 +14,13 @@ import trimesh
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from eval.command import open_study
+from eval.command import open_runs
 from eval.report.index import script
 from eval.report.results import results
 from eval.report.write import write_report
 from harness.records.identity import SuiteRef
 from tests.browser.bench_report import serving
-from tests.eval.conftest import PROMPTS, Runs, clip_folder
+from tests.eval.conftest import PROMPTS, Sweep, clip_folder
 
 __all__ = ["clip_folder"]  # a fixture of the eval tests, used here, too
 
@@ -37,7 +37,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Path:
     turntable and a mesh, one variant with a name that is markup."""
     root = tmp_path_factory.mktemp("browser") / "<b>runs"
     suite = SuiteRef(name="four", sha256=hashlib.sha256(repr(CAPTIONS).encode()).hexdigest(), size=4)
-    runs = Runs(root, suite, CAPTIONS)
+    runs = Sweep(root, suite, CAPTIONS)
     for index, caption in enumerate(CAPTIONS):
         looks = PROMPTS[index]
         for seed in (0, 1):
@@ -54,7 +54,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Path:
             last = PROMPTS[5] if index == 1 else looks
             runs.add("uniform_sds", caption, seed, shows=[PROMPTS[4], last])
     out = tmp_path_factory.mktemp("report") / "report"
-    study = open_study(root, clip=str(clip_folder), device="cpu", samples=0)
+    study = open_runs(root, clip=str(clip_folder), device="cpu", samples=0)
     write_report(root, out, lambda: results(study))
     return out
 

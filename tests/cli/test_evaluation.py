@@ -13,7 +13,7 @@ from PIL import Image
 
 from harness.cli import app
 from harness.config import UserError
-from tests.eval.conftest import PROMPTS, Runs, clip_folder, picture, runs
+from tests.eval.conftest import PROMPTS, Sweep, clip_folder, picture, runs
 
 __all__ = ["clip_folder", "runs"]  # fixtures of the eval tests, used here, too
 
@@ -27,7 +27,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def test_deleting_every_cache_and_wandb_changes_no_byte(
-    runs: Runs, clip_folder: Path, tmp_path: Path
+    runs: Sweep, clip_folder: Path, tmp_path: Path
 ) -> None:
     for prompt in PROMPTS[:3]:
         runs.add("linear_decay", prompt, 0)
@@ -67,7 +67,7 @@ def test_other_peoples_renders_are_scored_like_ours(clip_folder: Path, tmp_path:
     assert float(cells["majority"]) == 1.0 and cells["held-out"] == ""
 
 
-def test_export_is_every_logged_value(runs: Runs, tmp_path: Path) -> None:
+def test_export_is_every_logged_value(runs: Sweep, tmp_path: Path) -> None:
     out = tmp_path / "logs.parquet"
     for folder in runs.root.glob("*/metrics.jsonl"):
         rows = [json.loads(line) for line in folder.read_text().splitlines()]

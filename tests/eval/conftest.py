@@ -98,7 +98,7 @@ def clip(clip_folder: Path) -> Clip:
 TOY = apply_overrides(preset("toy"), ["steps=20", "views.azimuths=4", "views.count=2"])
 
 
-class Runs:
+class Sweep:
     """A runs root filled as a sweep would."""
 
     def __init__(self, root: Path, suite: SuiteRef = SUITE, prompts: tuple[str, ...] = PROMPTS):
@@ -167,12 +167,12 @@ class Runs:
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Runs:
+def runs(tmp_path: Path) -> Sweep:
     """Two methods on three of the suite's six prompts, two seeds.
 
     `tp_sds` is right at both steps; `uniform_sds` is right at the last step but for one run.
     """
-    made = Runs(tmp_path / "runs")
+    made = Sweep(tmp_path / "runs")
     for prompt in PROMPTS[:3]:
         for seed in (0, 1):
             made.add("tp_sds", prompt, seed)

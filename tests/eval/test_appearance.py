@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import rgb_to_hsv
 
-from eval.metrics.appearance import adjacent_consistency, contrast, luma, measure, saturation
+from eval.metrics.appearance import adjacent_consistency, contrast, luma, saturation
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -76,15 +76,6 @@ def test_a_ring_that_turns_evenly() -> None:
         1 - np.cos(np.pi / 4)
     )
     assert adjacent_consistency(np.ones((8, 4))) == pytest.approx(0)
-
-
-def test_measure_names_the_three() -> None:
-    images, rows_VD = pictures(1), np.random.default_rng(1).normal(size=(3, 4))
-    assert measure(images, rows_VD) == {
-        "saturation": saturation(images),
-        "contrast": contrast(images),
-        "adjacent": adjacent_consistency(rows_VD),
-    }
 
 
 @pytest.mark.parametrize(

@@ -11,29 +11,31 @@ import pytest
 from PIL import Image
 
 from eval.command import evaluate as write
-from eval.command import make_tables, open_study
+from eval.command import open_runs
 from eval.figures.write import FIGURES
-from eval.results import CEILING, r_precision
-from eval.runs import Study
+from eval.metrics.r_precision import CEILING, RPrecision
+from eval.runs import Runs
+from eval.tables.made import make_tables
 from eval.tables.table import Number, latex
 from harness.config import Config, UserError, ViewsConfig
 from harness.console import Console
 from harness.records.folder import run_folders
-from tests.eval.conftest import PROMPTS, TOY, Runs, picture
+from tests.eval.conftest import PROMPTS, TOY, Sweep, picture
 
 
-def evaluate(runs: Runs, clip_folder: Path, **options) -> tuple[Study, str]:
+def evaluate(runs: Sweep, clip_folder: Path, **options) -> tuple[Runs, str]:
     text = io.StringIO()
-    study = open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0, **options)
+    study = open_runs(runs.root, clip=str(clip_folder), device="cpu", samples=0, **options)
     write(study, console=Console(file=text, width=200))
     return study, text.getvalue()
 
 
-def final(study: Study, method: str) -> pd.DataFrame:
-    return study.scores.loc[study.scores["final"] & (study.scores["method"] == method)]
+def final(study: Runs, method: str) -> pd.DataFrame:
+    frame = study.of(RPrecision).frame
+    return frame.loc[frame["method"] == method]
 
 
-def misses(study: Study, method: str) -> int:
+def misses(study: Runs, method: str) -> int:
     return sum(isinstance(why, str) for why in final(study, method)["problem"])
 
 
@@ -45,14 +47,14 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_writes_everything_and_twice_the_same(runs: Runs, clip_folder: Path) -> None:
+def test_writes_everything_and_twice_the_same(runs: Sweep, clip_folder: Path) -> None:
     study, printed = evaluate(runs, clip_folder, ground_truth=ground_truth)
     first = files(runs.root / "eval")
     assert set(first) == {"table.md", "table.csv", "contact_sheet.png", "manifest.json"}
     evaluate(runs, clip_folder, ground_truth=ground_truth)
     assert files(runs.root / "eval") == first
     assert study.methods == ["uniform_sds", "tp_sds"]
-    assert sorted(set(study.scores["step"])) == [10, 20]
+    assert sorted(set(study.of(RPrecision).scores["step"])) == [10, 20]
     for text in (printed, first["table.md"].decode()):
         for word in (
             "toy",
@@ -68,14 +70,15 @@ def test_writes_everything_and_twice_the_same(runs: Runs, clip_folder: Path) -> 
     assert len(manifest["runs"]) == 12 and manifest["metrics"]["r_precision"] == 1 and manifest["toy"]
 
 
-def test_the_numbers_are_right(runs: Runs, clip_folder: Path) -> None:
+def test_the_numbers_are_right(runs: Sweep, clip_folder: Path) -> None:
     study, _ = evaluate(runs, clip_folder, ground_truth=ground_truth)
     means = {
-        group: np.mean(list(rows["majority"])) for group, rows in study.scores.groupby(["method", "step"])
+        group: np.mean(list(rows["majority"]))
+        for group, rows in study.of(RPrecision).scores.groupby(["method", "step"])
     }
     expected = {("tp_sds", 10): 1, ("tp_sds", 20): 1, ("uniform_sds", 10): 0, ("uniform_sds", 20): 5 / 6}
     assert means == pytest.approx(expected)
-    rows = {row[0]: row for row in r_precision(study).rows}
+    rows = {row[0]: row for row in study.of(RPrecision).own_table().rows}
     assert set(rows) == {"uniform_sds", "tp_sds", CEILING, "chance (floor)"}
     cell = rows["uniform_sds"][2]
     assert isinstance(cell, Number) and cell.value == pytest.approx(5 / 6)
@@ -83,7 +86,7 @@ def test_the_numbers_are_right(runs: Runs, clip_folder: Path) -> None:
     assert rows["uniform_sds"][-4:] == [3, 2, 0, 6]
 
 
-def test_csv_lines_carry_what_their_number_rests_on(runs: Runs, clip_folder: Path) -> None:
+def test_csv_lines_carry_what_their_number_rests_on(runs: Sweep, clip_folder: Path) -> None:
     evaluate(runs, clip_folder)
     lines = list(csv.DictReader(io.StringIO((runs.root / "eval" / "table.csv").read_text())))
     assert [line["method"] for line in lines] == ["uniform_sds", "tp_sds", "chance (floor)"]
@@ -96,7 +99,7 @@ def test_csv_lines_carry_what_their_number_rests_on(runs: Runs, clip_folder: Pat
         assert "r_precision=1" in line["metrics"]
 
 
-def test_failed_runs_are_misses_and_are_shown(runs: Runs, clip_folder: Path) -> None:
+def test_failed_runs_are_misses_and_are_shown(runs: Sweep, clip_folder: Path) -> None:
     before, _ = evaluate(runs, clip_folder)
     for seed in (0, 1):
         runs.add("uniform_sds", PROMPTS[3], seed, end="failed")
@@ -107,20 +110,21 @@ def test_failed_runs_are_misses_and_are_shown(runs: Runs, clip_folder: Path) -> 
         then = np.mean(list(final(before, "uniform_sds")[name]))
         assert np.mean(list(final(study, "uniform_sds")[name])) == pytest.approx(then * 3 / 4)
     assert "non-finite gradient at step 13" in printed and "not paired" in printed
-    early = study.scores.loc[(study.scores["method"] == "uniform_sds") & (study.scores["step"] == 10)]
+    scores = study.of(RPrecision).scores
+    early = scores.loc[(scores["method"] == "uniform_sds") & (scores["step"] == 10)]
     assert not any(isinstance(why, str) for why in early["problem"]), (
         "its views of step 10 were stored before it failed"
     )
 
 
-def test_a_failed_run_is_a_miss_even_with_its_last_views(runs: Runs, clip_folder: Path) -> None:
+def test_a_failed_run_is_a_miss_even_with_its_last_views(runs: Sweep, clip_folder: Path) -> None:
     folder = runs.add("tp_sds", PROMPTS[4], 0, end="failed")
     folder.save_views(20, picture(PROMPTS[4], 1))
     study, _ = evaluate(runs, clip_folder)
     assert misses(study, "tp_sds") == 1
 
 
-def test_damaged_views_are_told_and_do_not_stop_the_rest(runs: Runs, clip_folder: Path) -> None:
+def test_damaged_views_are_told_and_do_not_stop_the_rest(runs: Sweep, clip_folder: Path) -> None:
     victim = next(runs.root.glob("tp_sds-*"))
     (victim / "views" / "step_000020.png").write_bytes(b"\x89PNG broken")
     study, printed = evaluate(runs, clip_folder)
@@ -128,22 +132,22 @@ def test_damaged_views_are_told_and_do_not_stop_the_rest(runs: Runs, clip_folder
     assert "views of step 20" in printed
 
 
-def test_unfinished_runs_are_left_out_and_counted(runs: Runs, clip_folder: Path) -> None:
+def test_unfinished_runs_are_left_out_and_counted(runs: Sweep, clip_folder: Path) -> None:
     before, _ = evaluate(runs, clip_folder)
     runs.add("tp_sds", PROMPTS[5], 0, end="new")
     study, printed = evaluate(runs, clip_folder)
-    pd.testing.assert_frame_equal(study.scores, before.scores)
+    pd.testing.assert_frame_equal(study.of(RPrecision).scores, before.of(RPrecision).scores)
     assert "1 unfinished" in printed
 
 
 def test_nothing_ended_is_a_user_error(tmp_path: Path, clip_folder: Path) -> None:
-    runs = Runs(tmp_path / "runs")
+    runs = Sweep(tmp_path / "runs")
     runs.add("tp_sds", PROMPTS[0], 0, end="new")
     with pytest.raises(UserError, match=r"no run .* has ended"):
         evaluate(runs, clip_folder)
 
 
-def test_mixed_settings_are_refused_unless_asked_for(runs: Runs, clip_folder: Path) -> None:
+def test_mixed_settings_are_refused_unless_asked_for(runs: Sweep, clip_folder: Path) -> None:
     other = TOY.model_copy(update={"optim": TOY.optim.model_copy(update={"lr": 0.5})})
     runs.add("tp_sds", PROMPTS[0], 0, config=other)
     with pytest.raises(UserError, match=r"optim\.lr is .*allow-mixed"):
@@ -153,29 +157,29 @@ def test_mixed_settings_are_refused_unless_asked_for(runs: Runs, clip_folder: Pa
 
 
 def test_runs_with_their_own_number_of_steps_stand_in_rows_of_their_own(
-    runs: Runs, clip_folder: Path
+    runs: Sweep, clip_folder: Path
 ) -> None:
     for method in ("tp_sds", "uniform_sds"):
         for prompt in PROMPTS[:3]:
             runs.add(method, prompt, 0, config=TOY.model_copy(update={"steps": 40}), shows=PROMPTS[5])
     study, _ = evaluate(runs, clip_folder)
     assert study.totals == [20, 40]
-    rows = {(row[0], row[1]): str(row[2]) for row in r_precision(study).rows}
+    rows = {(row[0], row[1]): str(row[2]) for row in study.of(RPrecision).own_table().rows}
     assert rows["tp_sds", 20] == "100.0 [43.9, 100.0]" and rows["tp_sds", 40] == "0.0 [0.0, 56.1]"
 
 
-def test_mixed_pools_are_refused_unless_asked_for(runs: Runs, clip_folder: Path) -> None:
-    other = Runs(runs.root, runs.suite.model_copy(update={"name": "two", "sha256": "ab" * 32}), PROMPTS[4:])
+def test_mixed_pools_are_refused_unless_asked_for(runs: Sweep, clip_folder: Path) -> None:
+    other = Sweep(runs.root, runs.suite.model_copy(update={"name": "two", "sha256": "ab" * 32}), PROMPTS[4:])
     other.add("linear_decay", PROMPTS[4], 0)
     with pytest.raises(UserError, match="different pools"):
         evaluate(runs, clip_folder)
     study, _ = evaluate(runs, clip_folder, allow_mixed=True, ground_truth=ground_truth)
-    rows = r_precision(study).rows
+    rows = study.of(RPrecision).own_table().rows
     assert {row[-1] for row in rows if row[0] == "linear_decay"} == {2}
     assert sorted(row[-1] for row in rows if row[0] == CEILING) == [2, 6]  # type: ignore[type-var]
 
 
-def test_other_weights_of_the_prior_are_refused_unless_asked_for(runs: Runs, clip_folder: Path) -> None:
+def test_other_weights_of_the_prior_are_refused_unless_asked_for(runs: Sweep, clip_folder: Path) -> None:
     runs.add("uniform_sds", PROMPTS[4], 0, weights="0" * 64)
     with pytest.raises(UserError, match="other weights"):
         evaluate(runs, clip_folder)
@@ -193,7 +197,7 @@ def test_other_weights_of_the_prior_are_refused_unless_asked_for(runs: Runs, cli
     ],
 )
 def test_what_was_computed_otherwise_is_refused_unless_a_test_shows_that_it_is_the_same(
-    other: dict, differs: bool, runs: Runs, clip_folder: Path
+    other: dict, differs: bool, runs: Sweep, clip_folder: Path
 ) -> None:
     for folder in run_folders(runs.root):
         env = folder.env()
@@ -207,7 +211,7 @@ def test_what_was_computed_otherwise_is_refused_unless_a_test_shows_that_it_is_t
     evaluate(runs, clip_folder, allow_mixed=differs)
 
 
-def test_toy_and_real_priors_never_share_a_table(runs: Runs, clip_folder: Path) -> None:
+def test_toy_and_real_priors_never_share_a_table(runs: Sweep, clip_folder: Path) -> None:
     real = Config(
         steps=20,
         views=TOY.views,
@@ -221,7 +225,7 @@ def test_toy_and_real_priors_never_share_a_table(runs: Runs, clip_folder: Path) 
 def test_runs_of_other_random_streams_are_read_marked_and_never_share_a_table(
     tmp_path: Path, clip_folder: Path
 ) -> None:
-    runs = Runs(tmp_path / "runs")
+    runs = Sweep(tmp_path / "runs")
     for prompt in PROMPTS[:2]:
         runs.add("uniform_sds", prompt, 0, spec_version=1)
     _, printed = evaluate(runs, clip_folder)
@@ -235,7 +239,7 @@ def test_runs_of_other_random_streams_are_read_marked_and_never_share_a_table(
 
 
 def test_runs_of_random_weights_say_so_everywhere(tmp_path: Path, clip_folder: Path) -> None:
-    runs = Runs(tmp_path / "runs")
+    runs = Sweep(tmp_path / "runs")
     for method in ("uniform_sds", "tp_sds"):
         for prompt in PROMPTS[:2]:
             for seed in (0, 1):
@@ -260,7 +264,7 @@ def test_runs_of_random_weights_say_so_everywhere(tmp_path: Path, clip_folder: P
 
 
 def test_toy_clip_does_not_score_real_priors(tmp_path: Path, clip_folder: Path) -> None:
-    runs = Runs(tmp_path / "runs")
+    runs = Sweep(tmp_path / "runs")
     real = TOY.guidance.model_copy(update={"prior": "CompVis/stable-diffusion-v1-4"})
     runs.add("tp_sds", PROMPTS[0], 0, config=TOY.model_copy(update={"guidance": real}))
     with pytest.raises(UserError, match="knows only the toy world"):
@@ -268,23 +272,23 @@ def test_toy_clip_does_not_score_real_priors(tmp_path: Path, clip_folder: Path) 
 
 
 def test_a_run_without_a_suite_has_no_pool(tmp_path: Path, clip_folder: Path) -> None:
-    runs = Runs(tmp_path / "runs")
+    runs = Sweep(tmp_path / "runs")
     runs.add("tp_sds", PROMPTS[0], 0, suite=None)
     with pytest.raises(UserError, match="no suite"):
         evaluate(runs, clip_folder)
 
 
 def test_a_renderer_that_does_not_know_a_prompt_leaves_the_table_without_ceiling(
-    runs: Runs, clip_folder: Path
+    runs: Sweep, clip_folder: Path
 ) -> None:
     def refuse(prompt: str, views: ViewsConfig) -> np.ndarray:
         raise UserError(f"unknown word in '{prompt}'")
 
     study, printed = evaluate(runs, clip_folder, ground_truth=refuse)
-    assert not len(study.ceiling) and "no ceiling: unknown word" in printed
+    assert not len(study.of(RPrecision).ceiling) and "no ceiling: unknown word" in printed
 
 
-def test_the_ceiling_covers_the_prompts_of_the_table(runs: Runs, clip_folder: Path) -> None:
+def test_the_ceiling_covers_the_prompts_of_the_table(runs: Sweep, clip_folder: Path) -> None:
     asked: list[str] = []
     study, _ = evaluate(
         runs,
@@ -292,10 +296,11 @@ def test_the_ceiling_covers_the_prompts_of_the_table(runs: Runs, clip_folder: Pa
         ground_truth=lambda prompt, views: asked.append(prompt) or ground_truth(prompt, views),
     )
     assert asked == list(PROMPTS[:3])
-    assert list(study.ceiling["prompt"]) == asked and set(study.ceiling["pool"]) == {6}
+    ceiling = study.of(RPrecision).ceiling
+    assert list(ceiling["prompt"]) == asked and set(ceiling["pool"]) == {6}
 
 
-def test_the_contact_sheet_shows_every_seed_of_every_method(runs: Runs, clip_folder: Path) -> None:
+def test_the_contact_sheet_shows_every_seed_of_every_method(runs: Sweep, clip_folder: Path) -> None:
     runs.add("uniform_sds", PROMPTS[3], 0, end="failed")
     evaluate(runs, clip_folder, ground_truth=ground_truth)
     sheet = np.asarray(Image.open(runs.root / "eval" / "contact_sheet.png"))
@@ -320,9 +325,12 @@ def test_a_long_suite_gets_further_pages(clip_folder: Path, tmp_path: Path) -> N
     assert len(contact_sheets("t", cells, 4)) == 3
 
 
-def test_rows_do_not_depend_on_the_order_of_runs(runs: Runs, clip_folder: Path, monkeypatch) -> None:
+def test_rows_do_not_depend_on_the_order_of_runs(runs: Sweep, clip_folder: Path, monkeypatch) -> None:
     study, _ = evaluate(runs, clip_folder)
     from eval.sources.load import load_runs
 
     monkeypatch.setattr("eval.runs.load_runs", lambda root: (load_runs(root)[0][::-1], []))
-    assert r_precision(evaluate(runs, clip_folder)[0]).rows == r_precision(study).rows
+    assert (
+        evaluate(runs, clip_folder)[0].of(RPrecision).own_table().rows
+        == study.of(RPrecision).own_table().rows
+    )

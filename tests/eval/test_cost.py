@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.command import open_study
-from eval.results import convergence_frames, convergence_table, cost_table, own_n_table, rng
+from eval.command import open_runs
 from eval.statistics.convergence import ratio_to_baseline
+from eval.tables import convergence, cost, own_n
 from eval.tables.cost import Costs
+from eval.tables.rows import rng
 from eval.tables.table import Number
 from harness.config import UserError
 from harness.records.costs import FILE, MethodCost, SideBySide, keep_costs, read_costs
-from tests.eval.conftest import PROMPTS, TOY, Runs
+from tests.eval.conftest import PROMPTS, TOY, Sweep
 
 
 def measured(**seconds: list[float]) -> SideBySide:
@@ -77,51 +78,51 @@ def test_the_last_measurement_that_has_all_methods_counts(tmp_path: Path) -> Non
         measured(a=[0.0])
 
 
-def study_of(runs: Runs, clip_folder: Path):
-    return open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0)
+def study_of(runs: Sweep, clip_folder: Path):
+    return open_runs(runs.root, clip=str(clip_folder), device="cpu", samples=0)
 
 
-def test_the_clocks_of_runs_do_not_reach_the_tables(runs: Runs, clip_folder: Path) -> None:
+def test_the_clocks_of_runs_do_not_reach_the_tables(runs: Sweep, clip_folder: Path) -> None:
     """Packs at other loads: one method's runs took ten times as long for the same steps."""
     for folder in runs.root.glob("tp_sds-*/metrics.jsonl"):
         folder.write_text(folder.read_text().replace('"time": ', '"time": 1'))
-    bare = convergence_table(study_of(runs, clip_folder))
+    bare = convergence.table(study_of(runs, clip_folder))
     assert {row[1] for row in bare.rows} == {"step"} and "No rows of wall time" in bare.notes[0]
     assert "harness bench methods RUNS" in bare.notes[0]
     runs.timed(tp_sds=[0.1, 0.2, 0.3], uniform_sds=[0.1, 0.2, 0.3])
-    steps, seconds = convergence_table(study_of(runs, clip_folder)).rows[::2]
+    steps, seconds = convergence.table(study_of(runs, clip_folder)).rows[::2]
     assert seconds[1] == "wall time" and list(map(str, seconds[2:5])) == list(map(str, steps[2:5]))
 
 
-def test_a_dearer_step_is_told_in_seconds_and_evaluations(runs: Runs, clip_folder: Path) -> None:
+def test_a_dearer_step_is_told_in_seconds_and_evaluations(runs: Sweep, clip_folder: Path) -> None:
     runs.timed(tp_sds=[0.3, 0.33, 0.27], uniform_sds=[0.1, 0.1, 0.1], nfe={"tp_sds": 6})
     study = study_of(runs, clip_folder)
-    base, mine = cost_table(study).rows
+    base, mine = cost.table(study).rows
     assert base[:2] == ["uniform_sds", "2"] and mine[:2] == ["tp_sds", "6"]
     assert isinstance(mine[3], Number) and mine[3].value == pytest.approx(3)
     assert 2.69 < mine[3].low < 3 < mine[3].high < 3.31 and mine[4] == "120"
-    frames = convergence_frames(study)
+    frames = convergence.convergence_frames(study)
     assert set(frames) == {"step", "wall time", "NFE"}
     ratios = {
         name: ratio_to_baseline(frame, "tp_sds", "uniform_sds", rng(), x=axis).value
         for name, (axis, frame) in frames.items()
     }
     assert ratios["wall time"] == pytest.approx(3 * ratios["step"]) == pytest.approx(ratios["NFE"])
-    rows = {row[1]: row for row in convergence_table(study).rows if row[0] == "tp_sds"}
+    rows = {row[1]: row for row in convergence.table(study).rows if row[0] == "tp_sds"}
     by_step, by_time = (rows[name][2] for name in ("step", "wall time"))
     assert isinstance(by_step, Number) and isinstance(by_time, Number)
     assert by_time.low < 3 * by_step.low + 1e-9 and by_time.high > 3 * by_step.high, "its own error is in it"
 
 
-def test_runs_with_their_own_n_are_told_in_brackets(runs: Runs, clip_folder: Path) -> None:
+def test_runs_with_their_own_n_are_told_in_brackets(runs: Sweep, clip_folder: Path) -> None:
     with pytest.raises(UserError, match="need several N"):
-        own_n_table(study_of(runs, clip_folder))
+        own_n.table(study_of(runs, clip_folder))
     for prompt in PROMPTS[:3]:
         for seed in (0, 1):
             for method in ("tp_sds", "uniform_sds"):
                 shows = prompt if method == "tp_sds" else PROMPTS[4]
                 runs.add(method, prompt, seed, shows=shows, config=TOY.model_copy(update={"steps": 10}))
-    base, mine = own_n_table(study_of(runs, clip_folder)).rows
+    base, mine = own_n.table(study_of(runs, clip_folder)).rows
     assert base[0] == "uniform_sds" and str(base[1]).startswith("0.0") and str(mine[1]).startswith("100.0")
     # One of the baseline's six runs is wrong at N = 20: its level there is 83 %.
     assert base[3] == "10–20 [10–20]" and mine[3] == "≤ 10 [≤ 10]"

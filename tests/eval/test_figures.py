@@ -23,12 +23,13 @@ from eval.figures.looks import KNOWN, OTHERS, looks
 from eval.figures.schedules import SCHEDULES, T_MAX, T_MIN
 from eval.figures.style import COLUMN, PAGE, Sheet, edges
 from eval.figures.write import FIGURES, write_figures
+from eval.metrics.gradients import Gradients
 from eval.preference.duels import wilson
-from eval.runs import Study
+from eval.runs import Runs
 from harness.config import UserError, ViewsConfig
 from harness.distill.method import NoiseSchedule, load_method
 from harness.distill.schedules import sd_alphas_cumprod
-from tests.eval.conftest import PROMPTS, TOY, Runs, picture
+from tests.eval.conftest import PROMPTS, TOY, Sweep, picture
 
 ROOT = Path(__file__).parents[2]
 LABELS = st.sets(st.sampled_from([*KNOWN, *(f"method_{k}:m={k}" for k in range(9))]), min_size=1, max_size=12)
@@ -38,25 +39,25 @@ def ground_truth(prompt: str, views: ViewsConfig) -> np.ndarray:
     return picture(prompt, 7, views.tiles)
 
 
-def open_study(root: Path, clip_folder: Path, truth: bool = True) -> Study:
+def open_runs(root: Path, clip_folder: Path, truth: bool = True) -> Runs:
     render = ground_truth if truth else None
-    study = Study(root, clip=str(clip_folder), device="cpu", ground_truth=render, samples=0)
+    study = Runs(root, clip=str(clip_folder), device="cpu", ground_truth=render, samples=0)
     rows = [
         (run.run_id, study.labels[run.run_id], run.prompt, run.seed, run.total, step, t, step + t, 1.0)
-        for run in study.runs
+        for run in study
         for step in (10, 20)
         for t in (20, 500, 980)
     ]
     columns = ["run", "method", "prompt", "seed", "total", "step", "t", "mean", "variance"]
     # What a diffusion prior would say of kept parameters, which these runs do not have.
-    study.gradients = pd.DataFrame(rows, columns=columns)
+    study.of(Gradients).frame = pd.DataFrame(rows, columns=columns)
     return study
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two methods, three prompts, two seeds; uniform_sds is wrong at first, and one of its runs failed."""
-    runs = Runs(tmp_path_factory.mktemp("figures") / "runs")
+    runs = Sweep(tmp_path_factory.mktemp("figures") / "runs")
     for prompt in PROMPTS[:3]:
         for seed in (0, 1):
             runs.add("tp_sds", prompt, seed)
@@ -68,14 +69,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(root: Path, clip_folder: Path) -> Study:
-    return open_study(root, clip_folder)
+def study(root: Path, clip_folder: Path) -> Runs:
+    return open_runs(root, clip_folder)
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Study:
-    """Runs with their own N: 10 and 20 steps."""
-    runs = Runs(tmp_path_factory.mktemp("totals") / "runs")
+def several(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Runs:
+    """Sweep with their own N: 10 and 20 steps."""
+    runs = Sweep(tmp_path_factory.mktemp("totals") / "runs")
     for total in (10, 20):
         config = TOY.model_copy(update={"steps": total})
         for method in ("tp_sds", "uniform_sds"):
@@ -83,7 +84,7 @@ def several(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Stud
                 shows = PROMPTS[5] if total == 10 and method == "uniform_sds" else prompt
                 runs.add(method, prompt, 0, config=config, shows=shows)
     runs.timed()
-    return open_study(runs.root, clip_folder, truth=False)
+    return open_runs(runs.root, clip_folder, truth=False)
 
 
 def texts(sheet: Sheet) -> str:
@@ -107,7 +108,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_figure_is_written_and_the_same_without_caches(
-    root: Path, study: Study, clip_folder: Path, tmp_path: Path
+    root: Path, study: Runs, clip_folder: Path, tmp_path: Path
 ) -> None:
     told: list[str] = []
     paths = write_figures(study, [], tmp_path / "a", "harness figures runs", told.append)
@@ -119,7 +120,7 @@ def test_every_figure_is_written_and_the_same_without_caches(
     assert set(first) == {path.name for path in paths}
     for cache in root.glob("*/eval"):
         shutil.rmtree(cache)
-    write_figures(open_study(root, clip_folder), [], tmp_path / "b", "harness figures runs")
+    write_figures(open_runs(root, clip_folder), [], tmp_path / "b", "harness figures runs")
     again = files(tmp_path / "b")
     assert [name for name in first if first[name] != again[name]] == []
     for name, data in first.items():
@@ -141,30 +142,30 @@ def test_another_process_and_another_matplotlibrc_write_the_same_bytes(tmp_path:
     assert files(tmp_path / "here") == files(tmp_path / "there")
 
 
-def test_manifests_name_the_runs_that_were_shown(study: Study, tmp_path: Path) -> None:
+def test_manifests_name_the_runs_that_were_shown(study: Runs, tmp_path: Path) -> None:
     write_figures(
         study, ["r_precision", "steps_grid", "cost", "diversity"], tmp_path, "harness figures runs …"
     )
     about = {path.stem: json.loads(path.read_bytes()) for path in tmp_path.glob("*.json")}
-    everything = [run.run_id for run in study.runs]
+    everything = [run.run_id for run in study]
     assert about["r_precision"]["runs"] == everything
     assert about["cost"]["runs"] == everything
-    alone = [run.run_id for run in study.runs if run.method == "uniform_sds" and run.prompt == PROMPTS[0]]
+    alone = [run.run_id for run in study if run.method == "uniform_sds" and run.prompt == PROMPTS[0]]
     assert about["diversity"]["runs"] == [run_id for run_id in everything if run_id not in alone]
-    shown = [run.run_id for run in study.runs if run.prompt == PROMPTS[0] and run.seed == 0]
+    shown = [run.run_id for run in study if run.prompt == PROMPTS[0] and run.seed == 0]
     assert about["steps_grid"]["runs"] == shown
     for data in about.values():
         assert data["command"] == "harness figures runs …"
         assert data["toy"] and data["stamp"].startswith("toy · ")
         assert data["packages"]["matplotlib"] and data["packages"]["numpy"]
         assert data["clip"] == {"tag": study.stamp.clip, "sha256": study.stamp.weights}
-    versions = dict(study.stamp.metrics)
+    versions = study.stamp.versions
     assert about["r_precision"]["metrics"] == {
         name: versions[name] for name in ("r_precision", "convergence")
     }
 
 
-def test_the_curve_shows_the_scores_the_ceiling_and_chance(study: Study) -> None:
+def test_the_curve_shows_the_scores_the_ceiling_and_chance(study: Runs) -> None:
     sheet = FIGURES["r_precision"].draw(study)
     for method, expected in {"tp_sds": [100, 100], "uniform_sds": [0, 250 / 3]}.items():
         x, y = line(sheet, method)
@@ -187,7 +188,7 @@ def test_the_curve_shows_the_scores_the_ceiling_and_chance(study: Study) -> None
     assert "3 prompts × 2 seeds, 1 failed, pool 6" in sheet.caption
 
 
-def test_wall_time_is_steps_times_the_measured_cost(study: Study) -> None:
+def test_wall_time_is_steps_times_the_measured_cost(study: Runs) -> None:
     sheet = FIGURES["r_precision_time"].draw(study)
     x, y = line(sheet, "uniform_sds")
     assert list(x) == pytest.approx([1, 2]) and y[-1] == pytest.approx(250 / 3)
@@ -200,21 +201,21 @@ def test_wall_time_is_steps_times_the_measured_cost(study: Study) -> None:
     assert "× 2.00" in texts(cost)
 
 
-def test_runs_with_their_own_n_get_a_panel(several: Study) -> None:
+def test_runs_with_their_own_n_get_a_panel(several: Runs) -> None:
     sheet = FIGURES["r_precision"].draw(several)
     own, longest = line(sheet, "uniform_sds", 1), line(sheet, "uniform_sds", 0)
     assert own[0] == pytest.approx([10, 20], abs=0.2) and list(own[1]) == [0, 100]
     assert list(longest[0]) == [10, 20] and list(longest[1]) == [100, 100]
-    assert sheet.run_ids == [run.run_id for run in several.runs]
+    assert sheet.run_ids == [run.run_id for run in several]
     grid = FIGURES["steps_grid"].draw(several)
     assert len(grid.run_ids) == 4 and len(images(grid)) == 4
     for name in ("methods_grid", "r_precision_time", "cost", "gradients"):
         chosen = FIGURES[name].draw(several).run_ids
-        assert {run.total for run in several.runs if run.run_id in chosen} == {20}, name
+        assert {run.total for run in several if run.run_id in chosen} == {20}, name
 
 
-def test_grids_show_the_stored_views_and_why_there_is_none(study: Study) -> None:
-    by_key = {(study.labels[run.run_id], run.prompt, run.seed): run for run in study.runs}
+def test_grids_show_the_stored_views_and_why_there_is_none(study: Runs) -> None:
+    by_key = {(study.labels[run.run_id], run.prompt, run.seed): run for run in study}
     steps = FIGURES["steps_grid"].draw(study, prompt=PROMPTS[0], seed=1)
     run = by_key["tp_sds", PROMPTS[0], 1]
     shown = images(steps)
@@ -231,14 +232,14 @@ def test_grids_show_the_stored_views_and_why_there_is_none(study: Study) -> None
     assert "ground truth" in texts(methods) and PROMPTS[1] in texts(methods).replace("\n", " ")
 
 
-def test_a_damaged_picture_is_told_in_its_place(runs: Runs, clip_folder: Path) -> None:
+def test_a_damaged_picture_is_told_in_its_place(runs: Sweep, clip_folder: Path) -> None:
     [victim] = runs.root.glob("tp_sds-a-red-cup-s0-*")
     (victim / "views" / "step_000020.png").write_bytes(b"\x89PNG broken")
-    sheet = FIGURES["seeds_grid"].draw(open_study(runs.root, clip_folder))
+    sheet = FIGURES["seeds_grid"].draw(open_runs(runs.root, clip_folder))
     assert "unreadable" in texts(sheet) and len(images(sheet)) == 3
 
 
-def test_grids_are_drawn_for_what_is_named_and_refuse_what_is_not_there(study: Study) -> None:
+def test_grids_are_drawn_for_what_is_named_and_refuse_what_is_not_there(study: Runs) -> None:
     assert "a green chair" in texts(FIGURES["seeds_grid"].draw(study, prompt="a green chair"))
     with pytest.raises(UserError, match="did you mean 'a red cup'"):
         FIGURES["steps_grid"].draw(study, prompt="a red cap")
@@ -246,7 +247,7 @@ def test_grids_are_drawn_for_what_is_named_and_refuse_what_is_not_there(study: S
         FIGURES["methods_grid"].draw(study, seed=7)
 
 
-def test_the_gradient_map_is_the_mean_over_runs(study: Study) -> None:
+def test_the_gradient_map_is_the_mean_over_runs(study: Runs) -> None:
     sheet = FIGURES["gradients"].draw(study)
     for axes in sheet.axes[:2]:
         [mesh] = axes.collections
@@ -254,11 +255,11 @@ def test_the_gradient_map_is_the_mean_over_runs(study: Study) -> None:
 
 
 def test_what_the_runs_do_not_allow_is_skipped_unless_it_is_named(
-    runs: Runs, clip_folder: Path, tmp_path: Path
+    runs: Sweep, clip_folder: Path, tmp_path: Path
 ) -> None:
     for folder in runs.root.glob("*-s1-*"):
         shutil.rmtree(folder)
-    study = Study(runs.root, clip=str(clip_folder), device="cpu", samples=0)
+    study = Runs(runs.root, clip=str(clip_folder), device="cpu", samples=0)
     told: list[str] = []
     written = {path.stem for path in write_figures(study, [], tmp_path, "x", told.append)}
     missing = {"seeds_grid", "diversity", "gradients", "spectra", "r_precision_time", "cost"}
@@ -287,7 +288,7 @@ def test_without_a_study_there_are_the_schedules(tmp_path: Path) -> None:
         write_figures(None, ["cost"], tmp_path, "x")
 
 
-def test_toy_studies_say_so_and_widths_are_a_papers(study: Study) -> None:
+def test_toy_studies_say_so_and_widths_are_a_papers(study: Runs) -> None:
     for name, figure in FIGURES.items():
         sheet = figure.draw(study)
         assert COLUMN <= round(sheet.get_figwidth(), 6) <= PAGE, name

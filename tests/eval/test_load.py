@@ -8,10 +8,10 @@ import pytest
 
 from eval.sources.load import load_runs, method_labels, runs_table
 from harness.config import UserError
-from tests.eval.conftest import PROMPTS, TOY, Runs
+from tests.eval.conftest import PROMPTS, TOY, Sweep
 
 
-def test_records_say_what_the_folders_say(runs: Runs) -> None:
+def test_records_say_what_the_folders_say(runs: Sweep) -> None:
     runs.add("uniform_sds", PROMPTS[3], 0, end="failed")
     runs.add("uniform_sds", PROMPTS[4], 0, end="new")
     records, problems = load_runs(runs.root)
@@ -30,7 +30,7 @@ def test_records_say_what_the_folders_say(runs: Runs) -> None:
 
 
 def test_a_run_that_never_loaded_its_random_prior_is_marked_by_its_card(tmp_path: Path) -> None:
-    runs = Runs(tmp_path / "runs")
+    runs = Sweep(tmp_path / "runs")
     prior = tmp_path / "prior"
     prior.mkdir()
     (prior / "card.json").write_text('{"random": true}')
@@ -39,14 +39,14 @@ def test_a_run_that_never_loaded_its_random_prior_is_marked_by_its_card(tmp_path
     assert [record.mark for record in load_runs(runs.root)[0]] == ["RANDOM WEIGHTS"]
 
 
-def test_table_is_tidy(runs: Runs) -> None:
+def test_table_is_tidy(runs: Sweep) -> None:
     table = runs_table(load_runs(runs.root)[0])
     assert list(table.columns) == ["run", "method", "prompt", "seed", "step", "status", "views"]
     assert len(table) == 12 * 2 and table.set_index(["run", "step"]).index.is_unique
     assert all(Path(path).is_file() for path in table["views"])
 
 
-def test_an_unreadable_folder_is_told_and_does_not_stop_the_rest(runs: Runs) -> None:
+def test_an_unreadable_folder_is_told_and_does_not_stop_the_rest(runs: Sweep) -> None:
     victim = next(runs.root.glob("tp_sds-*"))
     (victim / "spec.json").write_text('{"method": ')
     records, problems = load_runs(runs.root)
@@ -59,7 +59,7 @@ def test_no_runs_is_a_user_error(tmp_path: Path) -> None:
             load_runs(root)
 
 
-def test_labels_tell_settings_apart_only_where_needed(runs: Runs) -> None:
+def test_labels_tell_settings_apart_only_where_needed(runs: Sweep) -> None:
     assert set(method_labels(load_runs(runs.root)[0]).values()) == {"tp_sds", "uniform_sds"}
     runs.add("tp_sds", PROMPTS[0], 0, params={"m": 500}, params_set=("m",), variant="iclr")
     assert set(method_labels(load_runs(runs.root)[0]).values()) == {"tp_sds", "tp_sds:iclr", "uniform_sds"}

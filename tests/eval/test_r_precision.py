@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from eval.metrics.r_precision import Pool, Scorer, cut_captions, load_pool, retrieve, score_run
+from eval.metrics.r_precision import score_run
 from eval.scorers.clip import Clip
 from eval.scorers.features import cache_key
+from eval.scorers.retrieval import Pool, Scorer, cut_captions, load_pool, retrieve
 from eval.sources.load import load_runs
 from harness.config import UserError
-from tests.eval.conftest import PROMPTS, Runs
+from tests.eval.conftest import PROMPTS, Sweep
 
 similarities = st.tuples(st.integers(2, 9), st.integers(1, 12)).flatmap(
     lambda shape: hnp.arrays(np.float32, shape, elements=st.sampled_from([k / 4 for k in range(-4, 5)]))
@@ -108,11 +109,11 @@ def test_a_pool_must_tell_its_captions_apart() -> None:
 
 
 @pytest.fixture
-def scorer(clip: Clip, runs: Runs) -> Scorer:
+def scorer(clip: Clip, runs: Sweep) -> Scorer:
     return Scorer.over(clip, load_pool(runs.root, runs.suite.sha256))
 
 
-def test_scores_equal_similarities_taken_one_by_one(runs: Runs, scorer: Scorer) -> None:
+def test_scores_equal_similarities_taken_one_by_one(runs: Sweep, scorer: Scorer) -> None:
     for run in load_runs(runs.root)[0][:4]:
         scores, problems = score_run(run, scorer)
         assert not problems and list(scores) == [10, 20]
@@ -123,7 +124,7 @@ def test_scores_equal_similarities_taken_one_by_one(runs: Runs, scorer: Scorer) 
             assert vars(score) == pytest.approx(brute_force(rows, PROMPTS.index(run.prompt)))
 
 
-def test_the_cache_is_used_and_follows_the_views(runs: Runs, scorer: Scorer, monkeypatch) -> None:
+def test_the_cache_is_used_and_follows_the_views(runs: Sweep, scorer: Scorer, monkeypatch) -> None:
     run = load_runs(runs.root)[0][0]
     first = score_run(run, scorer)
     [cache] = (run.path / "eval").glob("features-*.safetensors")
@@ -147,7 +148,7 @@ def test_another_scorer_is_another_cache(clip: Clip) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a picture", None, 200, "tiles"])
-def test_damaged_views_are_that_runs_failure(runs: Runs, scorer: Scorer, damage) -> None:
+def test_damaged_views_are_that_runs_failure(runs: Sweep, scorer: Scorer, damage) -> None:
     run = load_runs(runs.root)[0][0]
     path = run.view_path(20)
     if damage is None:
@@ -162,14 +163,14 @@ def test_damaged_views_are_that_runs_failure(runs: Runs, scorer: Scorer, damage)
     assert 20 not in scores and "step 20" in problems[20] and "\n" not in problems[20]
 
 
-def test_a_prompt_outside_the_pool_is_that_runs_failure(runs: Runs, scorer: Scorer) -> None:
+def test_a_prompt_outside_the_pool_is_that_runs_failure(runs: Sweep, scorer: Scorer) -> None:
     folder = runs.add("tp_sds", "a purple clock", 0, shows=PROMPTS[0])
     run = next(run for run in load_runs(runs.root)[0] if run.run_id == folder.id)
     scores, problems = score_run(run, scorer)
     assert not scores and "not in the pool" in problems[20]
 
 
-def test_a_missing_pool_is_one_line(runs: Runs) -> None:
+def test_a_missing_pool_is_one_line(runs: Sweep) -> None:
     shutil.rmtree(runs.root / "suites")
     with pytest.raises(UserError, match="pool of these runs"):
         load_pool(runs.root, runs.suite.sha256)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.main import get_command
 
-from eval.command import open_study
+from eval.command import open_runs
+from eval.metrics.r_precision import RPrecision
 from eval.report import write
 from eval.report.command import config_changes, sweep_command
 from eval.report.index import ROWS, Suites, key, record, script
@@ -34,7 +35,7 @@ from harness.records.folder import RunFolder
 from harness.records.identity import run_id
 from harness.sweep.grid import write_suite
 from harness.sweep.request import Request, parse_steps
-from tests.eval.conftest import PROMPTS, Runs
+from tests.eval.conftest import PROMPTS, Sweep
 
 SETTINGS = {
     "guidance.prior": st.text("abz./- 019\"'{}é,", min_size=1),
@@ -127,8 +128,8 @@ def test_a_runs_key_is_safe_in_addresses_and_file_names(name: str) -> None:
     assert key(name) == made and key("tp_sds-a-cup-s0-d317b10f") == "tp_sds-a-cup-s0-d317b10f"
 
 
-def report(runs: Runs, clip_folder: Path, out: Path) -> Path:
-    study = open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0)
+def report(runs: Sweep, clip_folder: Path, out: Path) -> Path:
+    study = open_runs(runs.root, clip=str(clip_folder), device="cpu", samples=0)
     return write_report(runs.root, out, lambda: results(study))
 
 
@@ -137,7 +138,7 @@ def stored(path: Path) -> dict:
 
 
 def test_pictures_of_unchanged_runs_are_kept_and_of_lost_ones_removed(
-    runs: Runs, clip_folder: Path, tmp_path: Path
+    runs: Sweep, clip_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "report"
     assert report(runs, clip_folder, out) == out / "index.html"
@@ -157,7 +158,7 @@ def test_pictures_of_unchanged_runs_are_kept_and_of_lost_ones_removed(
 
 
 def test_a_damaged_picture_is_missing_and_all_others_are_there(
-    runs: Runs, clip_folder: Path, tmp_path: Path
+    runs: Sweep, clip_folder: Path, tmp_path: Path
 ) -> None:
     broken = load_runs(runs.root)[0][0]
     broken.view_path(20).write_bytes(b"no picture")
@@ -172,14 +173,14 @@ def test_a_damaged_picture_is_missing_and_all_others_are_there(
     assert "views of step 20" in scores[broken.run_id]["problem"]
 
 
-def test_the_numbers_are_those_of_the_tables(runs: Runs, clip_folder: Path, tmp_path: Path) -> None:
+def test_the_numbers_are_those_of_the_tables(runs: Sweep, clip_folder: Path, tmp_path: Path) -> None:
     runs.add("tp_sds", PROMPTS[3], 0, end="failed")
     runs.add("tp_sds", PROMPTS[3], 1, end="new")
     report(runs, clip_folder, tmp_path / "report")
     found = stored(tmp_path / "report" / "data" / "results.js")
-    study = open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0)
+    study = open_runs(runs.root, clip=str(clip_folder), device="cpu", samples=0)
     measures = [measure["name"] for measure in found["measures"]]
-    final = study.scores.loc[study.scores["final"]].set_index("run")
+    final = study.of(RPrecision).frame.set_index("run")
     assert set(found["scores"]) == set(final.index) and len(final) == 13
     for run, scores in found["scores"].items():
         assert scores["values"][measures.index("per_view")] == pytest.approx(final.at[run, "per_view"], 1e-3)
@@ -193,7 +194,7 @@ def test_the_numbers_are_those_of_the_tables(runs: Runs, clip_folder: Path, tmp_
 
 
 def test_a_folder_without_an_ended_run_has_pages_and_no_numbers(tmp_path: Path) -> None:
-    runs = Runs(tmp_path / "runs")
+    runs = Sweep(tmp_path / "runs")
     runs.add("tp_sds", PROMPTS[0], 0, end="new")
 
     def never() -> None:
@@ -203,7 +204,7 @@ def test_a_folder_without_an_ended_run_has_pages_and_no_numbers(tmp_path: Path) 
     assert "no run has ended yet" in stored(tmp_path / "report" / "data" / "results.js")["notes"][0]
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(runs: Runs, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_else_is_left_alone(runs: Sweep, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "index.html").write_text("mine")
     with pytest.raises(UserError, match="something else"):
@@ -211,7 +212,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(runs: Runs, tmp_path: 
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["index.html"]
 
 
-def test_a_rendered_turntable_is_taken_and_else_the_ring_turns(runs: Runs, tmp_path: Path) -> None:
+def test_a_rendered_turntable_is_taken_and_else_the_ring_turns(runs: Sweep, tmp_path: Path) -> None:
     with_one, without, *_ = load_runs(runs.root)[0]
     (with_one.path / "turntable").mkdir()
     frames = [Image.new("RGB", (24, 24), (shade, 0, 0)) for shade in (0, 120, 250)]
@@ -227,7 +228,7 @@ def test_a_rendered_turntable_is_taken_and_else_the_ring_turns(runs: Runs, tmp_p
     assert turn(without, 11) is None, "no views of that step"
 
 
-def test_a_long_log_of_values_is_thinned_evenly(runs: Runs) -> None:
+def test_a_long_log_of_values_is_thinned_evenly(runs: Sweep) -> None:
     run = load_runs(runs.root)[0][0]
     run.folder.append_metrics([{"step": 20 + k, "loss": 1 / (k + 3)} for k in range(3 * ROWS)])
     told = record(run, Suites(runs.root, [run]), None)
@@ -245,7 +246,7 @@ def test_the_live_pages_need_neither_torch_nor_a_study() -> None:
 
 
 def test_a_report_that_was_interrupted_is_taken_up_again(
-    runs: Runs, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Sweep, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -258,7 +259,7 @@ def test_a_report_that_was_interrupted_is_taken_up_again(
     assert report(runs, clip_folder, out).is_file()
 
 
-def test_live_a_port_that_is_taken_is_told(runs: Runs) -> None:
+def test_live_a_port_that_is_taken_is_told(runs: Sweep) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -11,33 +11,47 @@ import numpy as np
 import pytest
 import torch
 
-from eval.command import TABLES, all_notes, make_tables, open_study, write_tables
+from eval.command import all_notes, open_runs, write_tables
+from eval.metric import Metric, known
 from eval.metrics import spectrum
+from eval.metrics.diversity import SpreadOverSeeds
 from eval.metrics.gradients import DRAWS, TIMESTEPS, gradient_map
+from eval.metrics.janus import JanusSigns
+from eval.metrics.spectrum import Spectrum
 from eval.metrics.textureless import textureless
-from eval.results import differences, diversity_table, power, signatures_table, spectrum_table
-from eval.runs import Study
+from eval.runs import Runs
 from eval.sources.load import load_runs
 from eval.sources.samples import prior_samples
-from eval.tables.claims import claims
+from eval.tables import claims, differences
+from eval.tables.differences import power
+from eval.tables.made import make_tables, table_names
 from eval.tables.table import Number, Table, as_csv, latex
 from harness.config import GuidanceConfig, UserError, ViewsConfig
 from harness.console import Console
 from harness.guidance.prior import Guidance
 from tests import tinyruns
-from tests.eval.conftest import PROMPTS, TOY, Runs, picture
+from tests.eval.conftest import PROMPTS, TOY, Sweep, picture
 
 
 def ground_truth(prompt: str, views: ViewsConfig) -> np.ndarray:
     return picture(prompt, 7, views.tiles)
 
 
-def study_of(runs: Runs, clip_folder: Path) -> Study:
-    return open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0, ground_truth=ground_truth)
+def study_of(runs: Sweep, clip_folder: Path) -> Runs:
+    return open_runs(runs.root, clip=str(clip_folder), device="cpu", samples=0, ground_truth=ground_truth)
+
+
+def one(runs: Runs, name: str) -> Table:
+    [table], _ = make_tables(runs, [name])
+    return table
+
+
+def kinds() -> dict[str, type[Metric]]:
+    return {metric.name: metric for metric in known()}
 
 
 def test_every_table_of_a_full_study_is_written_three_ways(
-    runs: Runs, clip_folder: Path, tmp_path: Path
+    runs: Sweep, clip_folder: Path, tmp_path: Path
 ) -> None:
     for prompt in PROMPTS[:3]:
         for method in ("tp_sds", "uniform_sds"):
@@ -47,7 +61,9 @@ def test_every_table_of_a_full_study_is_written_three_ways(
     tables = write_tables(
         study_of(runs, clip_folder), out=tmp_path / "out", console=Console(file=text, width=200)
     )
-    names = [name for name in TABLES if name != "shapes"]  # the runs are views alone, without a solid
+    names = [
+        name for name in table_names(kinds()) if name != "shapes"
+    ]  # the runs are views alone, without a solid
     assert [table.name for table in tables] == names
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert {f"{name}.{kind}" for name in names for kind in ("md", "csv", "tex")} <= set(written)
@@ -69,8 +85,8 @@ def test_every_table_of_a_full_study_is_written_three_ways(
     )
 
 
-def test_the_paired_difference_is_that_of_the_runs(runs: Runs, clip_folder: Path) -> None:
-    [row] = differences(study_of(runs, clip_folder)).rows
+def test_the_paired_difference_is_that_of_the_runs(runs: Sweep, clip_folder: Path) -> None:
+    [row] = differences.table(study_of(runs, clip_folder)).rows
     assert row[:2] == ["tp_sds", 20]
     gap = row[2]
     assert isinstance(gap, Number) and gap.value == pytest.approx(1 / 6)
@@ -78,7 +94,7 @@ def test_the_paired_difference_is_that_of_the_runs(runs: Runs, clip_folder: Path
     assert row[3:6] == [1, 5, 0] and row[-3:] == [3, 6, 0]
 
 
-def test_few_prompts_are_said_to_decide_nothing(runs: Runs, clip_folder: Path) -> None:
+def test_few_prompts_are_said_to_decide_nothing(runs: Sweep, clip_folder: Path) -> None:
     [note] = power(study_of(runs, clip_folder))
     assert note == (
         "3 prompts decide nothing: among 1 row compared with uniform_sds, even one that wins on every prompt "
@@ -92,9 +108,9 @@ def test_few_prompts_are_said_to_decide_nothing(runs: Runs, clip_folder: Path) -
         "6 prompts can show a difference of 50.0 points at the least: 6 won and none lost have p (Holm) ≤ "
         ".05 among 1 row compared with uniform_sds"
     ]
-    assert power(study)[0] in all_notes(study) and power(study)[0] in differences(study).notes
-    ours = [run.run_id for run in study.runs if run.method == "tp_sds"]
-    alone = open_study(runs.root, clip=str(clip_folder), device="cpu", only=ours)
+    assert power(study)[0] in all_notes(study) and power(study)[0] in differences.table(study).notes
+    ours = [run.run_id for run in study if run.method == "tp_sds"]
+    alone = open_runs(runs.root, clip=str(clip_folder), device="cpu", only=ours)
     assert power(alone) == []
 
 
@@ -106,42 +122,42 @@ def two_toned(prompt: str, views: ViewsConfig) -> np.ndarray:
     return images_VHWC
 
 
-def test_janus_stands_beside_its_floor_its_azimuths_and_the_retrieved(runs: Runs, clip_folder: Path) -> None:
-    study = open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0, ground_truth=two_toned)
-    table = signatures_table(study)
+def test_janus_stands_beside_its_floor_its_azimuths_and_the_retrieved(runs: Sweep, clip_folder: Path) -> None:
+    study = open_runs(runs.root, clip=str(clip_folder), device="cpu", samples=0, ground_truth=two_toned)
+    table = one(study, "signatures")
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert list(rows) == [
         "uniform_sds", "tp_sds", "random features (floor)", "other prompts' ground truth (floor)"
     ]  # fmt: skip
     for method, retrieved in (("tp_sds", 6), ("uniform_sds", 5)):
-        one = rows[method]
+        row = rows[method]
         # One colour all around: the front is seen from everywhere.
-        assert str(one["Janus, %"]) == "100.0 [43.9, 100.0]" or method == "uniform_sds"
-        assert one["azimuths"] == "4" and one["retrieved"] == retrieved and one["sided prompts"] == 3
-        assert isinstance(one["of retrieved, %"], Number) and one["of retrieved, %"].value == 1
-    floors = study.janus_floor
+        assert str(row["Janus, %"]) == "100.0 [43.9, 100.0]" or method == "uniform_sds"
+        assert row["azimuths"] == "4" and row["retrieved"] == retrieved and row["sided prompts"] == 3
+        assert isinstance(row["of retrieved, %"], Number) and row["of retrieved, %"].value == 1
+    floors = study.of(JanusSigns).floor
     assert 0 < floors["random features"].janus < 0.4
     cell = rows["random features (floor)"]["Janus, %"]
     assert isinstance(cell, Number) and cell.value == floors["random features"].janus
 
 
-def test_collapse_is_not_told_without_samples_of_the_prior(runs: Runs, clip_folder: Path) -> None:
-    table = diversity_table(study_of(runs, clip_folder))
+def test_collapse_is_not_told_without_samples_of_the_prior(runs: Sweep, clip_folder: Path) -> None:
+    table = one(study_of(runs, clip_folder), "diversity")
     assert list(table.columns)[2:6] == ["1 − cos", "prior's 1 − cos", "collapsed, %", "Vendi of 2"]
     assert {str(row[4]) for row in table.rows} == {"–"}
 
 
-def test_vendi_is_of_as_many_seeds_as_every_prompt_has(runs: Runs, clip_folder: Path) -> None:
+def test_vendi_is_of_as_many_seeds_as_every_prompt_has(runs: Sweep, clip_folder: Path) -> None:
     for seed in (2, 3):
         runs.add("tp_sds", PROMPTS[0], seed)
-    frame = study_of(runs, clip_folder).diversity
+    frame = study_of(runs, clip_folder).of(SpreadOverSeeds).frame
     assert set(frame["vendi_of"]) == {2} and sorted(set(frame["n_seeds"])) == [2, 4]
     assert max(frame["vendi"]) <= 2
 
 
 @pytest.mark.parametrize("truth", [True, False])
 def test_spectra_have_the_priors_own_error_for_a_floor(
-    runs: Runs, clip_folder: Path, truth: bool, monkeypatch: pytest.MonkeyPatch
+    runs: Sweep, clip_folder: Path, truth: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = study_of(runs, clip_folder)
     if not truth:
@@ -149,7 +165,7 @@ def test_spectra_have_the_priors_own_error_for_a_floor(
     monkeypatch.setattr(
         type(study), "prior_samples", {prompt: picture(prompt, 9, 4, 32) for prompt in study.prompts}
     )
-    rows = {str(row[0]): row for row in spectrum_table(study).rows}
+    rows = {str(row[0]): row for row in one(study, "spectrum").rows}
     cells = rows["prior's samples (floor)"][3:8]
     assert all(isinstance(cell, Number) and math.isfinite(cell.value) for cell in cells)
     assert rows["prior's samples (floor)"][8:] == [3, "–"]
@@ -157,14 +173,14 @@ def test_spectra_have_the_priors_own_error_for_a_floor(
         study.prior_samples[PROMPTS[0]].reshape(4, 16, 2, 16, 2, 3).mean(axis=(2, 4)).round().astype(np.uint8)
     )
     half = spectrum.radial_power(images[:2]), spectrum.radial_power(images[2:])
-    whole = spectrum.radial_power(images), study.reference_spectra[PROMPTS[0]]
+    whole = spectrum.radial_power(images), study.of(Spectrum).real[PROMPTS[0]]
     expected = spectrum.band_error(*(whole if truth else half))["overall"]
-    found = study.prior_errors.set_index("prompt").loc[PROMPTS[0], "overall"]
+    found = study.of(Spectrum).floor.set_index("prompt").loc[PROMPTS[0], "overall"]
     assert found == pytest.approx(expected, abs=0.02) and found > 0
 
 
 def test_a_table_that_cannot_be_made_is_left_out_or_refused(tmp_path: Path, clip_folder: Path) -> None:
-    runs = Runs(tmp_path / "runs")
+    runs = Sweep(tmp_path / "runs")
     runs.add("tp_sds", PROMPTS[0], 0)
     study = study_of(runs, clip_folder)
     made, left_out = make_tables(study)
@@ -178,12 +194,12 @@ def test_a_table_that_cannot_be_made_is_left_out_or_refused(tmp_path: Path, clip
         make_tables(study, ["divresity"])
 
 
-def test_claims_are_read_both_ways_for_both_versions_of_the_schedule(runs: Runs, clip_folder: Path) -> None:
+def test_claims_are_read_both_ways_for_both_versions_of_the_schedule(runs: Sweep, clip_folder: Path) -> None:
     for prompt in PROMPTS[:3]:
         runs.add("tp_sds", prompt, 0, variant="iclr", params={"s": 125.0}, params_set=("s",))
         for method in ("tp_sds", "uniform_sds"):
             runs.add(method, prompt, 0, config=TOY.model_copy(update={"steps": 10}))
-    table = claims(study_of(runs, clip_folder))
+    table = claims.table(study_of(runs, clip_folder))
     about_steps = [row for row in table.rows if "steps to 80 %" in str(row[2])]
     assert [tuple(row[3:5]) for row in about_steps[:4]] == [
         (method, reading)
@@ -194,10 +210,10 @@ def test_claims_are_read_both_ways_for_both_versions_of_the_schedule(runs: Runs,
     assert not any("R-Precision;" in str(row[5]) for row in table.rows)
 
 
-def test_only_the_runs_asked_for_take_part(runs: Runs, clip_folder: Path) -> None:
+def test_only_the_runs_asked_for_take_part(runs: Sweep, clip_folder: Path) -> None:
     every = [run.run_id for run in load_runs(runs.root)[0]]
-    study = open_study(runs.root, clip=str(clip_folder), device="cpu", only=every[:3])
-    assert [run.run_id for run in study.runs] == every[:3]
+    study = open_runs(runs.root, clip=str(clip_folder), device="cpu", only=every[:3])
+    assert [run.run_id for run in study] == every[:3]
 
 
 def test_a_number_is_written_with_its_interval() -> None:
@@ -205,12 +221,12 @@ def test_a_number_is_written_with_its_interval() -> None:
     assert str(Number(math.nan)) == "–" and str(Number(0.123, scale=100)) == "12.3"
     assert str(Number(-0.0001, -0.1, 0.1, scale=100, sign=True)) == "+0.0 [-10.0, +10.0]"
     with pytest.raises(ValueError, match="2 cells for 1 columns"):
-        Table("t", None, "t", ["a"], [["b", "c"]])
+        Table("t", [], "t", ["a"], [["b", "c"]])
 
 
-def test_latex_escapes_what_tex_reads(runs: Runs, clip_folder: Path) -> None:
+def test_latex_escapes_what_tex_reads(runs: Sweep, clip_folder: Path) -> None:
     stamp = study_of(runs, clip_folder).stamp
-    table = Table("t", "r_precision", "50 % & more", ["a_b", "n"], [["x_y", Number(0.5, 0.25, math.inf)]])
+    table = Table("t", ["r_precision"], "50 % & more", ["a_b", "n"], [["x_y", Number(0.5, 0.25, math.inf)]])
     text = latex(table, stamp)
     assert r"50 \% \& more" in text and r"x\_y & 0.5 [0.2, $\infty$] \\" in text
     [line] = csv.DictReader(io.StringIO(as_csv(table, stamp)))

@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -45,16 +46,16 @@ class Plain:
     def __init__(self, text: str):
         self.text = self.mark = text
 
-    def line(self, metric: str = "") -> str:
+    def line(self, metrics: Sequence[str] = ()) -> str:
         return self.text
 
-    def fields(self) -> dict[str, str | int]:
+    def fields(self, metrics: Sequence[str]) -> dict[str, str | int]:
         return {"scorer": self.text, "runs": 3}
 
 
 def table_of(texts: list[str]) -> Table:
     return Table(
-        "t", "m", texts[0], ["method", texts[1], "n"], [[text, NUMBER, -3] for text in texts], texts[:2]
+        "t", ["m"], texts[0], ["method", texts[1], "n"], [[text, NUMBER, -3] for text in texts], texts[:2]
     )
 
 

@@ -17,10 +17,10 @@ from eval.figures import fonts
 from eval.figures.contact_sheet import Pen, contact_sheets
 from eval.figures.grids import wrapped
 from eval.figures.write import FIGURES, write_figures
-from eval.runs import Study
+from eval.runs import Runs
 from harness.console import Console
 from harness.records.identity import SuiteRef
-from tests.eval.conftest import PROMPTS, Runs
+from tests.eval.conftest import PROMPTS, Sweep
 
 HOSTILE = (
     r"a red apple $\foo$ and $5", r"$x^2$", "a \x1b[31mcup\tof tea", "émigré œuvre", "红苹果在桌子上" * 6,
@@ -29,20 +29,20 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Study:
+def study(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Runs:
     ref = SuiteRef(
         name="$s$", sha256=hashlib.sha256("\n".join(HOSTILE).encode()).hexdigest(), size=len(HOSTILE)
     )
-    runs = Runs(tmp_path_factory.mktemp("hostile") / "runs", ref, HOSTILE)
+    runs = Sweep(tmp_path_factory.mktemp("hostile") / "runs", ref, HOSTILE)
     for prompt in HOSTILE:
         for seed in (0, 1):
             runs.add("uniform_sds", prompt, seed, shows=PROMPTS[0])
             end = "failed" if prompt == HOSTILE[0] and seed else "done"
             runs.add("tp_sds", prompt, seed, end, shows=PROMPTS[1], variant="$v$_x")
-    return Study(runs.root, clip=str(clip_folder), device="cpu", ground_truth=None, samples=0)
+    return Runs(runs.root, clip=str(clip_folder), device="cpu", ground_truth=None, samples=0)
 
 
-def test_figures_show_hostile_texts_as_they_are(study: Study, tmp_path: Path) -> None:
+def test_figures_show_hostile_texts_as_they_are(study: Runs, tmp_path: Path) -> None:
     told: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # a missing glyph is told by us, once
@@ -61,7 +61,7 @@ def test_figures_show_hostile_texts_as_they_are(study: Study, tmp_path: Path) ->
 
 
 def test_where_no_font_has_a_character_it_is_said_once(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fonts, "_installed", lambda: ())
     fonts._search.cache_clear()
@@ -96,7 +96,7 @@ def test_a_sheet_writes_accents_that_pillows_font_lacks() -> None:
         assert all(pen.width(line) <= 100 for line in lines)
 
 
-def test_evaluate_draws_the_sheet_of_hostile_texts(study: Study, tmp_path: Path) -> None:
+def test_evaluate_draws_the_sheet_of_hostile_texts(study: Runs, tmp_path: Path) -> None:
     out = io.StringIO()
     evaluate(study, tmp_path, console=Console(file=out, width=200))
     missing = fonts.fallbacks(HOSTILE)[1]

@@ -12,7 +12,7 @@ from eval.sources.wandb_runs import run_folders_of
 from harness.cli import app
 from harness.config import UserError
 from harness.records.folder import DEATHS_ALLOWED, RunFolder, run_folders
-from tests.eval.conftest import PROMPTS, Runs
+from tests.eval.conftest import PROMPTS, Sweep
 from tests.wandb_server import Server, StoredRun, server
 
 __all__ = ["server"]  # a fixture
@@ -30,7 +30,7 @@ def files(folder: Path, *suffixes: str) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def synced(runs: Runs, server: Server) -> Runs:
+def synced(runs: Sweep, server: Server) -> Sweep:
     """Two methods, three prompts and two seeds, and a run that failed; all of them in W&B."""
     runs.add("uniform_sds", PROMPTS[3], 0, end="failed")
     runs.add("tp_sds", PROMPTS[3], 0, params={"m": 500.0, "prior": "snr"})
@@ -39,7 +39,7 @@ def synced(runs: Runs, server: Server) -> Runs:
 
 
 def test_figures_and_tables_of_a_synced_project_are_those_of_the_runs(
-    synced: Runs, clip_folder: Path, tmp_path: Path
+    synced: Sweep, clip_folder: Path, tmp_path: Path
 ) -> None:
     options = ["--clip", clip_folder, "--device", "cpu"]
     more = ["--prior-samples", 0, "--allow-mixed"]
@@ -59,7 +59,7 @@ def test_figures_and_tables_of_a_synced_project_are_those_of_the_runs(
     assert about | command == json.loads((tmp_path / "folders" / "diversity.json").read_bytes()) | command
 
 
-def test_a_rebuilt_folder_holds_the_files_of_the_run(synced: Runs, tmp_path: Path) -> None:
+def test_a_rebuilt_folder_holds_the_files_of_the_run(synced: Sweep, tmp_path: Path) -> None:
     imported = synced.add("theirs", PROMPTS[3], 0)
     (imported.path / "metrics.jsonl").unlink()  # views alone
     given_up = synced.add("tp_sds", PROMPTS[4], 0, end="new")
@@ -80,7 +80,7 @@ def test_a_rebuilt_folder_holds_the_files_of_the_run(synced: Runs, tmp_path: Pat
     assert (root / "suites" / suite.name).read_bytes() == suite.read_bytes()
 
 
-def test_only_what_changed_is_fetched_again(synced: Runs, server: Server, tmp_path: Path) -> None:
+def test_only_what_changed_is_fetched_again(synced: Sweep, server: Server, tmp_path: Path) -> None:
     root, _ = run_folders_of(SOURCE, tmp_path / "cache")
     before = len(server.asked["storage"]), len(server.asked["HistoryPage"])
     assert run_folders_of(SOURCE, tmp_path / "cache") == (root, [])
@@ -96,7 +96,7 @@ def test_only_what_changed_is_fetched_again(synced: Runs, server: Server, tmp_pa
 
 
 def test_what_is_not_whole_is_left_out_and_told(
-    synced: Runs, server: Server, clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synced: Sweep, server: Server, clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second, unfinished, *_ = run_folders(synced.root)
     stored = server.runs[first.id]
@@ -120,7 +120,7 @@ def test_what_is_not_whole_is_left_out_and_told(
     assert len(problems) == 2 and (root / first.id / "result.json").exists()
 
 
-def test_nothing_of_ours_is_told_in_one_line(server: Server, runs: Runs) -> None:
+def test_nothing_of_ours_is_told_in_one_line(server: Server, runs: Sweep) -> None:
     for folder in run_folders(runs.root):
         server.add(folder, "runs")
         server.runs[folder.id].config.clear()

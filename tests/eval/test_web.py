@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from eval import web
 from eval.preference.app import Application
 from eval.report.live import application
-from tests.eval.conftest import PROMPTS, Runs
+from tests.eval.conftest import PROMPTS, Sweep
 from tests.listening import exchange, get, listen
 from tests.smallstudy import begin, make_study, tokens
 
@@ -124,7 +124,7 @@ def test_a_client_that_leaves_and_an_error_are_no_traceback(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = Runs(tmp_path_factory.mktemp("web") / "runs")
+    made = Sweep(tmp_path_factory.mktemp("web") / "runs")
     made.add("tp_sds", PROMPTS[0], 0)
     return made.root
 

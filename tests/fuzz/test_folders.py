@@ -27,8 +27,9 @@ import pytest
 import typer
 from starlette.testclient import TestClient
 
-from eval.command import open_study, write_tables
+from eval.command import open_runs, write_tables
 from eval.figures.write import write_figures
+from eval.metrics.r_precision import RPrecision
 from eval.preference.making import new_study, parse_questions
 from eval.report.live import application
 from eval.report.results import results
@@ -237,22 +238,23 @@ def altered(world: World, victim: str) -> Any:
 
 
 def tables(world: World, victim: str) -> Any:
-    study = open_study(world.root, clip=str(world.clip), device="cpu")
+    study = open_runs(world.root, clip=str(world.clip), device="cpu")
     with redirect_stdout(io.StringIO()):
         write_tables(study, ["r_precision", "signatures"], world.results / "tables")
-    frame = study.scores.loc[study.scores["run"] != victim]
+    scores = study.of(RPrecision).scores
+    frame = scores.loc[scores["run"] != victim]
     return frame.to_json(orient="records")
 
 
 def figures(world: World, victim: str) -> Any:
-    study = open_study(world.root, clip=str(world.clip), device="cpu")
+    study = open_runs(world.root, clip=str(world.clip), device="cpu")
     write_figures(study, ["methods_grid"], world.results / "figures", "test")
     return None
 
 
 def report(world: World, victim: str) -> Any:
     def numbers() -> dict[str, Any]:
-        return results(open_study(world.root, clip=str(world.clip), device="cpu"))
+        return results(open_runs(world.root, clip=str(world.clip), device="cpu"))
 
     out = world.results / "report"
     write_report(world.root, out, numbers, lambda line: None)
@@ -374,7 +376,7 @@ def test_one_damaged_run_is_told_and_the_others_do_not_notice(world: World, monk
             try:
                 found = carried_out(each, command, victim)
             except UserError as error:
-                # Runs that can be read and do not belong together are refused together.
+                # Sweep that can be read and do not belong together are refused together.
                 if each not in HEAVY or look.status == "damaged":
                     problems.append(f"{about}: {each} refused: {error}")
                 continue

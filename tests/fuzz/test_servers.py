@@ -17,7 +17,7 @@ import pytest
 from eval import web
 from eval.preference.app import Application
 from eval.report.live import application
-from tests.eval.conftest import PROMPTS, Runs
+from tests.eval.conftest import PROMPTS, Sweep
 from tests.listening import exchange, get, listen
 from tests.smallstudy import make_study, tokens
 
@@ -95,7 +95,7 @@ def test_the_live_report(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web, "WAIT_SECONDS", 0.2)
-    runs = Runs(tmp_path / "runs")
+    runs = Sweep(tmp_path / "runs")
     names = [runs.add("tp_sds", PROMPTS[0], seed).id.encode() for seed in range(2)]
     address = listen(application(runs.root, TOKEN))
     cookie = f"watch-{address[1]}={TOKEN}".encode()

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from eval.command import TABLES
 from eval.figures.write import FIGURES
+from eval.metric import known
 from eval.preference.judge import ANSWERS
 from eval.preference.making import parse_questions
+from eval.tables.made import table_names
 from harness.config import UserError
 from harness.sweep import experiment
 from harness.sweep.request import Request, choose, parse_steps
@@ -20,7 +21,9 @@ THIRTY_MINUTES = {"field": 95_000, "image": 130_000}  # run-steps: two cores tak
 @pytest.mark.parametrize("name", experiment.names())
 def test_an_experiment_resolves(name: str) -> None:
     asked = experiment.load(name)
-    assert set(asked.tables) <= set(TABLES) and set(asked.figures) <= set(FIGURES)
+    assert set(asked.tables) <= set(table_names({metric.name: metric for metric in known()})) and set(
+        asked.figures
+    ) <= set(FIGURES)
     assert (asked.toy is None) == (asked.paper is None)
     if asked.toy is None or asked.paper is None:
         return

@@ -21,7 +21,7 @@ from eval.preference.trials import draw_trials
 from eval.preference.votes import load_ballots
 from harness.cli import main
 from harness.config import UserError
-from tests.eval.conftest import COLOURS, PROMPTS, TOY, Runs
+from tests.eval.conftest import COLOURS, PROMPTS, TOY, Sweep
 from tests.smallstudy import fill_runs, make_study, tokens
 
 
@@ -103,7 +103,7 @@ def test_raters_share_the_pairs_evenly(pairs: int, per_rater: int, raters: int):
     assert max(counts) - min(counts) <= 1
 
 
-def test_runs_are_paired_by_prompt_and_seed_in_the_suites_order(tmp_path: Path, runs: Runs):
+def test_runs_are_paired_by_prompt_and_seed_in_the_suites_order(tmp_path: Path, runs: Sweep):
     runs.add("tp_sds", PROMPTS[3], 0)  # alone
     runs.add("uniform_sds", PROMPTS[4], 0, end="failed")
     runs.add("tp_sds", PROMPTS[4], 0)
@@ -184,7 +184,7 @@ def test_turntables_are_shown_where_every_run_has_one(tmp_path: Path):
 def test_bad_input_is_one_line_and_leaves_nothing(
     arguments: list[str],
     says: str,
-    runs: Runs,
+    runs: Sweep,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -201,7 +201,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not out.parent.exists()
 
 
-def test_views_that_cannot_be_read_leave_no_study(runs: Runs, tmp_path: Path):
+def test_views_that_cannot_be_read_leave_no_study(runs: Sweep, tmp_path: Path):
     next(runs.root.glob("tp_sds-*/views/step_000020.png")).write_bytes(b"no picture")
     out = tmp_path / "made" / "study"
     with pytest.raises(UserError, match="cannot be read"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.command import open_study
+from eval.command import open_runs
 from eval.preference.design import load_design
 from eval.preference.judge import judge_by_clip
 from eval.preference.making import new_study, parse_questions
@@ -15,12 +15,12 @@ from eval.preference.results import write_results
 from eval.preference.store import DATABASE, Store
 from eval.preference.trials import add_raters
 from eval.preference.votes import judges, load_ballots
-from eval.tables.claims import claims
+from eval.tables import claims
 from harness.cli import app
 from harness.cli.evaluation import judged
 from harness.config import UserError
 from harness.sweep.experiment import StudyAsk
-from tests.eval.conftest import PROMPTS, Runs
+from tests.eval.conftest import PROMPTS, Sweep
 
 JUDGE = "clip-toy-tiny"
 
@@ -34,12 +34,12 @@ def made(root: Path, *questions: str, name: str = "one") -> Path:
 
 
 @pytest.fixture
-def study(runs: Runs) -> Path:
+def study(runs: Sweep) -> Path:
     return made(runs.root)
 
 
 def test_the_more_similar_result_wins_and_a_result_ties_with_itself(
-    study: Path, runs: Runs, clip_folder: Path
+    study: Path, runs: Sweep, clip_folder: Path
 ) -> None:
     assert judge_by_clip(study, str(clip_folder), "cpu") == JUDGE
     ballots = load_ballots(study, "clip")
@@ -94,7 +94,7 @@ def test_no_judge_can_enter_the_study_of_people(study: Path, clip_folder: Path) 
         load_ballots(study)
 
 
-def test_what_a_judge_cannot_do_is_told(study: Path, runs: Runs, clip_folder: Path, tmp_path: Path) -> None:
+def test_what_a_judge_cannot_do_is_told(study: Path, runs: Sweep, clip_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no judge has seen"):
         load_ballots(study, "clip")
     with pytest.raises(UserError, match="alignment and overall only; the study asks shape"):
@@ -117,11 +117,11 @@ def test_what_a_judge_cannot_do_is_told(study: Path, runs: Runs, clip_folder: Pa
 
 
 def test_claims_ask_people_first_then_a_judge_and_nobody_else(
-    runs: Runs, study: Path, clip_folder: Path
+    runs: Sweep, study: Path, clip_folder: Path
 ) -> None:
     def said() -> str:
-        opened = open_study(runs.root, clip=str(clip_folder), device="cpu", samples=0)
-        [row] = [row for row in claims(opened).rows if "80.2" in str(row[2])]
+        opened = open_runs(runs.root, clip=str(clip_folder), device="cpu", samples=0)
+        [row] = [row for row in claims.table(opened).rows if "80.2" in str(row[2])]
         return str(row[5])
 
     assert said() == "not tested by these runs: nobody was asked (`harness study`)"
@@ -151,7 +151,7 @@ def call(*arguments: object) -> None:
 
 
 def test_from_runs_to_the_judges_results_by_commands(
-    runs: Runs, clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Sweep, clip_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call("study", "new", runs.root, "--a", "tp_sds", "--b", "uniform_sds", "--title", "Red or blue?")
     study = runs.root / "studies" / "red-or-blue"
@@ -173,7 +173,7 @@ def test_from_runs_to_the_judges_results_by_commands(
         call("study", "judge", study, "--judge", "clop")
 
 
-def test_an_experiments_study_is_made_once_and_judged_each_time(runs: Runs, clip_folder: Path) -> None:
+def test_an_experiments_study_is_made_once_and_judged_each_time(runs: Sweep, clip_folder: Path) -> None:
     ask = StudyAsk(methods=("tp_sds", "uniform_sds"), questions=("overall",))
     folder = runs.root / "studies" / "preference"
     assert judged(folder, runs.root, ask, [str(clip_folder)], "cpu") == [JUDGE]

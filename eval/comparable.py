@@ -1,0 +1,67 @@
+"""Which runs may share a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.sources.load import RunRecord
+from harness.config import UserError, dotted
+
+
+def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) -> None:
+    """Raises UserError unless the runs' numbers may stand in one table."""
+    first = runs[0]
+    settings: dict[str, str] = {}
+    weights: dict[str, str] = {}
+    computed: dict[str, str] = {}
+    for other in runs:
+        if other.suite is None:
+            raise UserError(f"{other.run_id} belongs to no suite, so there is no pool to retrieve from")
+        if other.mark != first.mark:
+            raise UserError(
+                f"toy, random and real priors never share a table: '{first.prior}' ({first.run_id}), "
+                f"'{other.prior}' ({other.run_id}); keep them in separate folders"
+            )
+        if other.spec_version != first.spec_version:
+            raise UserError(
+                "runs of different random streams (by seed: version 1; by prompt and seed: 2) never share a "
+                f"table: {first.run_id} is of {first.spec_version}, {other.run_id} of {other.spec_version}; "
+                "keep them in separate folders"
+            )
+        if allow_mixed:
+            continue
+        if other.config_hash != first.config_hash:
+            raise UserError(
+                f"runs of different settings in one folder: {_difference(first, other)} ({first.run_id}, "
+                f"{other.run_id}); separate them or pass --allow-mixed"
+            )
+        if other.settings_hash != settings.setdefault(other.method, other.settings_hash):
+            raise UserError(
+                f"runs of {other.method} differ in its parameters; separate them or pass --allow-mixed"
+            )
+        if other.prior_hash and other.prior_hash != weights.setdefault(other.prior, other.prior_hash):
+            raise UserError(
+                f"'{other.prior}' had other weights in {other.run_id}; separate them or pass --allow-mixed"
+            )
+        if other.numerics and other.numerics != computed.setdefault("as", other.numerics):
+            raise UserError(
+                f"{other.run_id} was computed otherwise ({other.numerics}) than others ({computed['as']}); "
+                "separate them or pass --allow-mixed"
+            )
+        if other.suite != first.suite:
+            raise UserError(
+                f"runs of different suites have different pools ({first.run_id}, {other.run_id}); "
+                f"separate them or pass --allow-mixed"
+            )
+    if not first.mark and Path(clip).name.startswith("toy-"):
+        raise UserError(
+            f"'{clip}' knows only the toy world; score '{first.prior}' with ViT-B-32-quickgelu/openai"
+        )
+
+
+def _difference(one: RunRecord, other: RunRecord) -> str:
+    a, b = dotted(one.config), dotted(other.config)
+    del a["steps"], b["steps"]
+    keys = dict.fromkeys([*a, *b])  # scenes of two kinds have their own
+    return "; ".join(f"{key} is {a.get(key)} and {b.get(key)}" for key in keys if a.get(key) != b.get(key))

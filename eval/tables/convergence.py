@@ -1,0 +1,81 @@
+"""Steps, seconds and denoiser evaluations to the baseline's level, and the area under the curve."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from eval.metrics.r_precision import RPrecision
+from eval.runs import Runs
+from eval.statistics import convergence
+from eval.tables.cost import costs, measured_costs
+from eval.tables.differences import baseline_of
+from eval.tables.rows import rng
+from eval.tables.table import Cell, Number, Table, number, percent
+from harness.config import UserError
+
+
+def convergence_frames(runs: Runs) -> dict[str, tuple[convergence.Axis, pd.DataFrame]]:
+    """Reading → (axis, scores), for the readings that the runs allow.
+
+    step, own N where there are several, and where the methods' steps were timed side by side wall time; NFE
+    where methods differ in them, since it is the steps' ratio elsewhere.
+    """
+    frame = runs.of(RPrecision).scores.rename(columns={"majority": "value"})
+    longest = frame.loc[frame["total"] == max(runs.totals)]
+    readings: dict[str, tuple[convergence.Axis, pd.DataFrame]] = {"step": ("step", longest)}
+    if timed := measured_costs(runs):
+        readings["wall time"] = ("cost", longest.assign(cost=timed.seconds_at(longest)))
+        if len(set(timed.nfe.values())) > 1:
+            readings["NFE"] = ("cost", longest.assign(cost=timed.evaluations_at(longest)))
+    if len(runs.totals) > 1:
+        readings["own N"] = ("total", frame.loc[frame["final"]])
+    return readings
+
+
+def table(runs: Runs) -> Table:
+    """Steps, and seconds, to the baseline's level, and the area under the curve."""
+    baseline = baseline_of(runs)
+    timed = measured_costs(runs)
+    rows: list[list[Cell]] = []
+    for reading, (axis, frame) in convergence_frames(runs).items():
+        if axis == "total":
+            continue
+        areas = convergence.area_under_curve(frame, rng(), axis, baseline)
+        for method in runs.methods:
+            if method not in areas:
+                continue
+            cells: list[Cell] = []
+            scatter = timed.scatter(method, baseline) if timed and reading == "wall time" else None
+            for share in convergence.SHARES:
+                if method == baseline:
+                    cells.append(Number(1.0, digits=2))
+                    continue
+                ratio = convergence.ratio_to_baseline(
+                    frame, method, baseline, rng(), share, axis, scatter_B=scatter
+                )
+                cells.append(number(ratio))
+            area = areas[method]
+            gap = percent(area.difference, sign=True) if area.difference else Number(math.nan)
+            if reading == "wall time":  # an interval over prompts alone would leave out the cost's own error
+                gap = Number(math.nan)
+            rows.append([method, reading, *cells, percent(area), gap, area.n_prompts, area.n_runs])
+    try:
+        about = f"Wall time: steps × the method's {costs(runs).line}."
+    except UserError as error:
+        about = f"No rows of wall time: {error}."
+    return Table(
+        "convergence",
+        ["convergence", "r_precision"],
+        f"Convergence: x to reach a share of the final R-Precision of {baseline}, as a ratio [95 % interval]",
+        ["method", "x", *(f"ratio at {100 * share:.0f} %" for share in convergence.SHARES), "area, %",
+         "area − baseline", "prompts", "runs"],
+        rows,
+        [
+            "Below 1 is faster. ∞: the level is not reached (an upper end: in more than 2.5 % of resamples). "
+            f"The ratio at {100 * convergence.SHARES[0]:.0f} % is the headline: further up curves are flat "
+            "and the ratio can tell next to nothing (docs/protocol.md). step: checkpoints of the runs with "
+            f"the most steps; for runs with their own N see own_n. {about}"
+        ],
+    )  # fmt: skip

@@ -1,0 +1,58 @@
+"""All tables there are: those of metrics, and those of their own kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from eval.metric import Metric
+from eval.runs import Runs
+from eval.tables import claims, convergence, cost, differences, own_n, published, r_precision_steps
+from eval.tables.of_metrics import table_of, tables_of
+from eval.tables.table import Table
+from harness.config import UserError, nearest
+
+OWN: dict[str, Callable[[Runs], Table]] = {
+    "r_precision_steps": r_precision_steps.table,
+    "differences": differences.table,
+    "convergence": convergence.table,
+    "own_n": own_n.table,
+    "cost": cost.table,
+    "claims": claims.table,
+    "published": published.table,
+}
+FIRST = (
+    "r_precision", "r_precision_steps", "differences", "convergence", "own_n", "cost", "diversity", "shapes",
+    "signatures", "spectrum",
+)  # fmt: skip
+LAST = ("claims", "published")  # other people's words and numbers
+
+
+def table_names(kinds: Mapping[str, type[Metric]]) -> list[str]:
+    """Every table by name, in the order in which they are shown."""
+    names = {*OWN, *tables_of(kinds)}
+    return [*FIRST, *sorted(names - {*FIRST, *LAST}), *LAST]
+
+
+def make_tables(runs: Runs, names: Sequence[str] = ()) -> tuple[list[Table], list[str]]:
+    """The tables asked for, a metric's by its name, too; or all that these runs allow, and a line for each
+    that they do not.
+
+    Raises UserError for an unknown name, and for a table that was asked for and cannot be made.
+    """
+    known, of_metrics = table_names(runs.metrics), tables_of(runs.metrics)
+    guests = {name: kind.table for name, kind in runs.metrics.items() if kind.table}
+    for name in names:
+        if name not in known and name not in guests:
+            raise UserError(f"no table '{name}'{nearest(name, [*known, *guests])}")
+    made, left_out = [], []
+    for name in dict.fromkeys(guests.get(name, name) for name in names or known):
+        try:
+            if name in OWN:
+                made.append(OWN[name](runs))
+            else:
+                made.append(table_of(runs, name, [runs.of(kind) for kind in of_metrics[name]]))
+        except UserError as error:
+            if names:
+                raise
+            left_out.append(f"no table {name}: {error}")
+    return made, left_out
