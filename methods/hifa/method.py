@@ -28,7 +28,7 @@ class Params(MethodParams):
 class HiFA(Method):
     Params = Params
     nfe = (2, 8)
-    recommended: ClassVar = {"guidance.cfg_scale": 100.0, "guidance.perp_neg": 1.0, "optim.lr": 1e-3}
+    recommended: ClassVar = {"guidance.cfg_scale": 100.0, "guidance.perp_neg": 1.0}
 
     def timesteps(self, step_R, total_R, draws_R):
         p = self.params
