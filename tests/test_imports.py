@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,22 @@ def test_no_two_packages_import_each_other():
     arrows = {(package(module_of(path)), package(name)) for path in SOURCES for name in imported(path)}
     arrows = {(a, b) for a, b in arrows if a and b and a != b}
     assert not {(a, b) for a, b in arrows if (b, a) in arrows}
+
+
+def test_no_modules_of_evaluation_import_each_other():
+    """Nor in circles, late imports included: `from eval import x` names a module, too."""
+    sources = {module_of(path): path for path in SOURCES if path.is_relative_to(ROOT / "eval")}
+    arrows = {}
+    for module, path in sources.items():
+        named = imported(path)
+        for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), True):
+            if isinstance(node, ast.ImportFrom):
+                named |= {f"{node.module}.{alias.name}" for alias in node.names}
+        arrows[module] = named & sources.keys() - {module}
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(reversed(error.args[1])))
 
 
 @pytest.mark.parametrize("name", LIGHT)
