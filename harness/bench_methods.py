@@ -13,6 +13,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from eval.sources.load import RunRecord, in_order, load_runs, method_labels
+from eval.tables.cost import costs_of
 from harness.bench import make_method, make_pack, steps
 from harness.config import UserError
 from harness.device import pick_device
@@ -20,6 +22,7 @@ from harness.distill.runner import load_guidance
 from harness.distill.step import Pack
 from harness.records.costs import MethodCost, SideBySide, keep_costs, read_costs
 from harness.records.environment import machine, snapshot
+from harness.threads import torch_threads
 
 ROUNDS = 9
 SECONDS = 0.2  # that a method's turn in a round lasts, at least
@@ -36,9 +39,6 @@ def run(
     Raises UserError where no run can be read, where they were made on other machines, and for a method or
     prior that is not here.
     """
-    from eval.sources.load import in_order, load_runs, method_labels
-    from eval.tables.cost import costs_of
-
     runs, _ = load_runs(root)
     environments = [env for record in runs if (env := record.folder.env())]
     asked = next((env["device"] for env in environments if "device" in env), "auto")
@@ -50,33 +50,9 @@ def run(
             f"{root}: its runs were made on {', '.join(sorted(theirs))}, and this is {machine(snapped)}; "
             "a step's time there is not a step's time here: run this command on that machine"
         )
-    if here.type == "cpu":
-        torch.set_num_threads(
-            next((env["threads"] for env in environments if "threads" in env), torch.get_num_threads())
-        )
-
-    longest = {run.cost_key: run for run in sorted(runs, key=lambda run: run.total)}
-    pack = max(4, *(run.config.guidance.microbatch // 2 for run in runs))
-    turns = {}
-    for key, record in longest.items():
-        guidance, name = load_guidance(record.config, here), record.folder.spec().method
-        method = make_method(record.config, guidance, name, record.params, methods_dirs)
-        turns[key] = make_pack(record.config, guidance, pack, "auto", method)
-    for key in turns:  # what is built or compiled at first use is no part of a step
-        steps(turns[key], 2)()
-    once = max(steps(each, 1)() for each in turns.values()) * pack
-    repeats = max(1, math.ceil(SECONDS / once))
-    seconds: dict[str, list[float]] = {key: [] for key in turns}
-    for index in range(rounds):
-        for key in list(turns)[:: 1 - 2 * (index % 2)]:  # there and back: a steady drift cancels
-            seconds[key].append(steps(turns[key], repeats)())
-    measured = SideBySide(
-        machine=machine(snapped),
-        device=here.type,
-        threads=torch.get_num_threads(),
-        pack=pack,
-        methods={key: MethodCost(nfe=evaluations(turns[key]), seconds=tuple(seconds[key])) for key in turns},
-    )
+    threads = next((env["threads"] for env in environments if "threads" in env), None)
+    with torch_threads(threads if here.type == "cpu" else None):
+        measured = _time(runs, here, machine(snapped), rounds, methods_dirs)
     keep_costs(root, measured)
 
     labels = method_labels(runs)
@@ -92,6 +68,34 @@ def run(
     (console or Console()).print(table)
 
 
+def _time(
+    runs: Sequence[RunRecord], here: torch.device, where: str, rounds: int, methods_dirs: Sequence[Path]
+) -> SideBySide:
+    """Seconds of steps of every kind of these runs, all in turn, with as many threads as torch has now."""
+    longest = {run.cost_key: run for run in sorted(runs, key=lambda run: run.total)}
+    pack = max(4, *(run.config.guidance.microbatch // 2 for run in runs))
+    turns = {}
+    for key, record in longest.items():
+        guidance, name = load_guidance(record.config, here), record.folder.spec().method
+        method = make_method(record.config, guidance, name, record.params, methods_dirs)
+        turns[key] = make_pack(record.config, guidance, pack, "auto", method)
+    for key in turns:  # what is built or compiled at first use is no part of a step
+        steps(turns[key], 2)()
+    once = max(steps(each, 1)() for each in turns.values()) * pack
+    repeats = max(1, math.ceil(SECONDS / once))
+    seconds: dict[str, list[float]] = {key: [] for key in turns}
+    for index in range(rounds):
+        for key in list(turns)[:: 1 - 2 * (index % 2)]:  # there and back: a steady drift cancels
+            seconds[key].append(steps(turns[key], repeats)())
+    return SideBySide(
+        machine=where,
+        device=here.type,
+        threads=torch.get_num_threads(),
+        pack=pack,
+        methods={key: MethodCost(nfe=evaluations(turns[key]), seconds=tuple(seconds[key])) for key in turns},
+    )
+
+
 def evaluations(pack: Pack) -> float:
     """Denoiser evaluations per run and step, as counted over the steps that were taken."""
     return int(pack.nfe_R.sum()) / int(pack.step_R.sum())
@@ -99,9 +103,6 @@ def evaluations(pack: Pack) -> float:
 
 def run_where_missing(root: Path, methods_dirs: Sequence[Path] = ()) -> None:
     """`run`, unless all methods under `root` have been measured; one line where it cannot be done here."""
-    from eval.sources.load import load_runs, method_labels
-    from eval.tables.cost import costs_of
-
     try:
         runs, _ = load_runs(root)
         try:

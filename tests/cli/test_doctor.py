@@ -255,7 +255,7 @@ def test_the_toy_preset_needs_nothing_but_the_checkout(
     checks = examined(Config(), tmp_path)
     assert checks["slurm"].status == "missing" and "this machine alone" in checks["slurm"].text
     assert checks["prior"].facts["commit"] is None and len(checks["prior"].facts["sha256"]) == 64
-    assert "no CUDA device" in checks["field tinycudann"].text or torch.cuda.is_available()
+    assert "no CUDA device" in checks["encoder tinycudann"].text or torch.cuda.is_available()
     assert all("\n" not in str(check) for check in checks.values())
     assert not list(tmp_path.iterdir())
 
