@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,9 @@ from harness import rng
 from harness.config import Config, Execution, UserError
 from harness.console import Console
 from harness.device import fix_workspaces, peak_memory_mb, pick_device
-from harness.distill import runner, step
+from harness.distill import assemble, runner, step
 from harness.distill.events import Stepped, Told
-from harness.distill.method import Method, NoiseSchedule, load_method
-from harness.distill.optim import Adam
+from harness.distill.method import Method
 from harness.guidance.prior import Guidance
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
@@ -167,36 +166,9 @@ def make_pack(
     config: Config, guidance: Guidance, runs: int, encoder: str, method: Method | None = None
 ) -> step.Pack:
     """A fresh pack of `runs` seeds of one prompt; of `METHOD` where none is given."""
+    method = method or assemble.make_method(config, guidance, METHOD, {})
     keys = [rng.Key(PROMPT, seed) for seed in range(runs)]
-    scene = make_scene(config.scene, guidance.latent_shape[0], str(guidance.device), encoder)
-    background_C = guidance.flat_code(config.scene.background_rgb)
-    params = scene.init(keys, background_C.cpu().expand(runs, -1))
-    params = {name: value.to(guidance.device) for name, value in params.items()}
-    method = method or make_method(config, guidance, METHOD, {})
-    learnt = method.initial_state(keys, guidance.shapes)
-    method.load_state({name: value.to(guidance.device) for name, value in learnt.items()})
-    return step.Pack(
-        config=config,
-        method=method,
-        guidance=guidance,
-        scene=scene,
-        background_C=background_C,
-        keys=keys,
-        step_R=torch.zeros(runs, dtype=torch.int64),
-        total_R=torch.full((runs,), config.steps),
-        params=params,
-        adam=Adam(config.optim, params),
-        scene_state={name: value.to(guidance.device) for name, value in scene.state(runs).items()},
-    )
-
-
-def make_method(
-    config: Config, guidance: Guidance, name: str, params: Mapping[str, Any], dirs: Sequence[Path] = ()
-) -> Method:
-    """A method with its settings, on this prior."""
-    method_class = load_method(name, dirs)
-    noise = NoiseSchedule(guidance.alphas_cumprod_T, *guidance.t_range)
-    return method_class(method_class.resolve(params, name), noise, config.guidance.weighting)
+    return assemble.make_pack(config, guidance, method, keys, encoder)
 
 
 def in_turn(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
@@ -431,7 +403,7 @@ def clocks(add: Callable[[float], None]) -> Iterator[None]:
         (rng, "normal"),
         (step, "sample"),
         (step, "camera_views"),
-        (runner._Crew, "_record"),
+        (runner._Stretch, "_record"),
     ]
 
     def clocked(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from eval.sources.load import RunRecord, in_order, load_runs, method_labels
 from eval.tables.cost import costs_of
-from harness.bench import make_method, make_pack, steps
+from harness.bench import make_pack, steps
 from harness.config import UserError
 from harness.device import pick_device
-from harness.distill.runner import load_guidance
+from harness.distill.assemble import load_guidance, make_method
 from harness.distill.step import Pack
 from harness.records.costs import MethodCost, SideBySide, keep_costs, read_costs
 from harness.records.environment import machine, snapshot

@@ -121,7 +121,8 @@ class Worker:
         cannot be begun.
         """
         from harness.device import peak_memory_mb
-        from harness.distill.runner import PackTooLarge, advance, check
+        from harness.distill.assemble import check
+        from harness.distill.runner import PackTooLarge, advance
 
         for spec in kinds:
             try:

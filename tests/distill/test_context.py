@@ -334,7 +334,8 @@ def test_a_methods_own_loss_is_added_and_what_it_logs_is_written(tiny_prior: Pat
 
 
 def test_a_loss_on_the_render_is_the_gradient_that_it_means(tiny_prior: Path) -> None:
-    from harness.bench import make_method, make_pack
+    from harness.bench import make_pack
+    from harness.distill.assemble import make_method
 
     config = tinyruns.config(tiny_prior)
     prior, seen = load(tiny_prior), {}
