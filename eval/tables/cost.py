@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from eval.sources.load import BASELINE, RunRecord
+from eval.sources.load import BASELINE, DAMAGED, RunRecord
 from eval.statistics.intervals import RESAMPLES, percentile_interval
 from eval.tables.table import Cell, Number, Table
 from harness.config import UserError
@@ -33,9 +33,15 @@ HOW = "`harness bench methods RUNS`, on the machine that made the runs, measures
 class Costs:
     """Measured costs of these methods, by their names in tables."""
 
-    def __init__(self, measured: SideBySide, keys: Mapping[str, str], seed: int = 0):
+    def __init__(
+        self,
+        measured: SideBySide,
+        keys: Mapping[str, str],
+        evaluations: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ):
         self.measured = measured
-        self.nfe = {name: measured.methods[key].nfe for name, key in keys.items()}
+        self.nfe = {name: measured.methods[key].nfe for name, key in keys.items()} | dict(evaluations or {})
         seconds = {name: np.array(measured.methods[key].seconds) for name, key in keys.items()}
         reference_K = seconds.get(BASELINE, next(iter(seconds.values())))
         self.rounds = len(reference_K)
@@ -80,12 +86,23 @@ class Costs:
 
 
 def costs_of(runs: Sequence[RunRecord], labels: Mapping[str, str], kept: Iterable[SideBySide]) -> Costs:
-    """The last measurement that holds every method of these runs; UserError where there is none."""
+    """The last measurement that holds every method of these runs, with the evaluations that these counted;
+    UserError where there is none."""
     keys = {labels[run.run_id]: run.cost_key for run in runs}
     for measured in kept:
         if measured.methods.keys() >= set(keys.values()):
-            return Costs(measured, keys)
+            return Costs(measured, keys, counted(runs, labels))
     raise UserError(f"wall time was not measured for all of these methods side by side; {HOW}")
+
+
+def counted(runs: Iterable[RunRecord], labels: Mapping[str, str]) -> dict[str, float]:
+    """Denoiser evaluations per step, by method, as its runs logged them; means over runs."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        last = run.folder.metrics()[-1:] if run.status != DAMAGED else []
+        per_step = [row["nfe"] / row["step"] for row in last if "nfe" in row]
+        found.setdefault(labels[run.run_id], []).extend(per_step)
+    return {name: float(np.mean(values)) for name, values in found.items() if values}
 
 
 def _medians(values_K: np.ndarray, rounds_BK: np.ndarray) -> np.ndarray:

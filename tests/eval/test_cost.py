@@ -17,6 +17,7 @@ from eval.tables.rows import rng
 from eval.tables.table import Number
 from harness.config import UserError
 from harness.records.costs import FILE, MethodCost, SideBySide, keep_costs, read_costs
+from harness.records.folder import RunFolder
 from tests.eval.conftest import PROMPTS, TOY, Sweep
 
 
@@ -112,6 +113,14 @@ def test_a_dearer_step_is_told_in_seconds_and_evaluations(runs: Sweep, clip_fold
     by_step, by_time = (rows[name][2] for name in ("step", "wall time"))
     assert isinstance(by_step, Number) and isinstance(by_time, Number)
     assert by_time.low < 3 * by_step.low + 1e-9 and by_time.high > 3 * by_step.high, "its own error is in it"
+
+
+def test_evaluations_are_those_that_the_runs_counted(runs: Sweep, clip_folder: Path) -> None:
+    runs.timed(nfe={"tp_sds": 2})
+    for number, folder in enumerate(sorted(runs.root.glob("tp_sds-*"))):
+        RunFolder(folder).append_metrics([{"step": 20, "time": 2.0, "nfe": 100 + 20 * (number % 2)}])
+    base, mine = cost.table(study_of(runs, clip_folder)).rows
+    assert base[:2] == ["uniform_sds", "2"] and mine[:2] == ["tp_sds", "5.5"]
 
 
 def test_runs_with_their_own_n_are_told_in_brackets(runs: Sweep, clip_folder: Path) -> None:
