@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from harness.config import Config, UserError
 from harness.distill import runner
@@ -210,6 +212,28 @@ def test_a_torn_checkpoint_fails_its_run_alone(tiny_prior: Path, tmp_path: Path)
     (tmp_path / ids[0] / "checkpoint.safetensors").write_bytes(b"torn")
     tinyruns.run(tmp_path, ids)
     assert [RunFolder(tmp_path / run).status() for run in ids] == ["failed", "done"]
+
+
+def test_a_pack_of_torn_checkpoints_alone_ends(tiny_prior: Path, tmp_path: Path) -> None:
+    ids = tinyruns.create(tmp_path, tiny_prior, runs=2)
+    for run in ids:
+        (tmp_path / run / "checkpoint.safetensors").write_bytes(b"torn")
+    events = tinyruns.run(tmp_path, ids)
+    assert [event["event"] for event in events] == ["failed", "failed"]
+    assert not any((tmp_path / run / "lease.json").exists() for run in ids)
+
+
+def test_evaluations_go_on_from_a_checkpoint_that_counts_none(tiny_prior: Path, tmp_path: Path) -> None:
+    (run,) = tinyruns.create(tmp_path, tiny_prior, runs=1)
+    emit, should_stop = tinyruns.stop_after(4)
+    advance(tmp_path, [run], tinyruns.execution(), emit, should_stop)
+    path = tmp_path / run / "checkpoint.safetensors"
+    kept = {name: value for name, value in load_file(path).items() if name != "cost.nfe"}
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    save_file(kept, path, about)
+    tinyruns.run(tmp_path, [run])
+    assert [row["nfe"] for row in RunFolder(tmp_path / run).metrics()] == [2, 4, 8, 10, 12, 14]
 
 
 def test_only_runs_of_one_kind_make_a_pack(tiny_prior: Path, tmp_path: Path) -> None:
