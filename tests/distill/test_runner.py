@@ -219,7 +219,7 @@ def test_a_pack_of_torn_checkpoints_alone_ends(tiny_prior: Path, tmp_path: Path)
     for run in ids:
         (tmp_path / run / "checkpoint.safetensors").write_bytes(b"torn")
     events = tinyruns.run(tmp_path, ids)
-    assert [event["event"] for event in events] == ["failed", "failed"]
+    assert [event.event for event in events] == ["failed", "failed"]
     assert not any((tmp_path / run / "lease.json").exists() for run in ids)
 
 
