@@ -246,6 +246,9 @@ class Config(Strict):
         def __hash__(self) -> int: ...
 
 
+ENCODERS = ("auto", "numba", "torch", "triton", "tinycudann")
+
+
 class Execution(Strict):
     """How runs are advanced; nothing here changes a result or an identity.
 

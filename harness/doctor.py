@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.config import Config, Execution, UserError, named_line
+from harness.config import ENCODERS, Config, Execution, UserError, named_line
 from harness.console import say
 from harness.guidance import hub
 from harness.guidance.folder import pinned
@@ -205,10 +205,10 @@ def _device(env: dict[str, Any], config: Config) -> Iterator[Check]:
 def _backends() -> Iterator[Check]:
     import torch
 
-    from harness.scene.encoders import ENCODERS, choose_encoder, unavailable
+    from harness.scene.encoders import choose_encoder, unavailable
 
     used = choose_encoder("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ENCODERS:
+    for name in ENCODERS[1:]:
         reason = unavailable(name)
         facts = {"used": name == used}
         if reason:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.config import UserError
+from harness.config import ENCODERS, UserError, nearest
 from harness.records.files import check_file, check_folder
 
 app = typer.Typer(
@@ -131,6 +131,42 @@ MetricsDir = Annotated[
     list[Path],
     typer.Option(
         "--metrics-dir", help="A folder with more metrics; may be given several times.", callback=expanded
+    ),
+]
+
+
+def scenes_in(value: list[Path]) -> list[Path]:
+    """The folders of `--scenes-dir`, in which kinds of scene are found from now on."""
+    from harness.scene.kind import look_in
+
+    dirs = expanded(value)
+    look_in(dirs)
+    return dirs
+
+
+ScenesDir = Annotated[
+    list[Path],
+    typer.Option(
+        "--scenes-dir",
+        help="A folder with more kinds of scene; may be given several times.",
+        callback=scenes_in,
+    ),
+]
+
+
+def encoder_named(value: str) -> str:
+    """The encoder asked for; UserError for an unknown name."""
+    if value not in ENCODERS:
+        raise UserError(f"unknown encoder '{value}'{nearest(value, ENCODERS)}")
+    return value
+
+
+Encoder = Annotated[
+    str,
+    typer.Option(
+        help="What computes hash grids and rays: numba, torch, triton or tinycudann; auto: the fastest here.",
+        callback=encoder_named,
+        autocompletion=lambda incomplete: [name for name in ENCODERS if name.startswith(incomplete)],
     ),
 ]
 Runs = Annotated[Path, typer.Argument(help="The folder that a sweep wrote.", callback=expanded)]

@@ -18,6 +18,7 @@ from harness.cli.app import (
     MetricsDir,
     RunsOption,
     Samples,
+    ScenesDir,
     Source,
     app,
     expanded,
@@ -72,6 +73,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
+    scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """R-Precision of the stored views per method, with intervals, and a contact sheet."""
     from eval.command import evaluate as run
@@ -93,6 +95,7 @@ def tables(
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
+    scenes_dir: ScenesDir = [],  # noqa: B006
     prior_samples: Samples = None,
     metrics_dir: MetricsDir = [],  # noqa: B006
 ) -> None:
@@ -136,6 +139,7 @@ def figures(
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
+    scenes_dir: ScenesDir = [],  # noqa: B006
     prior_samples: Samples = None,
 ) -> None:
     """Figures as pdf and png, each with a manifest of the runs that made it."""
@@ -294,6 +298,7 @@ def export(
         int | None, typer.Option(min=1, help="Mesh: keep so many of the largest parts; all by default.")
     ] = None,
     device: Device = "auto",
+    scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """Every logged value of a sweep as one tidy table, or the object of one run as a coloured mesh."""
     kind = _format(kind, out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.app import Device, Filter, RunsOption, app
+from harness.cli.app import Device, Filter, RunsOption, ScenesDir, app
 from harness.config import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def turntable(
         int | None, typer.Option(min=16, max=4096, help="Pixels a side; as the prior decodes by default.")
     ] = None,
     device: Device = "auto",
+    scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """Colour, depth and normals of finished runs as MP4 and WebP; what is there already is left as it is.
 

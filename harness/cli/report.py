@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import AllowMixed, ClipName, Device, MetricsDir, Runs, Samples, Source, app, folder_out
+from harness.cli.app import (
+    AllowMixed,
+    ClipName,
+    Device,
+    MetricsDir,
+    Runs,
+    Samples,
+    ScenesDir,
+    Source,
+    app,
+    folder_out,
+)
 from harness.cli.evaluation import evaluated_runs, runs_and_results
 
 Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
@@ -28,6 +39,7 @@ def report(
     allow_mixed: AllowMixed = False,
     prior_samples: Samples = None,
     metrics_dir: MetricsDir = [],  # noqa: B006
+    scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """Pages that open from disk: tables, curves, every run, any two side by side."""
     import webbrowser

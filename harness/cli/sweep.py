@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from harness.cli.app import (
+    Encoder,
     MethodsDir,
     PresetName,
+    ScenesDir,
     app,
     complete_methods,
     complete_profiles,
@@ -88,7 +90,9 @@ def sweep(
         bool,
         typer.Option("--deterministic", help="The same bits again on a GPU, at a price; a CPU has them."),
     ] = False,
+    encoder: Encoder = "auto",
     methods_dir: MethodsDir = [],  # noqa: B006
+    scenes_dir: ScenesDir = [],  # noqa: B006
     slurm: Annotated[
         str | None,
         typer.Option(
@@ -138,7 +142,9 @@ def sweep(
         study=study,
         keep_params=keep_params,
         deterministic=deterministic,
+        encoder=encoder,
         methods_dirs=tuple(map(str, request.methods_dirs)),
+        scenes_dirs=tuple(str(each.resolve()) for each in scenes_dir),
     )
     if slurm is None:
         from harness.sweep.local import sweep as run

@@ -12,11 +12,9 @@ from typing import Any
 
 import torch
 
-from harness.config import UserError, nearest
+from harness.config import ENCODERS, UserError, nearest
 from harness.device import has_c_compiler
 from harness.scene import tcnn
-
-ENCODERS = ("numba", "torch", "triton", "tinycudann")
 
 
 @cache
@@ -44,8 +42,8 @@ def choose_encoder(device: str, requested: str = "auto") -> str:
     that cannot be used is a UserError, and so is an unknown name.
     """
     kind = torch.device(device).type
-    if requested not in ("auto", *ENCODERS):
-        raise UserError(f"unknown encoder '{requested}'{nearest(requested, ('auto', *ENCODERS))}")
+    if requested not in ENCODERS:
+        raise UserError(f"unknown encoder '{requested}'{nearest(requested, ENCODERS)}")
     wanted = requested if requested != "auto" else {"cpu": "numba", "cuda": "triton"}.get(kind, "torch")
     reason = unavailable(wanted)
     if wanted != "torch" and reason is None and (wanted == "numba") != (kind == "cpu"):

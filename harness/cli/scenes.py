@@ -1,0 +1,60 @@
+"""`harness scenes` and `harness check-scene`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.app import ScenesDir, app, complete_settings
+
+
+@app.command(epilog="Example: harness scenes field")
+def scenes(
+    name: Annotated[
+        str | None, typer.Argument(help="One of them: its settings, each with its default.")
+    ] = None,
+    scenes_dir: ScenesDir = [],  # noqa: B006
+) -> None:
+    """The kinds of scene there are, by the first line of their docstrings."""
+    from harness.config import SceneConfig
+    from harness.scene.kind import discover, load_kind
+
+    if name is None:
+        found = discover()
+        for each, kind in sorted(found.items()):
+            print(f"{each:<{max(map(len, found))}}  {kind.summary}")
+        return
+    kind, common = load_kind(name), SceneConfig.model_fields
+    fields = {f"scene.{name}.{key}": field for key, field in kind.Settings.model_fields.items()}
+    fields |= {f"scene.{key}": common[key] for key in kind.reads}
+    for key, field in fields.items():
+        print(f"{key} = {field.default}" + (f"  # {field.description}" if field.description else ""))
+
+
+@app.command(name="check-scene", epilog="Example: harness check-scene voxels --scenes-dir ~/my-scenes")
+def check_scene(
+    name: Annotated[str, typer.Argument(help="The kind.")],
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A setting to try it with.", autocompletion=complete_settings
+        ),
+    ] = [],  # noqa: B006
+    scenes_dir: ScenesDir = [],  # noqa: B006
+) -> None:
+    """Try whether a kind of scene keeps what all do: bits, gradients, checkpoints, views, meshes."""
+    from harness.check import Trial, results
+    from harness.console import say
+    from harness.scene.kind import load_kind
+
+    load_kind(name)
+    broken = 0
+    with tempfile.TemporaryDirectory(prefix="harness-check-") as folder:
+        dirs = tuple(str(each.resolve()) for each in scenes_dir)
+        for check, about, problem in results(Trial(name, Path(folder), tuple(settings), dirs)):
+            say(f"{'ok' if problem is None else 'BROKEN':<6}  {check}: {problem or about}")
+            broken += problem is not None
+    raise typer.Exit(1 if broken else 0)
