@@ -1,6 +1,5 @@
 """The contract that every kind of scene keeps, through the real runner: no kind is left out."""
 
-
 import pytest
 
 from harness.check import CHECKS, Trial
