@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness.config import Config, UserError
 from harness.records.folder import RunFolder, run_folders
-from harness.records.identity import NOT_HASHED, canonical_json, without_place
+from harness.records.identity import canonical_json, hashed_config
 from harness.records.reader import RecordError
 from harness.records.stamp import mark, prior_hash
 
@@ -56,12 +56,11 @@ class RunRecord:
 
     @property
     def config_hash(self) -> str:
-        """8 hex digits over the resolved configuration, less the preset's name and the number of steps.
+        """8 hex digits over the configuration as run ids take it, less the number of steps.
 
         N is an axis of every table, not a difference that keeps runs out of one.
         """
-        config = without_place(self.config)
-        return _hash(config.model_dump(mode="json", exclude={*NOT_HASHED, "steps"}))
+        return _hash({key: value for key, value in hashed_config(self.config).items() if key != "steps"})
 
     @property
     def settings_hash(self) -> str:

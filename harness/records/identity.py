@@ -137,7 +137,7 @@ def hashed(spec: RunSpec) -> dict[str, Any]:
         "params": {key: spec.settings[key] for key in spec.params_set},
         "prompt": spec.prompt,
         "seed": spec.seed,
-        "config": _hashed_config(spec.config),
+        "config": hashed_config(spec.config),
     }
 
 
@@ -168,7 +168,9 @@ def by_identity(function: Callable[[T], V]) -> Callable[[T], V]:
 
 
 @by_identity
-def _hashed_config(config: Config) -> dict[str, Any]:
+def hashed_config(config: Config) -> dict[str, Any]:
+    """What of a configuration tells one from another: all that differs from the defaults, so that a setting
+    that is added changes no hash."""
     config = without_place(config)
     data = config.model_dump(mode="json", exclude_defaults=True, exclude=set(NOT_HASHED))
     if config.scene.own:
