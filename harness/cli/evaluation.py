@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from harness.cli import votes
 from harness.cli.app import (
     AllowMixed,
     ClipName,
@@ -26,19 +24,7 @@ from harness.cli.app import (
     folder_out,
 )
 from harness.config import UserError, nearest
-from harness.faults import INTERRUPTED
 from harness.records.files import check_file, check_folder
-
-TIMED = {"convergence", "cost", "r_precision_time"}  # tables and figures that show wall time
-
-
-def evaluated_runs(runs: Path, **options: Any) -> Any:
-    from eval.command import open_runs
-    from eval.tables.table import console_for_tables
-    from harness.toyworld.render import ground_truth
-    from harness.toyworld.solid import Solid
-
-    return open_runs(runs, console_for_tables(), ground_truth=ground_truth, solids=Solid, **options)
 
 
 def runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, Path]:
@@ -77,6 +63,7 @@ def evaluate(
 ) -> None:
     """R-Precision of the stored views per method, with intervals, and a contact sheet."""
     from eval.command import evaluate as run
+    from harness.reproduce import evaluated_runs
 
     folder, results = runs_and_results(runs, out, "")
     run(evaluated_runs(folder, clip=clip, device=device, allow_mixed=allow_mixed), results)
@@ -101,6 +88,7 @@ def tables(
 ) -> None:
     """Tables with intervals as md, csv and tex: R-Precision, convergence, diversity, failures, claims."""
     from eval.command import write_tables
+    from harness.reproduce import evaluated_runs
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     options["metrics_dirs"] = metrics_dir
@@ -144,6 +132,7 @@ def figures(
 ) -> None:
     """Figures as pdf and png, each with a manifest of the runs that made it."""
     from eval.figures.write import write_figures
+    from harness.reproduce import evaluated_runs
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     command = " ".join(["harness figures", runs, *names])
@@ -167,68 +156,13 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plans and estimates only.")] = False,
 ) -> None:
     """A named experiment from sweep to figures; runs that are done are reused."""
+    from harness import reproduce as program
     from harness.sweep import experiment
 
     for each in experiment.names() if name == "all" else [name]:
-        code = _reproduce(each, size, runs, out, device, wandb, dry_run)
+        code = program.reproduce(each, size, runs, out, device, wandb, dry_run)
         if code:
             raise typer.Exit(code)
-
-
-def _reproduce(
-    name: str, size: str, runs: Path, out: Path, device: str, wandb: str | None, dry_run: bool
-) -> int:
-    from eval.command import write_tables
-    from eval.figures.write import write_figures
-    from eval.preference.design import STUDIES
-    from harness.records.identity import run_id
-    from harness.sweep import experiment
-    from harness.sweep.local import sweep
-    from harness.sweep.request import execution_of
-
-    if size not in ("toy", "paper"):
-        raise UserError(f"--size is toy or paper, not '{size}'")
-    asked = experiment.load(name)
-    sized = asked.paper if size == "paper" else asked.toy
-    command = f"harness reproduce {name} --size {size}"
-    print(f"{name} ({size}): {asked.title}", flush=True)
-    folder = out / f"{name}-{size}"
-    if sized is None:
-        for path in [] if dry_run else write_figures(None, asked.figures, out / name, command):
-            print(path)
-        return 0
-    root = runs / f"{asked.runs or name}-{size}"
-    suite, specs = asked.request(sized).resolve()
-    execution = execution_of(root, wandb, device=device, keep_params=asked.keep_params)
-    code = sweep(root, suite, specs, execution, dry_run)
-    if code == INTERRUPTED or dry_run:
-        return code
-    if TIMED & {*asked.tables, *asked.figures}:
-        from harness.bench_methods import run_where_missing
-
-        run_where_missing(root)
-    votes_in = root / STUDIES / name
-    judges = judged(votes_in, root, asked.study, sized.clips, device) if asked.study else []
-    for clip in sized.clips:
-        found = evaluated_runs(root, clip=clip, device=device, only={run_id(spec) for spec in specs})
-        where = folder if len(sized.clips) == 1 else folder / clip.replace("/", "-")
-        if asked.tables:
-            write_tables(found, asked.tables, where)
-        for path in write_figures(found, asked.figures, where, command) if asked.figures else []:
-            print(path)
-    for judge in judges:
-        votes.results(votes_in, judge, folder / f"judge-{judge}")
-    return code
-
-
-def judged(folder: Path, root: Path, ask: Any, clips: Sequence[str], device: str) -> list[str]:
-    """Make the study of an experiment where there is none, and have every scorer judge it; their names."""
-    from eval.preference.judge import judge_by_clip
-    from eval.preference.making import new_study, parse_questions
-
-    if not (folder / "study.json").exists():
-        new_study(root, ask.methods, folder, questions=parse_questions(ask.questions))
-    return [judge_by_clip(folder, clip, device, root) for clip in clips]
 
 
 @app.command(

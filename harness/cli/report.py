@@ -19,7 +19,7 @@ from harness.cli.app import (
     app,
     folder_out,
 )
-from harness.cli.evaluation import evaluated_runs, runs_and_results
+from harness.cli.evaluation import runs_and_results
 
 Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
 
@@ -46,6 +46,7 @@ def report(
 
     from eval.report.results import results
     from eval.report.write import write_report
+    from harness.reproduce import evaluated_runs
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     options["metrics_dirs"] = metrics_dir

@@ -17,8 +17,8 @@ from eval.preference.trials import add_raters
 from eval.preference.votes import judges, load_ballots
 from eval.tables import claims
 from harness.cli import app
-from harness.cli.evaluation import judged
 from harness.config import UserError
+from harness.reproduce import judged
 from harness.sweep.experiment import StudyAsk
 from tests.eval.conftest import PROMPTS, Sweep
 
