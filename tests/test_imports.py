@@ -29,7 +29,14 @@ FLOORS = [
     {"harness.distill", "eval", "harness.toyworld"},
     {"harness.sweep", "methods"},
     {"slurm"},
-    {"harness.cli", "harness.bench", "harness.bench_methods", "harness.check", "harness.doctor", "harness.reproduce"},
+    {
+        "harness.cli",
+        "harness.bench",
+        "harness.bench_methods",
+        "harness.check",
+        "harness.doctor",
+        "harness.reproduce",
+    },
 ]
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
 
