@@ -11,11 +11,23 @@ import typer
 from harness.cli.app import MethodsDir, app, folder_out
 
 
-@app.command(epilog="Example: harness methods --methods-dir ~/my-methods")
-def methods(methods_dir: MethodsDir = []) -> None:  # noqa: B006
+@app.command(epilog="Example: harness methods csd")
+def methods(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One of them: its equations, settings, presets and cost."),
+    ] = None,
+    page: Annotated[bool, typer.Option("--page", help="All of them as docs/methods.md has them.")] = False,
+    methods_dir: MethodsDir = [],  # noqa: B006
+) -> None:
     """The methods there are, by the first line of their docstrings."""
     from harness.distill.method import discover
 
+    if name is not None or page:
+        from harness.distill import catalogue
+
+        print(catalogue.about(name, methods_dir) if name is not None else catalogue.page(methods_dir), end="")
+        return
     found = discover(methods_dir)
     width = max(map(len, found), default=0)
     for name, folder in sorted(found.items()):

@@ -1,0 +1,34 @@
+"""What is told of a method is what its folder says, and docs/methods.md is made of the folders."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.config import UserError
+from harness.distill.catalogue import about, page
+from harness.distill.method import discover, load_method
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_is_made_of_the_folders() -> None:
+    made = page()
+    assert (ROOT / "docs" / "methods.md").read_text() == made, "harness methods --page > docs/methods.md"
+    for name, folder in discover().items():
+        assert f"(../methods/{name}/README.md)" in made
+        assert (folder.path / "README.md").is_file()
+
+
+def test_a_method_tells_its_settings_presets_and_cost() -> None:
+    told = about("tp_sds")
+    assert told.startswith("# tp_sds") and "NFE: 2" in told and "m1=800.0" in told
+    assert "tp_sds:iclr  prior=gaussian snr_weight=true" in told
+    both = about("csd@tp_sds")
+    assert "# csd" in both and "# tp_sds" in both
+    assert all(f"{key}=" in both for key in load_method("csd").recommended)
+
+
+@pytest.mark.parametrize("name", ["tp_sd", "csd@", "@csd", "csd@nothing", "a@b@c"])
+def test_what_there_is_not_is_one_line(name: str) -> None:
+    with pytest.raises(UserError):
+        about(name)
