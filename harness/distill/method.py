@@ -12,12 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import create_model
 
 import harness
 from harness.config import Strict, UserError, nearest
-from harness.distill.schedules import Schedule
 from harness.extensions import Extension, Seam, resolve
 from harness.records.files import make_folder, write_bytes
 from harness.records.identity import COMPOSED, HALVES
@@ -188,6 +186,10 @@ def of_function(module: ModuleType) -> type[Method] | None:
         def __init__(self, params: Any, noise: NoiseSchedule, weighting: str = "one"):
             super().__init__(params, noise, weighting)
             if density is not None:
+                import numpy as np  # listing needs neither
+
+                from harness.distill.schedules import Schedule
+
                 weights_T = density(np.arange(len(noise.alphas_cumprod_T), dtype=np.float64), noise, params)
                 given: Any = {key: getattr(params, key) for key in ("order", "floor") if hasattr(params, key)}
                 self.schedule = Schedule(weights_T, noise.t_min, noise.t_max, **given)
