@@ -135,6 +135,14 @@ MetricsDir = Annotated[
 ]
 
 
+FiguresDir = Annotated[
+    list[Path],
+    typer.Option(
+        "--figures-dir", help="A folder with more figures; may be given several times.", callback=expanded
+    ),
+]
+
+
 def scenes_in(value: list[Path]) -> list[Path]:
     """The folders of `--scenes-dir`, in which kinds of scene are found from now on."""
     from harness.scene.kind import look_in

@@ -13,6 +13,7 @@ from harness.cli.app import (
     AllowMixed,
     ClipName,
     Device,
+    FiguresDir,
     MetricsDir,
     RunsOption,
     Samples,
@@ -129,6 +130,7 @@ def figures(
     allow_mixed: AllowMixed = False,
     scenes_dir: ScenesDir = [],  # noqa: B006
     prior_samples: Samples = None,
+    figures_dir: FiguresDir = [],  # noqa: B006
 ) -> None:
     """Figures as pdf and png, each with a manifest of the runs that made it."""
     from eval.figures.write import write_figures
@@ -137,7 +139,7 @@ def figures(
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     command = " ".join(["harness figures", runs, *names])
     folder, results = runs_and_results(runs, out, "figures")
-    for path in write_figures(evaluated_runs(folder, **options), names, results, command):
+    for path in write_figures(evaluated_runs(folder, **options), names, results, command, dirs=figures_dir):
         print(path)
 
 

@@ -36,7 +36,7 @@ def harness(where: Path, *arguments: str) -> str:
 
 def test_what_is_added_is_found_swept_measured_and_reported(written: Path, tiny_prior: Path) -> None:
     given = sorted(str(path.relative_to(written)) for path in written.rglob("*.*") if path.is_file())
-    assert len(given) == 7, given
+    assert len(given) == 8, given
     scenes, metrics = ("--scenes-dir", "scenes"), ("--metrics-dir", "metrics")
     listed = harness(written, "methods", "--methods-dir", "methods")
     assert all(name in listed for name in ("ease", "contrast", "debias", "tp_sds"))
@@ -61,6 +61,10 @@ def test_what_is_added_is_found_swept_measured_and_reported(written: Path, tiny_
         lines = list(csv.DictReader(file))
     assert [line["method"] for line in lines] == sorted(METHODS)
     assert all(float(line["sharpness"]) > 0 for line in lines)
+    figures = ("--figures-dir", "figures")
+    harness(written, "figures", "runs", "sharpness_bars", *figures, "--prior-samples", "0")
+    about = json.loads((written / "runs" / "eval" / "figures" / "sharpness_bars.json").read_text())
+    assert len(about["runs"]) == len(METHODS)
     harness(written, "report", "runs", *metrics, *scenes)
     data = (written / "runs" / "eval" / "report").rglob("*.json*")
     assert any("sharpness" in path.read_text() for path in data) or "sharpness" in json.dumps(
