@@ -6,15 +6,22 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
+import statistics
+import time
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
 
-from harness.config import ENCODERS, UserError, nearest
+from harness.config import ENCODERS, SceneConfig, UserError, nearest
 from harness.device import has_c_compiler
+from harness.records.files import cache_home, read_json, write_cache
 from harness.scene import tcnn
+
+FUSED = {"cpu": ("numba",), "cuda": ("triton", "tinycudann")}  # beside torch, which runs everywhere
 
 
 @cache
@@ -36,24 +43,68 @@ def unavailable(encoder: str) -> str | None:
 
 @cache
 def choose_encoder(device: str, requested: str = "auto") -> str:
-    """The encoder to use on a device: `requested`, or for "auto" the fastest there is.
+    """The encoder to use on a device: `requested`, or for "auto" the fastest there is, as it was measured.
 
-    Falls back to "torch" with one line of notice when the fastest is missing. One asked for by name
-    that cannot be used is a UserError, and so is an unknown name.
+    Falls back to "torch" with one line of notice when no other can be used. One asked for by name that cannot
+    be used is a UserError, and so is an unknown name.
     """
     kind = torch.device(device).type
     if requested not in ENCODERS:
         raise UserError(f"unknown encoder '{requested}'{nearest(requested, ENCODERS)}")
-    wanted = requested if requested != "auto" else {"cpu": "numba", "cuda": "triton"}.get(kind, "torch")
-    reason = unavailable(wanted)
-    if wanted != "torch" and reason is None and (wanted == "numba") != (kind == "cpu"):
+    known = FUSED.get(kind, ())
+    if requested == "auto":
+        reasons = {name: unavailable(name) for name in known}
+        usable = [name for name in known if reasons[name] is None]
+        if usable:
+            return usable[0] if len(known) == 1 else fastest([*usable, "torch"], device)
+        told = ", ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        logging.getLogger(__name__).warning("no fast encoder is available (%s); using torch", told)
+        return "torch"
+    reason = unavailable(requested)
+    if reason is None and requested not in ("torch", *known):
         reason = f"it does not run on {kind}"
-    if reason is None:
-        return wanted
-    if requested != "auto":
+    if reason:
         raise UserError(f"encoder '{requested}' cannot be used: {reason}; choose auto or torch")
-    logging.getLogger(__name__).warning("encoder %s is not available (%s); using torch", wanted, reason)
-    return "torch"
+    return requested
+
+
+def fastest(encoders: Sequence[str], device: str) -> str:
+    """Which of the encoders computes a small field soonest, forward and backward.
+
+    A machine is measured once, and again where it has other encoders or another torch.
+    """
+    store = cache_home() / "encoders.json"
+    name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
+    key = f"{name} · torch {torch.__version__} · {', '.join(encoders)}"
+    known = read_json(store) or {}
+    if known.get(key) not in encoders:
+        seconds = {encoder: measured(encoder, device) for encoder in encoders}
+        known[key] = min(seconds, key=seconds.__getitem__)
+        told = ", ".join(f"{encoder} {1e3 * each:.2f} ms" for encoder, each in seconds.items())
+        logging.getLogger(__name__).info("encoders on %s: %s", name, told)
+        write_cache(store, json.dumps(known, indent=2).encode())
+    return known[key]
+
+
+def measured(encoder: str, device: str, runs: int = 8, rounds: int = 5) -> float:
+    """Seconds of one training view of a default field for `runs` runs, forward and backward: the median."""
+    from harness.rng import Key
+    from harness.scene.cameras import make
+    from harness.scene.kinds.field import HashField
+
+    scene = HashField(SceneConfig(), 4, encoder)
+    flat_RC = torch.zeros(runs, 4)
+    fresh = scene.init([Key("", seed) for seed in range(runs)], flat_RC)
+    params = {name: value.to(device).requires_grad_() for name, value in fresh.items()}
+    cameras = make([0.0] * runs, [30.0] * runs, [2.8] * runs, [40.0] * runs)
+    seconds = []
+    for _ in range(rounds + 1):  # the first compiles
+        started = time.perf_counter()
+        scene.view(params, cameras, flat_RC.to(device)).x_RCHW.sum().backward()
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
 
 
 def fused(encoder: str) -> Any:

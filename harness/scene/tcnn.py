@@ -1,5 +1,7 @@
 """tiny-cuda-nn's hash grid behind the interface of harness.scene.hashgrid.encode, where a user has built it.
 
+Its table is ours, flat: level by level, dense ones x first and padded to a multiple of 8 entries.
+
 Source: github.com/NVlabs/tiny-cuda-nn, bindings/torch. It interpolates in half precision: its spread is the
 GPU's.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,6 +46,17 @@ def _encoding(levels: int, features: int, log2_hashmap: int, base_resolution: in
         "per_level_scale": growth,
     }
     return tinycudann.Encoding(3, settings)
+
+
+def agrees(grid: Grid, base_resolution: int, growth: float) -> bool:
+    """Whether tiny-cuda-nn, which computes a level's scale in float32, gives the dense levels the resolutions
+    of `grid`: where base_resolution · growth**level is a whole number, rounding may add a cell."""
+    level_L = np.arange(grid.levels, dtype=np.float32)
+    scale_L = np.exp2(level_L * np.log2(np.float32(growth))) * np.float32(base_resolution) - np.float32(1)
+    resolution_L = np.ceil(scale_L).astype(int) + 1
+    return all(
+        grid.resolutions_L[level] == resolution_L[level] for level in range(grid.levels) if grid.dense(level)
+    )
 
 
 def encode(

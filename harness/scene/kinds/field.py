@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,10 @@ class HashField(VolumeScene):
         super().__init__(cfg, channels, encoder)
         self._settings = (cfg.levels, cfg.features, cfg.log2_hashmap, cfg.base_resolution, cfg.growth)
         self.grid = hashgrid.grid(*self._settings)
+        self._by_tcnn = encoder == "tinycudann" and tcnn.agrees(self.grid, cfg.base_resolution, cfg.growth)
+        if encoder == "tinycudann" and not self._by_tcnn:
+            told = "tiny-cuda-nn rounds a level of this hash grid otherwise (scene.growth); using torch"
+            logging.getLogger(__name__).warning(told)
 
     @property
     def finest_cells(self) -> int:
@@ -73,7 +78,7 @@ class HashField(VolumeScene):
     def field(self, params: Params, x_RN3: Tensor) -> Tensor:
         """Density is softplus(network + λ(1 - |x|/σ)), DreamFusion's blob."""
         unit_RN3 = (x_RN3 * (0.5 / self.cfg.bound) + 0.5).clamp(0, 1)
-        if self.encoder == "tinycudann":
+        if self._by_tcnn:
             features = tcnn.encode(self.grid, self._settings, params["table"], unit_RN3)
         else:
             features = hashgrid.encode(self.grid, params["table"], unit_RN3)
