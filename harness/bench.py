@@ -57,12 +57,18 @@ class Figure:
         return self.value >= self.bar if self.at_least else self.value <= self.bar
 
 
-def run(config: Config, check: bool = False, rounds: int = 7, console: Console | None = None) -> int:
+def run(
+    config: Config,
+    check: bool = False,
+    rounds: int = 7,
+    console: Console | None = None,
+    requested: str = "auto",
+) -> int:
     """Measure, print ratios first, and return the exit code: 1 where `check` and a bar is missed."""
     console = console or Console()
     fix_workspaces()  # one variant is deterministic
     device = torch.device(pick_device("auto"))
-    encoder = choose_encoder(str(device))
+    encoder = choose_encoder(str(device), requested)
     guidance = Guidance.load(config.guidance, device)
     # The usual loop calls the denoiser with its own two samples, as it is, and pads nothing.
     bare, alone = Guidance.load(config.guidance, device), guidance

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import PresetName, app, complete_settings, expanded, folder_out
+from harness.cli.app import Encoder, PresetName, ScenesDir, app, complete_settings, expanded, folder_out
 from harness.config import UserError, nearest
 from harness.presets import DEFAULT
 
@@ -44,6 +44,8 @@ def bench(
             autocompletion=complete_settings,
         ),
     ] = [],  # noqa: B006 - typer copies it
+    encoder: Encoder = "auto",
+    scenes_dir: ScenesDir = [],  # noqa: B006
     methods_dir: Annotated[
         list[Path],
         typer.Option(
@@ -84,8 +86,9 @@ def bench(
     config = pin(resolve(preset, prior, settings))
     if what == "spread":
         raise typer.Exit(engine.spread(config))
-    measure = engine.run if what == "engine" else engine.contention
-    raise typer.Exit(measure(config, check=check))
+    if what == "engine":
+        raise typer.Exit(engine.run(config, check=check, requested=encoder))
+    raise typer.Exit(engine.contention(config, check=check))
 
 
 @app.command(epilog="Example: harness doctor --preset paper --fetch")

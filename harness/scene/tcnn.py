@@ -25,10 +25,9 @@ def missing() -> str | None:
         return "there is no CUDA device"
     try:
         import tinycudann  # type: ignore[import-not-found]  # noqa: F401
-    except (
-        ImportError,
-        OSError,
-    ) as error:  # OSError, alias EnvironmentError: built for another device or driver
+    except ModuleNotFoundError:
+        return "tinycudann is not installed; it is built from github.com/NVlabs/tiny-cuda-nn, bindings/torch"
+    except (ImportError, OSError) as error:  # OSError, alias EnvironmentError: built for another device
         return f"tinycudann does not import: {(str(error) or type(error).__name__).splitlines()[0]}"
     return None
 

@@ -15,7 +15,7 @@ from harness.guidance.sampling import sample
 from harness.guidance.views import VIEWS
 from harness.toyworld import data
 from harness.toyworld.grammar import COLOURS, KINDS, Scene, Thing, caption, exchanged, parse, without_colours
-from harness.toyworld.objects import misplaced, primitives
+from harness.toyworld.kinds import misplaced, primitives
 from harness.toyworld.render import BACKGROUND, ground_truth, render, textureless
 from harness.toyworld.training import Say, generator
 from harness.toyworld.vae import disturb

@@ -21,7 +21,7 @@ from harness.config import UserError, first_line
 from harness.guidance.views import VIEWS
 from harness.toyworld.data import Ring
 from harness.toyworld.grammar import COLOURS, KINDS, Scene, caption, exchanged, without_colours
-from harness.toyworld.objects import misplaced
+from harness.toyworld.kinds import misplaced
 from harness.toyworld.render import textureless, trace, world_lights
 from harness.toyworld.training import Budget, Outcome, Say, Schedule, generator, mixed, train
 from harness.toyworld.words import CONTEXT, vocabulary_size, write_open_clip_bpe

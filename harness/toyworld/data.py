@@ -10,7 +10,7 @@ from harness.config import CameraConfig
 from harness.guidance.views import view_name
 from harness.prompt import COCO, normalised
 from harness.toyworld.grammar import KINDS, Scene, Thing, caption, sample
-from harness.toyworld.objects import primitives
+from harness.toyworld.kinds import primitives
 from harness.toyworld.render import SIZE, trace, world_lights
 
 VIEWS_EACH = 4

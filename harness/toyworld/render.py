@@ -11,7 +11,7 @@ from harness.config import ViewsConfig
 from harness.device import upload
 from harness.threads import torch_threads
 from harness.toyworld.grammar import parse
-from harness.toyworld.objects import WIDTH, primitives
+from harness.toyworld.kinds import WIDTH, primitives
 
 BACKGROUND = (0.62, 0.68, 0.75)
 SIZE = 64

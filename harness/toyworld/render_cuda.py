@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from harness.toyworld.objects import WIDTH
+from harness.toyworld.kinds import WIDTH
 
 BLOCK = 128
 _WIDTH = tl.constexpr(WIDTH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from harness.toyworld.grammar import parse
-from harness.toyworld.objects import primitives
+from harness.toyworld.kinds import primitives
 from harness.toyworld.render import SIZE, signed_distance, silhouettes
 
 

@@ -17,7 +17,7 @@ from harness.config import ViewsConfig
 from harness.guidance.views import VIEWS
 from harness.toyworld.data import suite_prompts
 from harness.toyworld.grammar import parse
-from harness.toyworld.objects import primitives
+from harness.toyworld.kinds import primitives
 from harness.toyworld.render import ground_truth, render
 
 VIEWS_CFG = ViewsConfig()

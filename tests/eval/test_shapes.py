@@ -21,7 +21,7 @@ from eval.metrics.shapes import (
 )
 from eval.sources.load import load_run
 from harness.config import UserError, ViewsConfig
-from harness.toyworld.objects import ball, box
+from harness.toyworld.kinds import ball, box
 from harness.toyworld.render import BACKGROUND, ground_truth
 from harness.toyworld.solid import Solid
 from tests import solids

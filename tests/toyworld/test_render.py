@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from harness.config import ViewsConfig
 from harness.scene.cameras import make, rays
 from harness.toyworld.grammar import KINDS, Scene, Thing, parse, sample
-from harness.toyworld.objects import RGB, ball, primitives
+from harness.toyworld.kinds import RGB, ball, primitives
 from harness.toyworld.render import BACKGROUND, ground_truth, render
 
 

@@ -16,7 +16,7 @@ from harness.config import UserError
 from harness.toyworld import check, clip, command, denoiser, vae
 from harness.toyworld.data import VIEWS_EACH, Ring
 from harness.toyworld.grammar import KINDS, Scene, Thing, caption, exchanged, parse
-from harness.toyworld.objects import misplaced, primitives
+from harness.toyworld.kinds import misplaced, primitives
 from harness.toyworld.render import render
 from harness.toyworld.training import Budget, Schedule, generator, train
 
