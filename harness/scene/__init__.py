@@ -1,1 +1,1 @@
-"""Generators g(θ): cameras, the hash-grid field and its backends, the volume renderer, regularisers."""
+"""Scenes g(θ): the contract of their kinds, the kinds, cameras, encoders, volume rendering, regularisers."""

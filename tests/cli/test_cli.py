@@ -84,7 +84,7 @@ def test_a_prompt_outside_the_toy_world_is_refused_before_anything_starts(
 
 
 COMMANDS = [
-    *(["sweep"], ["status"], ["show"], ["methods"], ["new-method"], ["eval"], ["bench"], ["doctor"]),
+    *(["sweep"], ["status"], ["show"], ["methods"], ["scenes"], ["check-scene"], ["new-method"], ["eval"], ["bench"], ["doctor"]),
     *(["prompts", "import-dreamfields"], ["toyworld", "show"], ["toyworld", "language"]),
     *(["toyworld", "train"], ["toyworld", "check"], ["make-prior"], ["turntable"], ["export"]),
     *(["study", "new"], ["study", "links"], ["study", "serve"]),
