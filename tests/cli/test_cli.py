@@ -12,7 +12,7 @@ from harness.cli import main
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 
-LIGHT = (["--help"], ["methods"], ["sweep", "--help"])
+LIGHT = (["--help"], ["methods"], ["scenes"], ["sweep", "--help"])
 
 
 def _call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -84,7 +84,8 @@ def test_a_prompt_outside_the_toy_world_is_refused_before_anything_starts(
 
 
 COMMANDS = [
-    *(["sweep"], ["status"], ["show"], ["methods"], ["scenes"], ["check-scene"], ["new-method"], ["eval"], ["bench"], ["doctor"]),
+    *(["scenes"], ["check-scene"]),
+    *(["sweep"], ["status"], ["show"], ["methods"], ["new-method"], ["eval"], ["bench"], ["doctor"]),
     *(["prompts", "import-dreamfields"], ["toyworld", "show"], ["toyworld", "language"]),
     *(["toyworld", "train"], ["toyworld", "check"], ["make-prior"], ["turntable"], ["export"]),
     *(["study", "new"], ["study", "links"], ["study", "serve"]),

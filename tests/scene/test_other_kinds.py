@@ -1,6 +1,5 @@
 """The contract carries what no built-in kind needs: signed distances, and primitives that come and go."""
 
-
 import pytest
 
 from harness.check import CHECKS, Trial
