@@ -27,7 +27,7 @@ def table(runs: Runs) -> Table:
         cells: list[Cell] = []
         for total in totals:
             part = own.loc[own["total"] == total]
-            cells.append(percent(mean(part, "value", share=True)) if len(part) else "–")
+            cells.append(percent(mean(part, "value")) if len(part) else "–")
         reached = [convergence.own_n(final, method, baseline, rng(), share) for share in convergence.SHARES]
         cells += [steps_between(each.method) for each in reached]
         cells.append("1" if method == baseline else ratio_between(reached[0].ratio))
