@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.sources.load import RunRecord
+from eval.sources.load import RunRecord, Settings
 from harness.config import UserError, dotted
 
 
@@ -13,6 +13,7 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
     """Raises UserError unless the runs' numbers may stand in one table."""
     first = runs[0]
     settings: dict[str, str] = {}
+    common = Settings()
     weights: dict[str, str] = {}
     computed: dict[str, str] = {}
     for other in runs:
@@ -31,10 +32,11 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
             )
         if allow_mixed:
             continue
-        if other.config_hash != first.config_hash:
+        if found := common.clash(other):
+            earlier, keys = found
             raise UserError(
-                f"runs of different settings in one folder: {_difference(first, other)} ({first.run_id}, "
-                f"{other.run_id}); separate them or pass --allow-mixed"
+                f"runs of different settings in one folder: {_difference(earlier, other, keys)} "
+                f"({earlier.run_id}, {other.run_id}); separate them or pass --allow-mixed"
             )
         if other.settings_hash != settings.setdefault(other.method, other.settings_hash):
             raise UserError(
@@ -60,8 +62,6 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
         )
 
 
-def _difference(one: RunRecord, other: RunRecord) -> str:
+def _difference(one: RunRecord, other: RunRecord, keys: Sequence[str]) -> str:
     a, b = dotted(one.config), dotted(other.config)
-    del a["steps"], b["steps"]
-    keys = dict.fromkeys([*a, *b])  # scenes of two kinds have their own
-    return "; ".join(f"{key} is {a.get(key)} and {b.get(key)}" for key in keys if a.get(key) != b.get(key))
+    return "; ".join(f"{key} is {a.get(key)} and {b.get(key)}" for key in keys)

@@ -23,6 +23,7 @@ from eval.statistics import convergence, intervals
 from eval.tables import cost
 from harness.config import UserError, ViewsConfig
 from harness.records.stamp import TOY
+from harness.text import short
 
 GroundTruth = Callable[[str, ViewsConfig], np.ndarray]
 Track = Callable[[Sequence[RunRecord], str], Iterable[RunRecord]]
@@ -41,6 +42,7 @@ class Stamp:
     priors: tuple[str, ...]
     streams: int  # the runs' spec version: which random streams they drew from
     mark: str  # TOY, RANDOM or "" for a real prior's
+    own: tuple[str, ...] = ()  # methods at settings of their own, with those
 
     def line(self, metrics: Sequence[str] = ()) -> str:
         """One line for a caption, with the versions of the metrics that it shows."""
@@ -51,7 +53,13 @@ class Stamp:
             f"prior {', '.join(self.priors)}",
             f"streams v{self.streams}",
         ]
+        parts += [self.settings] if self.own else []
         return " · ".join([self.mark] * bool(self.mark) + parts)
+
+    @property
+    def settings(self) -> str:
+        """What a caption says of methods at settings of their own; "" where there are none."""
+        return f"each method at its own settings ({'; '.join(self.own)})" if self.own else ""
 
     def fields(self, metrics: Sequence[str]) -> dict[str, str | int]:
         """The columns that each line of a csv ends in."""
@@ -64,7 +72,7 @@ class Stamp:
             "streams": self.streams,
             "toy": int(self.mark == TOY),
             "stamp": self.mark,
-        }
+        } | ({"own settings": "; ".join(self.own)} if self.own else {})
 
 
 class Runs(Sequence[RunRecord]):
@@ -180,6 +188,7 @@ class Runs(Sequence[RunRecord]):
             priors=tuple(priors or sorted({run.prior for run in self})),
             streams=self[0].spec_version,
             mark=self[0].mark,
+            own=tuple(sorted({_own(run) for run in self if run.own})),
         )
 
     # ---- what is computed of them
@@ -271,3 +280,8 @@ class Runs(Sequence[RunRecord]):
         return {
             prompt: self.clip.embed_images(images).numpy() for prompt, images in self.prior_samples.items()
         }
+
+
+def _own(run: RunRecord) -> str:
+    """`csd:own: optim.lr 0.001, …`."""
+    return f"{run.method}: " + ", ".join(f"{key} {short(str(value), 40)}" for key, value in run.own.items())

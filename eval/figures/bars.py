@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from eval.figures.curves import time_unit
 from eval.figures.looks import Look, looks
-from eval.figures.style import FINE, GREY, PAGE, SMALL, Sheet, chart
+from eval.figures.style import FINE, GREY, PAGE, SMALL, Sheet, at_foot, chart
 from eval.metrics.diversity import SpreadOverSeeds
 from eval.runs import Runs
 from eval.tables.cost import costs
@@ -86,7 +86,9 @@ def cost(runs: Runs) -> Sheet:
 def _panels(runs: Runs, count: int, caption: str) -> tuple[Sheet, list[Axes]]:
     """Panels beside each other, a line per method from the top down, named at the left."""
     methods = runs.methods
-    sheet = chart(PAGE, 1.15 + 0.24 * len(methods), mark=runs.stamp.mark, caption=caption)
+    sheet = chart(
+        PAGE, 1.15 + 0.24 * len(methods), mark=runs.stamp.mark, caption=at_foot(caption, runs.stamp.settings)
+    )
     panels = list(sheet.subplots(1, count, sharey=True))
     panels[0].set_yticks(range(len(methods)), methods, fontsize=SMALL + 0.5)
     panels[0].set_ylim(len(methods) - 0.4, -0.6)

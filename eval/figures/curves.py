@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from eval.figures.looks import Look, looks
-from eval.figures.style import COLUMN, GREY, PAGE, SMALL, Sheet, chart, few_ticks, handle, legend
+from eval.figures.style import COLUMN, GREY, PAGE, SMALL, Sheet, at_foot, chart, few_ticks, handle, legend
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.statistics.convergence import curve
@@ -75,7 +75,7 @@ def _sheet(runs: Runs, width: float, more: str = "") -> tuple[Sheet, pd.DataFram
     band = "bars at the end" if _crowded(runs) else "bands"
     band = f"{band}: 95 % over prompts" if len(set(frame["prompt"])) > 1 else "one prompt, no interval"
     caption = f"{counted(frame)}, pool {pools}, {runs.stamp.clip}; vote over views; {band}. {more}"
-    sheet = chart(width, 2.6, mark=runs.stamp.mark, caption=caption.strip())
+    sheet = chart(width, 2.6, mark=runs.stamp.mark, caption=at_foot(caption.strip(), runs.stamp.settings))
     look = looks(runs.methods)
     legend(sheet, [handle(name, look[name]) for name in runs.methods])
     return sheet, frame

@@ -8,7 +8,7 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
 from eval.figures.curves import counted
-from eval.figures.style import PAGE, Sheet, chart, edges
+from eval.figures.style import PAGE, Sheet, at_foot, chart, edges
 from eval.metrics.gradients import Gradients
 from eval.runs import Runs
 from harness.config import UserError
@@ -33,7 +33,10 @@ def gradients(runs: Runs) -> Sheet:
     rows = -(-len(methods) // columns)
     caption = f"{counted(frame)}; mean over noise draws, seeds and prompts, per element; front view."
     sheet = chart(
-        min(PAGE, 1.0 + 1.75 * max(columns, 2)), 0.5 + 1.75 * rows, mark=runs.stamp.mark, caption=caption
+        min(PAGE, 1.0 + 1.75 * max(columns, 2)),
+        0.5 + 1.75 * rows,
+        mark=runs.stamp.mark,
+        caption=at_foot(caption, runs.stamp.settings),
     )
     panels = sheet.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     scale = Normalize(float(mean.min()), float(mean.max()))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from eval.figures.style import COLUMN, FAINT, FINE, GREY, PAGE, SMALL, TEXT, Sheet
+from eval.figures.style import COLUMN, FAINT, FINE, GREY, PAGE, SMALL, TEXT, Sheet, at_foot
 from eval.runs import Runs
 from eval.sources.load import RunRecord
 from harness.config import UserError, first_line, nearest
@@ -194,7 +194,7 @@ def _grid(
     caption = f"Prior {', '.join(runs.stamp.priors)}. {choice}"
     foot = 0.2
     height = head + len(rows) * (side + GAP) + foot
-    sheet = Sheet(width, height, mark=runs.stamp.mark, caption=caption)
+    sheet = Sheet(width, height, mark=runs.stamp.mark, caption=at_foot(caption, runs.stamp.settings))
     sheet.text(
         0.04 / width, 1 - 0.03 / height, "\n".join(title_lines), fontsize=TEXT, va="top", linespacing=1.1
     )

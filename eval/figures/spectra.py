@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from eval.figures.curves import counted
 from eval.figures.looks import looks
-from eval.figures.style import INK, PAGE, Sheet, chart, handle, legend, power_of_ten
+from eval.figures.style import INK, PAGE, Sheet, at_foot, chart, handle, legend, power_of_ten
 from eval.metrics.spectrum import FLOOR, Spectrum, frequencies, stages
 from eval.runs import Runs
 from harness.config import UserError
@@ -40,7 +40,7 @@ def spectra(runs: Runs) -> Sheet:
     caption = (
         f"{counted(frame)}, every view of the ring; real images: {source}. Geometric means over prompts."
     )
-    sheet = chart(PAGE, 3.5, mark=runs.stamp.mark, caption=caption)
+    sheet = chart(PAGE, 3.5, mark=runs.stamp.mark, caption=at_foot(caption, runs.stamp.settings))
     panels = sheet.subplots(2, len(steps), sharex=True, sharey="row", squeeze=False, height_ratios=(2, 1))
     look = looks(runs.methods)
     for (top, bottom), step in zip(panels.T, steps, strict=True):

@@ -131,6 +131,11 @@ class Sheet(Figure):
         return self
 
 
+def at_foot(caption: str, settings: str) -> str:
+    """A caption with what the runs' stamp says of the methods' settings, if anything."""
+    return f"{caption} {settings[0].upper()}{settings[1:]}." if settings else caption
+
+
 def chart(width: float, height: float, **options: Any) -> Sheet:
     """A sheet whose axes arrange themselves."""
     return Sheet(width, height, layout="constrained", **options)

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.config import Config, dotted, parse_value
 from harness.presets import DEFAULT, names, preset
-from harness.records.identity import COMPOSED, RunSpec
+from harness.records.identity import COMPOSED, OWN, RunSpec
 
 
 def sweep_command(spec: RunSpec, suite: str, position: int | None) -> str:
@@ -17,8 +17,10 @@ def sweep_command(spec: RunSpec, suite: str, position: int | None) -> str:
     `suite` is the path of its prompts, `position` the prompt's place in them, from 1; None where it has none.
     """
     methods, changes = [], []
-    for name, params, params_set, label in spec.parts:
+    for half, (name, params, params_set, label) in enumerate(spec.parts):
         variant = [part for part in label.split(",") if part]
+        if spec.own and half == 0 and variant[-1:] == [OWN]:
+            variant.pop()
         chosen = variant[0] if variant and "=" not in variant[0] else ""
         # A preset's own values come with its name; the others in full, not as a label rounds them.
         changed = [part.partition("=")[0] for part in variant if "=" in part] if variant else params_set
@@ -31,7 +33,12 @@ def sweep_command(spec: RunSpec, suite: str, position: int | None) -> str:
     words += ["--limit", str(position)] if position else []
     words += ["--methods", COMPOSED.join(methods), "--seeds", str(spec.seed)]
     words += ["--steps", str(spec.config.steps), "--preset", _base(spec.config)]
-    for item in (*changes, *config_changes(spec.config)):
+    words += ["--recommended"] if spec.own else []
+    ours, items = dotted(spec.config), config_changes(spec.config)
+    set_by_hand = [item for item in items if item.partition("=")[0] not in spec.own]
+    # What was set by hand to the preset's own value: the method's would take its place.
+    held = [f"{key}={_text(ours[key])}" for key in spec.own_kept]
+    for item in (*changes, *set_by_hand, *(item for item in held if item not in set_by_hand)):
         words += ["--set", item]
     return shlex.join(words)
 

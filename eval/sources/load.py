@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.config import Config, UserError
+from harness.config import Config, UserError, dotted
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import canonical_json, hashed_config
 from harness.records.reader import RecordError
@@ -33,6 +33,7 @@ class RunRecord:
     prompt: str
     seed: int
     config: Config
+    own: Mapping[str, Any]  # what of the method's recommended settings its configuration holds
     suite: str | None  # sha256 of the whole suite, which is the retrieval pool
     status: str
     failure: str | None  # why a failed run failed, or what of a damaged one is damaged
@@ -134,6 +135,7 @@ def load_run(folder: RunFolder) -> RunRecord:
         prompt=spec.prompt,
         seed=spec.seed,
         config=spec.config,
+        own=spec.own,
         suite=spec.suite.sha256 if spec.suite else None,
         status=status,
         failure=told,
@@ -161,13 +163,40 @@ def _numerics(env: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
+class Settings:
+    """The settings of runs that are looked at in turn, apart from each method's own."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[str, ...]] = set()
+        self._first: dict[str, tuple[Any, RunRecord]] = {}
+
+    def clash(self, run: RunRecord) -> tuple[RunRecord, list[str]] | None:
+        """An earlier run whose settings differ in others than N and either method's own, and those keys; None
+        where there is none."""
+        shape = (run.config_hash, *sorted(run.own))
+        if shape in self._known:
+            return None
+        common = {
+            key: value
+            for key, value in dotted(without_place(run.config)).items()
+            if key not in (*NOT_HASHED, "steps", *run.own)
+        }
+        differing = [key for key, value in common.items() if self._first.get(key, (value,))[0] != value]
+        if differing:
+            return self._first[differing[0]][1], differing
+        self._known.add(shape)
+        self._first = {key: (value, run) for key, value in common.items()} | self._first
+        return None
+
+
 def method_labels(runs: Iterable[RunRecord]) -> dict[str, str]:
     """Run id → name of its row: the method, with a hash of its settings where that alone is ambiguous."""
     runs = list(runs)
     settings: dict[str, set[str]] = {}
     for run in runs:
         settings.setdefault(run.method, set()).add(run.settings_hash)
-    mixed = len({run.config_hash for run in runs}) > 1
+    seen = Settings()
+    mixed = any([seen.clash(run) for run in runs])
     return {
         run.run_id: f"{run.method}@{run.settings_hash}"
         if mixed or len(settings[run.method]) > 1

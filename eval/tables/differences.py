@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.statistics.intervals import holm, paired_difference, prompts_to_decide
+from eval.tables.cost import counted
 from eval.tables.rows import by_prompt, distinct, groups, rng
 from eval.tables.table import Cell, Number, Table, percent
 from harness.config import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BUDGET = 0.05  # runs whose denoiser evaluations differ by no larger share count as of equal NFE
 
 
 def table(runs: Runs) -> Table:
@@ -15,11 +25,11 @@ def table(runs: Runs) -> Table:
     baseline = baseline_of(runs)
     final = runs.of(RPrecision).frame
     found = {}
-    for method, total, part in groups(runs, final):
-        theirs = final.loc[(final["method"] == baseline) & (final["total"] == total)]
-        if method != baseline and len(theirs):
-            ours, base = by_prompt(part, "majority"), by_prompt(theirs, "majority")
-            found[f"{method} {total}"] = (method, total, paired_difference(ours, base, rng(), shares=True))
+    budgets = set()
+    for method, total, part, theirs in _compared(runs, final):
+        ours, base = by_prompt(part, "majority"), by_prompt(theirs, "majority")
+        found[f"{method} {total}"] = (method, total, paired_difference(ours, base, rng(), shares=True))
+        budgets |= set(theirs["total"]) - {total}
     adjusted = holm({name: difference.p_value for name, (_, _, difference) in found.items()})
     rows: list[list[Cell]] = [
         [
@@ -37,8 +47,30 @@ def table(runs: Runs) -> Table:
          "dropped"],
         rows,
         ["Paired by prompt and seed; won, tied, lost: pairs. p: sign flips over prompts.",
+         *(f"Runs of other numbers of steps than {baseline}'s {total} are held against these at an equal "
+           f"budget: denoiser evaluations differ by {BUDGET:.0%} at most." for total in sorted(budgets)),
          *power(runs)],
     )  # fmt: skip
+
+
+def _compared(runs: Runs, final: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame, pd.DataFrame]]:
+    """Method, its N, its rows and the baseline's: of equal N, or where it has none of equal NFE."""
+    base = final.loc[final["method"] == runs.baseline]
+    for method, total, part in groups(runs, final):
+        if method == runs.baseline:
+            continue
+        theirs = base.loc[base["total"] == total]
+        if not len(theirs):
+            per_step = runs.of(_evaluations)
+            wanted = per_step.get(method, math.nan) * total
+            spent = base["total"] * per_step.get(str(runs.baseline), math.nan)
+            theirs = base.loc[(spent / wanted - 1).abs() <= BUDGET]
+        if len(theirs) and theirs["total"].nunique() == 1:
+            yield method, total, part, theirs
+
+
+def _evaluations(runs: Runs) -> dict[str, float]:
+    return counted(runs, runs.labels)
 
 
 def power(runs: Runs) -> list[str]:
@@ -47,10 +79,7 @@ def power(runs: Runs) -> list[str]:
     final = runs.of(RPrecision).frame
     if runs.baseline is None or len(runs.methods) < 2:
         return []
-    compared = set(final.loc[final["method"] == runs.baseline, "total"])
-    own = [
-        part for method, total, part in groups(runs, final) if method != runs.baseline and total in compared
-    ]
+    own = [part for _, _, part, _ in _compared(runs, final)]
     if not own:
         return []
     prompts, seeds = (max(distinct(part, name) for part in own) for name in ("prompt", "seed"))

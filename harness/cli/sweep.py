@@ -68,6 +68,13 @@ def sweep(
             autocompletion=complete_settings,
         ),
     ] = [],  # noqa: B006 - typer copies it
+    recommended: Annotated[
+        bool,
+        typer.Option(
+            "--recommended",
+            help="Each method at the settings its authors recommend, except what --set says; of a@b a's.",
+        ),
+    ] = False,
     pack: Annotated[str, typer.Option(help="Most runs advanced together: a number, or auto.")] = "auto",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; one per GPU, or one, by default.")
@@ -128,6 +135,7 @@ def sweep(
         preset=preset,
         settings=(*settings, *([f"guidance.prior={prior}"] if prior else [])),
         methods_dirs=tuple(d.resolve() for d in methods_dir),
+        recommended=recommended,
     )
     suite, specs = request.resolve()
     request.tell_of_scorers(suite, specs[0].config)

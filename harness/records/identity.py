@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import re
 import unicodedata
 from collections.abc import Callable
@@ -27,6 +28,7 @@ NOT_HASHED = ("preset",)
 # `csd@tp_sds`: a distillation on the timesteps of a schedule; the params of either lie under its half's name.
 COMPOSED = "@"
 HALVES = ("distillation", "schedule")
+OWN = "own"  # the part of a variant that says: at the settings its authors recommend
 
 
 class Part(NamedTuple):
@@ -58,8 +60,10 @@ class RunSpec(BaseModel):
 
     `params` are the method's full settings; `params_set` names those that differ from the method's defaults,
     which alone enter the identity. `variant` (a preset's name, changed settings) and `suite` are for readers,
-    not hashed. Of a composed method, params are {"distillation": …, "schedule": …}, params_set has names such
-    as schedule.m, and the variant joins both halves' with an @.
+    not hashed. So is `own`: what of the method's recommended settings `config` holds in the place of the
+    sweep's; `own_kept` names those of them that were set by hand. Of a composed method, params are
+    {"distillation": …, "schedule": …}, params_set has names such as schedule.m, and the variant joins both
+    halves' with an @.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,6 +73,8 @@ class RunSpec(BaseModel):
     params: dict[str, Any] = Field(default_factory=dict)
     params_set: tuple[str, ...] = ()
     variant: str = ""
+    own: dict[str, Any] = Field(default_factory=dict, exclude_if=operator.not_)
+    own_kept: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
     prompt: str
     seed: int = Field(ge=0, le=LARGEST_SEED)
     config: Config = Config()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from harness.config import Strict, UserError, first_problem, nearest, read_toml
 from harness.records.files import read_text
@@ -24,8 +25,21 @@ class Size(Strict):
     methods: str = COMPARISON
     seeds: str = "0"
     steps: tuple[int, ...] = ()
+    recommended: bool = Field(default=False, description="each method at its own settings")
+    nfe: int | None = Field(default=None, ge=1, description="denoiser evaluations of a run, instead of steps")
+    per_step: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="method → denoiser evaluations of a mean step, where it is no one number"
+    )
     set: tuple[str, ...] = ()
     clips: tuple[str, ...] = ("toy-clip",)
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        if self.nfe is not None and self.steps:
+            raise ValueError("a run has steps or a budget of nfe, not both")
+        if self.nfe is None and self.per_step:
+            raise ValueError("per_step belongs to a budget of nfe")
+        return self
 
 
 class StudyAsk(Strict):
@@ -41,6 +55,7 @@ class Experiment(Strict):
     title: str
     source: str  # what of the paper it reproduces
     reads: str  # what its outcome can and cannot show
+    plan: str = ""  # written before it was run: hypothesis, primary measure, n, rule of decision, cost
     runs: str | None = Field(default=None, description="share the runs of this experiment's folder")
     keep_params: bool = Field(default=False, description="keep the parameters of every evaluated step")
     tables: tuple[str, ...] = ()
@@ -59,6 +74,9 @@ class Experiment(Strict):
             spread=size.prompts,
             preset=size.preset,
             settings=size.set,
+            recommended=size.recommended,
+            nfe=size.nfe,
+            per_step=size.per_step,
         )
 
 

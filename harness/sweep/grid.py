@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config import Config, UserError, override_keys, parse_value, split_override
+from harness.config import Config, UserError, dotted, override_keys, parse_value, split_override
 from harness.distill.method import Method, load_method
 from harness.prompt import normalised
 from harness.records.files import NoSuchFile, make_folder, read_text, write_json
-from harness.records.identity import COMPOSED, HALVES, LARGEST_SEED, Part, RunSpec, SuiteRef
+from harness.records.identity import COMPOSED, HALVES, LARGEST_SEED, OWN, Part, RunSpec, SuiteRef
+from harness.scene.kind import settle
 from harness.text import short
 
 
@@ -170,20 +172,57 @@ def split_overrides(items: Sequence[str], methods: Sequence[str]) -> tuple[list[
     return [item for item in items if item not in of_methods], of_methods
 
 
+@dataclass(frozen=True)
+class Own:
+    """A configuration with what a method recommends put in, see `own_settings`."""
+
+    config: Config
+    applied: dict[str, Any] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
+
+    def mark(self, method: Part) -> Part:
+        """The method, named as one at its own settings where there are any."""
+        if not self.applied:
+            return method
+        mine, *schedule = method.variant.split(COMPOSED) if method.variant else [""]
+        schedule = schedule or [""] * method.name.count(COMPOSED)
+        named = ",".join([mine, OWN] if mine else [OWN])
+        return method._replace(variant=COMPOSED.join([named, *schedule]))
+
+
+def own_settings(name: str, config: Config, by_hand: Collection[str], dirs: Sequence[Path] = ()) -> Own:
+    """`config` at what the method's authors recommend, of `a@b` a's, except where a key was set by hand.
+
+    What stands in `config` already is not counted as applied. Raises UserError where a recommended value does
+    not fit.
+    """
+    wanted = load_method(name, dirs).recommended
+    items = [f"{key}={json.dumps(value)}" for key, value in wanted.items() if key not in by_hand]
+    changed = settle(config, items)
+    before, after = dotted(config), dotted(changed)
+    applied = {key: after[key] for key in wanted if after[key] != before.get(key)}
+    return Own(changed, applied, tuple(key for key in wanted if key in by_hand)) if applied else Own(config)
+
+
 def expand(
     suite: Suite,
     methods: Sequence[Part],
     seeds: Sequence[int],
     config: Config,
     prompts: Sequence[str] | None = None,
+    own: Own | None = None,
 ) -> list[RunSpec]:
-    """Every prompt × seed × method as a spec, for these prompts or all; the suite stays the pool."""
+    """Every prompt × seed × method as a spec, for these prompts or all; the suite stays the pool. `own` is
+    what the methods recommend, which `config` holds."""
+    label = own or Own(config)
     return [
         RunSpec(
             method=method.name,
             params=method.params,
             params_set=method.params_set,
             variant=method.variant,
+            own=label.applied,
+            own_kept=label.kept,
             prompt=prompt,
             seed=seed,
             config=config,

@@ -149,7 +149,7 @@ def _difference(folder: RunFolder, found: RunSpec, spec: RunSpec) -> str | None:
     """
     if _dump(found.config)[0] == _dump(spec.config)[0] and found.params == spec.params:
         return None  # what its name stands for besides is in the hash, unabridged
-    labels = {"suite", "variant", "params_set"}
+    labels = {"suite", "variant", "params_set", "own", "own_kept"}
     there, here = (
         s.model_copy(update={"config": without_place(s.config), "params": dict(s.settings)}).model_dump(
             mode="json", exclude=labels

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.config import Config, Execution, UserError
-from harness.distill.method import discover
+from harness.config import Config, Execution, UserError, split_override
+from harness.distill.method import discover, load_method
 from harness.guidance.folder import pinned
 from harness.guidance.reading import check_prompts
 from harness.presets import CLIPS, DEFAULT, load
-from harness.records.identity import COMPOSED, RunSpec
+from harness.records.identity import COMPOSED, Part, RunSpec
 from harness.scene.kind import settle
 from harness.sweep import grid
 from harness.text import short
@@ -27,7 +27,12 @@ to_stderr = partial(print, file=sys.stderr, flush=True)
 @dataclass(frozen=True)
 class Request:
     """Prompts × methods × seeds × numbers of steps. `limit` takes the first prompts, `spread` evenly spaced
-    ones; all of the suite stays the pool."""
+    ones; all of the suite stays the pool.
+
+    `recommended`: each method at its own settings, except for what `settings` says. `nfe` gives each method
+    the steps that so many denoiser evaluations allow, at its NFE per step; `per_step`, by the method's name
+    with its variant or without, says it where that is no one number.
+    """
 
     prompts: Path
     methods: str = ""
@@ -38,6 +43,9 @@ class Request:
     preset: str = DEFAULT
     settings: tuple[str, ...] = ()
     methods_dirs: tuple[Path, ...] = ()
+    recommended: bool = False
+    nfe: int | None = None
+    per_step: Mapping[str, float] = field(default_factory=dict)
 
     def resolve(self, say: Callable[[str], None] = to_stderr) -> tuple[grid.Suite, list[RunSpec]]:
         """The suite and every run asked for; `say` is told of words that the prior will not read.
@@ -58,7 +66,6 @@ class Request:
         unused = {item.partition(".")[0] for item in of_methods} - named
         if unused:
             raise UserError(f"--set {sorted(unused)[0]}.…: that method is not in this sweep")
-        configs = [config.model_copy(update={"steps": steps}) for steps in self.steps] or [config]
         if self.limit is not None and self.spread is not None:
             raise UserError("--limit takes the first prompts and --spread even ones: give one of them")
         chosen = choose(suite.prompts, self.limit, self.spread)
@@ -66,8 +73,37 @@ class Request:
             for line in check_prompts(config.guidance, chosen):
                 say(line)
         seeds = grid.parse_seeds(self.seeds)
-        specs = [spec for each in configs for spec in grid.expand(suite, choices, seeds, each, chosen)]
+        by_hand = {split_override(item)[0] for item in of_config} if self.recommended else set()
+        owns = [
+            grid.own_settings(choice.name, config, by_hand, self.methods_dirs)
+            if self.recommended
+            else grid.Own(config)
+            for choice in choices
+        ]
+        specs: list[RunSpec] = []
+        made: dict[Config, Config] = {}  # equal configurations are one object, which is looked at once
+        for steps in self.steps or (config.steps,):
+            for choice, own in zip(choices, owns, strict=True):
+                many = self._steps_of(choice) if self.nfe else steps
+                each = own.config.model_copy(update={"steps": many})
+                each = made.setdefault(each, each)
+                specs += grid.expand(suite, [own.mark(choice)], seeds, each, chosen, own)
         return suite, specs
+
+    def _steps_of(self, method: Part) -> int:
+        """The steps that the budget of denoiser evaluations allows."""
+        assert self.nfe is not None
+        least, most = load_method(method.name, self.methods_dirs).nfe_range()
+        per_step = self.per_step.get(method.label, self.per_step.get(method.name))
+        if per_step is None and least != most:
+            raise UserError(
+                f"nfe: a step of {method.label} takes {least:g} to {most:g} denoiser evaluations; "
+                "give its mean in per_step"
+            )
+        per_step = per_step or least
+        if per_step > self.nfe:
+            raise UserError(f"nfe: {self.nfe} denoiser evaluations are no step of {method.label}")
+        return round(self.nfe / per_step)
 
     def tell_of_scorers(self, suite: grid.Suite, config: Config) -> None:
         """Say which captions the preset's scorers cannot tell apart or read to their ends."""
