@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness.config import Config, UserError, dotted
 from harness.records.folder import RunFolder, run_folders
-from harness.records.identity import canonical_json, hashed_config
+from harness.records.identity import NOT_HASHED, canonical_json, hashed_config, without_place
 from harness.records.reader import RecordError
 from harness.records.stamp import mark, prior_hash
 
@@ -168,25 +168,31 @@ class Settings:
 
     def __init__(self) -> None:
         self._known: set[tuple[str, ...]] = set()
-        self._first: dict[str, tuple[Any, RunRecord]] = {}
+        self._first: dict[str, tuple[Any, RunRecord]] = {}  # by setting: its value, and a run that has it
+        self._plain: RunRecord | None = None  # a run without settings of its own
 
     def clash(self, run: RunRecord) -> tuple[RunRecord, list[str]] | None:
-        """An earlier run whose settings differ in others than N and either method's own, and those keys; None
-        where there is none."""
+        """An earlier run whose settings differ in others than N and either method's own, and those settings;
+        None where there is none."""
         shape = (run.config_hash, *sorted(run.own))
         if shape in self._known:
             return None
-        common = {
-            key: value
-            for key, value in dotted(without_place(run.config)).items()
-            if key not in (*NOT_HASHED, "steps", *run.own)
-        }
-        differing = [key for key, value in common.items() if self._first.get(key, (value,))[0] != value]
+        ours = {key: value for key, value in _settings(run).items() if key not in run.own}
+        differing = [key for key, value in ours.items() if self._first.get(key, (value,))[0] != value]
         if differing:
             return self._first[differing[0]][1], differing
+        if not run.own:
+            if self._plain:  # scenes of two kinds have their own
+                return self._plain, sorted(_settings(self._plain).keys() ^ ours.keys())
+            self._plain = run
         self._known.add(shape)
-        self._first = {key: (value, run) for key, value in common.items()} | self._first
+        self._first = {key: (value, run) for key, value in ours.items()} | self._first
         return None
+
+
+def _settings(run: RunRecord) -> dict[str, Any]:
+    dropped = (*NOT_HASHED, "steps")
+    return {k: value for k, value in dotted(without_place(run.config)).items() if k not in dropped}
 
 
 def method_labels(runs: Iterable[RunRecord]) -> dict[str, str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
+from eval.sources.load import BASELINE
 from eval.statistics.intervals import holm, paired_difference, prompts_to_decide
 from eval.tables.cost import counted
 from eval.tables.rows import by_prompt, distinct, groups, rng
 from eval.tables.table import Cell, Number, Table, percent
 from harness.config import UserError
+from harness.records.identity import COMPOSED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,13 +25,47 @@ BUDGET = 0.05  # runs whose denoiser evaluations differ by no larger share count
 def table(runs: Runs) -> Table:
     """Every method against the baseline at the same prompts and seeds."""
     baseline = baseline_of(runs)
+    found = list(_compared(runs, runs.of(RPrecision).frame))
+    budgets = {int(n) for _, total, _, theirs in found for n in set(theirs["total"]) - {total}}
+    notes = [
+        f"Runs of other numbers of steps than {baseline}'s {n} are held against these at an equal budget: "
+        f"denoiser evaluations differ by {BUDGET:.0%} at most."
+        for n in sorted(budgets)
+    ]
+    title = f"Difference to {baseline} at the final step: R-Precision by majority, points [95 % interval]"
+    return _table("differences", title, found, [*notes, *power(runs)])
+
+
+def by_distillation(runs: Runs) -> Table:
+    """What a schedule does to each distillation: a@b against a on uniform timesteps, of equal N."""
     final = runs.of(RPrecision).frame
+    found = []
+    for method, total, part in groups(runs, final):
+        left, composed, right = method.partition(COMPOSED)
+        uniform = f"{left}{COMPOSED}{BASELINE}"
+        base = BASELINE if left == BASELINE and uniform not in runs.methods else uniform
+        theirs = final.loc[(final["method"] == base) & (final["total"] == total)]
+        if composed and right != BASELINE and len(theirs):
+            found.append((method, total, part, theirs))
+    if not found:
+        raise UserError(f"it needs a method a@b beside a@{BASELINE}, such as csd@tp_sds and csd@{BASELINE}")
+    title = (
+        f"Difference of each a@b to a@{BASELINE} at the final step: R-Precision by majority, points "
+        "[95 % interval]"
+    )
+    return _table("schedules", title, found, [])
+
+
+Compared = tuple[
+    str, int, "pd.DataFrame", "pd.DataFrame"
+]  # method, its N, its rows, those it is held against
+
+
+def _table(name: str, title: str, compared: Sequence[Compared], notes: Sequence[str]) -> Table:
     found = {}
-    budgets = set()
-    for method, total, part, theirs in _compared(runs, final):
+    for method, total, part, theirs in compared:
         ours, base = by_prompt(part, "majority"), by_prompt(theirs, "majority")
         found[f"{method} {total}"] = (method, total, paired_difference(ours, base, rng(), shares=True))
-        budgets |= set(theirs["total"]) - {total}
     adjusted = holm({name: difference.p_value for name, (_, _, difference) in found.items()})
     rows: list[list[Cell]] = [
         [
@@ -40,16 +76,13 @@ def table(runs: Runs) -> Table:
         for name, (method, total, difference) in found.items()
     ]  # fmt: skip
     return Table(
-        "differences",
+        name,
         ["r_precision"],
-        f"Difference to {baseline} at the final step: R-Precision by majority, points [95 % interval]",
+        title,
         ["method", "step", "difference", "won", "tied", "lost", "p", "p (Holm)", "prompts", "pairs",
          "dropped"],
         rows,
-        ["Paired by prompt and seed; won, tied, lost: pairs. p: sign flips over prompts.",
-         *(f"Runs of other numbers of steps than {baseline}'s {total} are held against these at an equal "
-           f"budget: denoiser evaluations differ by {BUDGET:.0%} at most." for total in sorted(budgets)),
-         *power(runs)],
+        ["Paired by prompt and seed; won, tied, lost: pairs. p: sign flips over prompts.", *notes],
     )  # fmt: skip
 
 

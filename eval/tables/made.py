@@ -14,6 +14,7 @@ from harness.config import UserError, nearest
 OWN: dict[str, Callable[[Runs], Table]] = {
     "r_precision_steps": r_precision_steps.table,
     "differences": differences.table,
+    "schedules": differences.by_distillation,
     "convergence": convergence.table,
     "own_n": own_n.table,
     "cost": cost.table,
@@ -21,8 +22,8 @@ OWN: dict[str, Callable[[Runs], Table]] = {
     "published": published.table,
 }
 FIRST = (
-    "r_precision", "r_precision_steps", "differences", "convergence", "own_n", "cost", "diversity", "shapes",
-    "signatures", "spectrum",
+    "r_precision", "r_precision_steps", "differences", "schedules", "convergence", "own_n", "cost",
+    "diversity", "shapes", "signatures", "spectrum",
 )  # fmt: skip
 LAST = ("claims", "published")  # other people's words and numbers
 

@@ -91,3 +91,21 @@ def test_runs_of_an_equal_budget_are_held_against_each_other(
     assert any("at an equal budget" in note for note in table.notes) == compared
     among = "among 2 rows" if compared else "among 1 row"
     assert any(among in note for note in table.notes)
+
+
+def test_a_schedule_is_held_against_uniform_timesteps_on_the_same_distillation(
+    runs: Sweep, clip_folder: Path
+) -> None:
+    with pytest.raises(UserError, match="needs a method a@b beside a@uniform_sds"):
+        differences.by_distillation(opened(runs, clip_folder))
+    for method, shows in (
+        ("csd@uniform_sds", PROMPTS[5]),
+        ("csd@tp_sds", None),
+        ("uniform_sds@tp_sds", None),
+    ):
+        params = {"distillation": {}, "schedule": {}}
+        add(runs, method, TOY, params=params, shows=shows)
+    add(runs, "ism@tp_sds", TOY, params={"distillation": {}, "schedule": {}})  # without ism@uniform_sds
+    table = differences.by_distillation(opened(runs, clip_folder))
+    told = {row[0]: (round(row[2].value, 6), *row[3:6]) for row in table.rows}  # type: ignore[union-attr]
+    assert told == {"csd@tp_sds": (1.0, 6, 0, 0), "uniform_sds@tp_sds": (round(1 / 6, 6), 1, 5, 0)}
