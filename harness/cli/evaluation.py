@@ -146,7 +146,9 @@ def figures(
 @app.command(epilog="Example: harness reproduce fig8 --size toy")
 def reproduce(
     name: Annotated[str, typer.Argument(help="An experiment of experiments/, or all.")],
-    size: Annotated[str, typer.Option(help="toy (two CPU cores, within 30 minutes) or paper.")] = "toy",
+    size: Annotated[
+        str, typer.Option(help="toy (two CPU cores, 30 minutes, or two hours with a plan) or paper.")
+    ] = "toy",
     runs: Annotated[
         Path, typer.Option(help="Folders of runs, one per experiment, are in here.", callback=folder_out)
     ] = Path("runs"),

@@ -12,9 +12,12 @@ from eval.preference.judge import ANSWERS
 from eval.preference.making import parse_questions
 from eval.tables.made import table_names
 from harness.config import UserError
+from harness.distill.method import discover, load_method
+from harness.records.identity import RunSpec
 from harness.sweep import experiment
 from harness.sweep.request import Request, choose, parse_steps
 
+TWO_HOURS = 360_000  # denoiser evaluations, of those with a plan: two cores make 50 a second
 THIRTY_MINUTES = {"field": 95_000, "image": 130_000}  # run-steps: two cores take 55 or 75 a second
 
 
@@ -29,7 +32,12 @@ def test_an_experiment_resolves(name: str) -> None:
         return
     suite, specs = asked.request(asked.toy).resolve()
     assert suite.name == "coco" and len(suite.prompts) == 153
-    assert sum(spec.config.steps for spec in specs) <= THIRTY_MINUTES[specs[0].config.scene.kind]
+    steps = sum(spec.config.steps for spec in specs)
+    if asked.plan:
+        assert _evaluations(asked.toy, specs) <= TWO_HOURS
+        assert all(word in asked.plan for word in ("Hypothesis:", "Primary measure:", "n:", "Rule:", "Cost:"))
+    else:
+        assert steps <= THIRTY_MINUTES[specs[0].config.scene.kind]
     labels = {spec.label for spec in specs}
     assert "tp_sds" not in labels or "tp_sds:iclr" in labels, "schedules are compared as v1 and v2 have them"
     if asked.study:
@@ -43,6 +51,29 @@ def test_an_experiment_resolves(name: str) -> None:
             _, theirs = other.request(getattr(other, size)).resolve()
             _, ours = asked.request(getattr(asked, size)).resolve()
             assert {spec.model_dump_json() for spec in ours} <= {spec.model_dump_json() for spec in theirs}
+
+
+def _evaluations(size: experiment.Size, specs: list[RunSpec]) -> float:
+    """Of all runs; a method whose declared NFE is a range takes the size's mean, or the range's middle."""
+    if size.nfe:
+        return size.nfe * len(specs)
+    per_step = {name: sum(load_method(name).nfe_range()) / 2 for name in {spec.method for spec in specs}}
+    return sum(spec.config.steps * per_step[spec.method] for spec in specs)
+
+
+def test_distillations_and_schedules_are_compared_in_full() -> None:
+    labels = {}
+    for name in ("distillations", "distillations_own", "distillations_steps", "schedules"):
+        asked = experiment.load(name)
+        assert asked.toy is not None
+        specs = asked.request(asked.toy).resolve()[1]
+        assert len({(spec.prompt, spec.seed) for spec in specs}) == 48
+        labels[name] = {spec.label.replace(":own", "") for spec in specs}
+    schedules = {label.partition(":")[0] for label in labels["schedules"]}
+    assert schedules == {"uniform_sds", "linear_decay", "tp_sds", "annealed_range", "curved_decay"}
+    assert labels["distillations"] == labels["distillations_own"]
+    assert labels["distillations"] == set(discover()) - (schedules - {"uniform_sds"})
+    assert labels["distillations"] - labels["distillations_steps"] == {"dsd", "jsd", "sdi"}
 
 
 def test_the_experiments_of_the_paper_are_there() -> None:
