@@ -10,6 +10,7 @@ from eval.tables import claims, convergence, cost, differences, own_n, published
 from eval.tables.of_metrics import table_of, tables_of
 from eval.tables.table import Table
 from harness.config import UserError, nearest
+from harness.records.identity import COMPOSED
 
 OWN: dict[str, Callable[[Runs], Table]] = {
     "r_precision_steps": r_precision_steps.table,
@@ -46,7 +47,9 @@ def make_tables(runs: Runs, names: Sequence[str] = ()) -> tuple[list[Table], lis
         if name not in known and name not in guests:
             raise UserError(f"no table '{name}'{nearest(name, [*known, *guests])}")
     made, left_out = [], []
-    for name in dict.fromkeys(guests.get(name, name) for name in names or known):
+    composed = any(COMPOSED in method for method in runs.methods)
+    every = [name for name in known if name != "schedules" or composed]  # most sweeps have no such question
+    for name in dict.fromkeys(guests.get(name, name) for name in names or every):
         try:
             if name in OWN:
                 made.append(OWN[name](runs))
