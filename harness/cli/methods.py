@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,23 @@ def methods(
     width = max(map(len, found), default=0)
     for name, folder in sorted(found.items()):
         print(f"{name:<{width}}  {folder.summary}")
+
+
+@app.command(name="check-method", epilog="Example: harness check-method my_sds --methods-dir ~/my-methods")
+def check_method(
+    name: Annotated[str, typer.Argument(help="The method, name:preset, or a@b.")],
+    methods_dir: MethodsDir = [],  # noqa: B006
+) -> None:
+    """Try whether a method keeps what all do: settings, timesteps, bits, evaluations."""
+    from harness.check.method import CHECKS, Trial
+    from harness.check.runs import tell
+    from harness.sweep.grid import choose_methods
+
+    dirs = tuple(each.resolve() for each in methods_dir)
+    choose_methods(name, [], dirs)
+    with tempfile.TemporaryDirectory(prefix="harness-check-") as folder:
+        kept = tell(Trial(name, Path(folder), dirs), CHECKS)
+    raise typer.Exit(0 if kept else 1)
 
 
 @app.command(name="families", epilog="Example: harness families")

@@ -46,15 +46,12 @@ def check_scene(
     scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """Try whether a kind of scene keeps what all do: bits, gradients, checkpoints, views, meshes."""
-    from harness.check import Trial, results
-    from harness.console import say
+    from harness.check.runs import tell
+    from harness.check.scene import CHECKS, Trial
     from harness.scene.kind import load_kind
 
     load_kind(name)
-    broken = 0
     with tempfile.TemporaryDirectory(prefix="harness-check-") as folder:
         dirs = tuple(str(each.resolve()) for each in scenes_dir)
-        for check, about, problem in results(Trial(name, Path(folder), tuple(settings), dirs)):
-            say(f"{'ok' if problem is None else 'BROKEN':<6}  {check}: {problem or about}")
-            broken += problem is not None
-    raise typer.Exit(1 if broken else 0)
+        kept = tell(Trial(name, Path(folder), tuple(settings), dirs), CHECKS)
+    raise typer.Exit(0 if kept else 1)

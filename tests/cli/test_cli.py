@@ -84,7 +84,7 @@ def test_a_prompt_outside_the_toy_world_is_refused_before_anything_starts(
 
 
 COMMANDS = [
-    *(["scenes"], ["check-scene"]),
+    *(["scenes"], ["check-scene"], ["check-method"]),
     *(["sweep"], ["status"], ["show"], ["methods"], ["new-method"], ["eval"], ["bench"], ["doctor"]),
     *(["prompts", "import-dreamfields"], ["toyworld", "show"], ["toyworld", "language"]),
     *(["toyworld", "train"], ["toyworld", "check"], ["make-prior"], ["turntable"], ["export"]),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.check import CHECKS, Trial
+from harness.check.scene import CHECKS, Trial
 from harness.scene.kind import look_in
 
 DISTANCE = '''"""A grid of signed distances, rendered as VolSDF does, with an eikonal term."""

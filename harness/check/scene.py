@@ -1,18 +1,18 @@
-"""`harness check-scene`: what every kind of scene keeps, tried on one of them. The tests try the same."""
+"""What every kind of scene keeps, tried on one of them. The tests try the same."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness import rng
-from harness.config import Config, Execution, named_line
+from harness.check.runs import demand, unbroken
+from harness.config import Config, Execution
 from harness.distill.method import load_method
 from harness.distill.runner import advance
 from harness.guidance.random_prior import make_prior
@@ -32,15 +32,6 @@ CAMERAS = make([10.0, 200.0], [20.0, 50.0], [2.8, 2.5], [40.0, 40.0])
 # The largest relative error of a gradient against differences, and their half width.
 DOUBLE, SINGLE = (1e-4, 1e-6), (3e-2, 1e-3)
 SMALL = ("resolution=8", "samples=8", "levels=4", "log2_hashmap=8", "hidden=8")
-
-
-class Broken(Exception):
-    """What a kind of scene does not keep, in a line."""
-
-
-def _demand(kept: bool | Tensor, told: str) -> None:
-    if not bool(kept):
-        raise Broken(told)
 
 
 @dataclass(frozen=True)
@@ -106,29 +97,29 @@ def view(
 def check_settings(trial: Trial) -> None:
     """Defaults fit; settling a configuration again changes nothing; what is at its default is in no id."""
     config = trial.config
-    _demand(settle(config) == config, "settling the configuration again changes it")
+    demand(settle(config) == config, "settling the configuration again changes it")
     own = set(
         hashed(RunSpec(method=METHOD, prompt="p", seed=0, config=config))["config"]["scene"].get("own", {})
     )
-    _demand(own == set(config.scene.own_set), f"an id takes {own}, and {config.scene.own_set} differ")
+    demand(own == set(config.scene.own_set), f"an id takes {own}, and {config.scene.own_set} differ")
 
 
 def check_fresh_parameters(trial: Trial) -> None:
     """Float32 on the CPU, finite, a run's own; their shapes tell the number of channels."""
     scene = trial.scene()
     params = fresh(scene)
-    _demand(bool(params), "init returned no parameters")
+    demand(bool(params), "init returned no parameters")
     for r in (0, 1):
         for name, value in fresh(scene, [r]).items():
-            _demand(
+            demand(
                 value.dtype == torch.float32 and value.device.type == "cpu",
                 f"{name} is no float32 on the CPU",
             )
-            _demand(torch.isfinite(value).all(), f"{name} is not finite")
-            _demand(torch.equal(value[0], params[name][r]), f"{name} depends on the other runs of the pack")
+            demand(torch.isfinite(value).all(), f"{name} is not finite")
+            demand(torch.equal(value[0], params[name][r]), f"{name} depends on the other runs of the pack")
     for channels in (3, 4):
         one = fresh(trial.scene(channels=channels), [0])
-        _demand(channels_of(trial.config.scene, one) == channels, f"shapes do not tell {channels} channels")
+        demand(channels_of(trial.config.scene, one) == channels, f"shapes do not tell {channels} channels")
 
 
 def check_views(trial: Trial) -> None:
@@ -138,32 +129,30 @@ def check_views(trial: Trial) -> None:
     for training in (False, True):
         seen = view(scene, params, training=training)
         told = "a training view" if training else "a view"
-        _demand(seen.x_RCHW.shape == (2, scene.channels, side, side), f"{told} is {list(seen.x_RCHW.shape)}")
+        demand(seen.x_RCHW.shape == (2, scene.channels, side, side), f"{told} is {list(seen.x_RCHW.shape)}")
         for name, value in {"x": seen.x_RCHW, **seen.maps_R, **seen.penalties_R}.items():
-            _demand(len(value) == 2, f"{told}'s {name} has no leading run dimension")
-            _demand(torch.isfinite(value).all(), f"{told}'s {name} is not finite")
+            demand(len(value) == 2, f"{told}'s {name} has no leading run dimension")
+            demand(torch.isfinite(value).all(), f"{told}'s {name} is not finite")
             for r in (0, 1):
                 alone = view(
                     scene, {key: each[r : r + 1].clone() for key, each in params.items()}, [r], training
                 )
                 own = {"x": alone.x_RCHW, **alone.maps_R, **alone.penalties_R}[name]
-                _demand(
+                demand(
                     torch.equal(own[0], value[r]), f"{told}'s {name} depends on the other runs of the pack"
                 )
         if seen.opacity_RHW is not None:
             low, high = float(seen.opacity_RHW.min()), float(seen.opacity_RHW.max())
-            _demand(low >= -1e-5 and high <= 1 + 1e-5, f"opacity is {low:g}…{high:g}")
+            demand(low >= -1e-5 and high <= 1 + 1e-5, f"opacity is {low:g}…{high:g}")
     plain = view(scene, params)
-    _demand(not plain.penalties_R, "a view without draws has penalties")
-    _demand(
+    demand(not plain.penalties_R, "a view without draws has penalties")
+    demand(
         torch.equal(plain.x_RCHW, view(scene, params).x_RCHW), "a view without draws is not the same again"
     )
     if scene.has_sides:
-        _demand(
-            plain.opacity_RHW is not None and plain.depth_RHW is not None, "a view lacks opacity or depth"
-        )
+        demand(plain.opacity_RHW is not None and plain.depth_RHW is not None, "a view lacks opacity or depth")
         larger = view(scene, params, side=2 * side)
-        _demand(larger.x_RCHW.shape[2:] == (2 * side, 2 * side), "a view of another side has not that side")
+        demand(larger.x_RCHW.shape[2:] == (2 * side, 2 * side), "a view of another side has not that side")
 
 
 def check_gradients(trial: Trial) -> None:
@@ -184,7 +173,7 @@ def check_gradients(trial: Trial) -> None:
         return total, {name: grad for name, grad in zip(wanted, found, strict=True) if grad is not None}
 
     _, found = gradients()
-    _demand(bool(found), "no parameter has a gradient")
+    demand(bool(found), "no parameter has a gradient")
     for name in found:  # away from where it begins: a fresh network's units are all at their kinks
         away = torch.randn(params[name].shape, generator=generator)
         params[name] = params[name] + 0.1 * away.double()
@@ -197,7 +186,7 @@ def check_gradients(trial: Trial) -> None:
         expected, got = float((there - back) / (2 * step)), float((grad * way).sum())
         scale = max(abs(expected), abs(got), 1e-3 * float(grad.norm() * way.norm()), 1e-9)
         off = abs(expected - got) / scale
-        _demand(off <= tolerance, f"{name}: the gradient is {got:.6g}, and differences say {expected:.6g}")
+        demand(off <= tolerance, f"{name}: the gradient is {got:.6g}, and differences say {expected:.6g}")
 
 
 def check_points(trial: Trial) -> None:
@@ -208,43 +197,27 @@ def check_points(trial: Trial) -> None:
     params = fresh(scene)
     x_RN3 = (2 * rng.uniform(KEYS, [2, 2], "eval", (300, 3)) - 1) * 1.2 * scene.bound
     value_RN, latent_RNC = scene.query(params, x_RN3)
-    _demand(value_RN.shape == (2, 300), f"query's {scene.quantity} is {list(value_RN.shape)}")
-    _demand(latent_RNC.shape == (2, 300, scene.channels), f"query's latent is {list(latent_RNC.shape)}")
-    _demand(torch.isfinite(value_RN).all() and torch.isfinite(latent_RNC).all(), "query is not finite")
+    demand(value_RN.shape == (2, 300), f"query's {scene.quantity} is {list(value_RN.shape)}")
+    demand(latent_RNC.shape == (2, 300, scene.channels), f"query's latent is {list(latent_RNC.shape)}")
+    demand(torch.isfinite(value_RN).all() and torch.isfinite(latent_RNC).all(), "query is not finite")
     if scene.quantity == "density":
-        _demand((value_RN >= 0).all(), "a density is below zero")
+        demand((value_RN >= 0).all(), "a density is below zero")
         outside_RN = (x_RN3.abs() > scene.bound).any(-1)
-        _demand((value_RN[outside_RN] == 0).all(), "a density outside the cube is not zero")
+        demand((value_RN[outside_RN] == 0).all(), "a density outside the cube is not zero")
     one_RN, _ = scene.query(_row(params, 1), x_RN3[1:])
-    _demand(torch.equal(one_RN[0], value_RN[1]), "query depends on the rest of the pack")
+    demand(torch.equal(one_RN[0], value_RN[1]), "query depends on the rest of the pack")
     length_N = scene.normals(params, 0.5 * x_RN3).norm(dim=-1)
-    _demand(
+    demand(
         (length_N <= 1 + 1e-4).all() and (length_N > 0.99).float().mean() > 0.5, "normals have not length one"
     )
 
 
 def check_runs(trial: Trial) -> None:
     """Runs in a pack, alone, and stopped and resumed: the same bits, and every number finite."""
-    seen = {how: trial.folder / how for how in ("packed", "solo", "resumed")}
-    ids = [each.id for each in _made(trial, seen["packed"])]
     execution = Execution(
         wandb="disabled", checkpoint_every=3, log_every=2, device="cpu", scenes_dirs=trial.scenes_dirs
     )
-    advance(seen["packed"], ids, execution)
-    _made(trial, seen["solo"])
-    for run in ids:
-        advance(seen["solo"], [run], execution)
-    _made(trial, seen["resumed"])
-    told: list[Any] = []
-    advance(seen["resumed"], ids, execution, told.append, lambda: len(told) >= 6)
-    stopped = {RunFolder(seen["resumed"] / run).status() for run in ids}
-    _demand(stopped == {"resume"}, f"stopped runs are {', '.join(stopped)}")
-    advance(seen["resumed"], ids[::-1], execution)
-    unbroken = [_content(seen["packed"] / run) for run in ids]
-    for how in ("solo", "resumed"):
-        for run, expected in zip(ids, unbroken, strict=True):
-            for name, value in _content(seen[how] / run).items():
-                _demand(value == expected[name], f"{name} of a {how} run are not those of a packed one")
+    unbroken(lambda root: _made(trial, root), trial.folder, execution)
 
 
 def check_objects(trial: Trial) -> None:
@@ -259,10 +232,10 @@ def check_objects(trial: Trial) -> None:
     )
     final = load(folder)
     _, about = export_mesh(final, "ply", resolution=32)
-    _demand(about["faces"] > 0 and about["watertight"], "the mesh is not watertight")
+    demand(about["faces"] > 0 and about["watertight"], "the mesh is not watertight")
     seen = final.scene.surface(final.params, CAMERAS[:1], 16, normals=True)
-    _demand(seen.normals_P3 is not None and seen.normals_P3.shape == (256, 3), "a surface lacks normals")
-    _demand(all(torch.isfinite(value).all() for value in vars(seen).values()), "a surface is not finite")
+    demand(seen.normals_P3 is not None and seen.normals_P3.shape == (256, 3), "a surface lacks normals")
+    demand(all(torch.isfinite(value).all() for value in vars(seen).values()), "a surface is not finite")
 
 
 CHECKS: Mapping[str, Callable[[Trial], None]] = {
@@ -276,17 +249,6 @@ CHECKS: Mapping[str, Callable[[Trial], None]] = {
 }
 
 
-def results(trial: Trial) -> Iterator[tuple[str, str, str | None]]:
-    """Every check by its name, what it is of, and what the kind does not keep, None where it keeps it."""
-    for name, check in CHECKS.items():
-        problem = None
-        try:
-            check(trial)
-        except Exception as error:  # a kind's own may be any
-            problem = str(error) if isinstance(error, Broken) else named_line(error)
-        yield name, (check.__doc__ or "").strip(), problem
-
-
 def _made(trial: Trial, root: Path, runs: int = 2) -> list[RunFolder]:
     guidance = {"prior": str(trial.prior), "dtype": "float32", "microbatch": 4}
     config = trial.config.model_copy(update={"guidance": trial.config.guidance.model_copy(update=guidance)})
@@ -296,21 +258,3 @@ def _made(trial: Trial, root: Path, runs: int = 2) -> list[RunFolder]:
         for key in KEYS[:runs]
     )
     return [RunFolder.create(root, spec) for spec in specs]
-
-
-def _content(path: Path) -> dict[str, Any]:
-    """What of a finished run may not depend on how it was advanced; Broken where it did not end well."""
-    folder = RunFolder(path)
-    _demand(
-        folder.status() == "done", f"a run is {folder.status()}: {(folder.failure() or {}).get('reason')}"
-    )
-    rows = [{key: value for key, value in row.items() if key != "time"} for row in folder.metrics()]
-    for row in rows:
-        _demand(None not in row.values(), f"a logged value of step {row['step']} is not finite")
-    checkpoint = folder.load_checkpoint()
-    assert checkpoint
-    return {
-        "metrics": rows,
-        "views": {step: folder.views_path(step).read_bytes() for step in folder.view_steps()},
-        "parameters": {name: value.numpy().tobytes() for name, value in checkpoint[0].items()},
-    }

@@ -1,0 +1,1 @@
+"""`harness check-scene` and `check-method`: what extensions keep, tried on one of them."""

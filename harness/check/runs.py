@@ -1,0 +1,87 @@
+"""What runs keep, whatever they are of, and how checks are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from harness.config import Execution, named_line
+from harness.console import say
+from harness.distill.runner import advance
+from harness.records.folder import RunFolder
+
+T = TypeVar("T")
+
+
+class Broken(Exception):
+    """What an extension does not keep, in a line."""
+
+
+def demand(kept: bool | Tensor, told: str) -> None:
+    """Broken, with this line, unless it is kept."""
+    if not bool(kept):
+        raise Broken(told)
+
+
+def results(trial: T, checks: Mapping[str, Callable[[T], None]]) -> Iterator[tuple[str, str, str | None]]:
+    """Every check by its name, what it is of, and what is not kept, None where all is."""
+    for name, check in checks.items():
+        problem = None
+        try:
+            check(trial)
+        except Exception as error:  # an extension's own may be any
+            problem = str(error) if isinstance(error, Broken) else named_line(error)
+        yield name, (check.__doc__ or "").strip(), problem
+
+
+def tell(trial: T, checks: Mapping[str, Callable[[T], None]]) -> bool:
+    """Print a line for each check; True where all is kept."""
+    broken = 0
+    for name, about, problem in results(trial, checks):
+        say(f"{'ok' if problem is None else 'BROKEN':<6}  {name}: {problem or about}")
+        broken += problem is not None
+    return not broken
+
+
+def unbroken(
+    made: Callable[[Path], Sequence[RunFolder]], folder: Path, execution: Execution
+) -> list[dict[str, Any]]:
+    """What runs come to in a pack; Broken where they come to anything else alone, or stopped and resumed.
+
+    `made` creates the same runs, of some steps more than three, in a folder.
+    """
+    seen = {how: folder / how for how in ("packed", "solo", "resumed")}
+    [ids, *_] = [[each.id for each in made(root)] for root in seen.values()]
+    advance(seen["packed"], ids, execution)
+    for run in ids:
+        advance(seen["solo"], [run], execution)
+    told: list[Any] = []
+    advance(seen["resumed"], ids, execution, told.append, lambda: len(told) >= 6)
+    stopped = {RunFolder(seen["resumed"] / run).status() for run in ids}
+    demand(stopped == {"resume"}, f"stopped runs are {', '.join(stopped)}")
+    advance(seen["resumed"], ids[::-1], execution)
+    expected = [content(seen["packed"] / run) for run in ids]
+    for how in ("solo", "resumed"):
+        for run, own in zip(ids, expected, strict=True):
+            for name, value in content(seen[how] / run).items():
+                demand(value == own[name], f"{name} of a {how} run are not those of a packed one")
+    return expected
+
+
+def content(path: Path) -> dict[str, Any]:
+    """What of a finished run may not depend on how it was advanced; Broken where it did not end well."""
+    folder = RunFolder(path)
+    demand(folder.status() == "done", f"a run is {folder.status()}: {(folder.failure() or {}).get('reason')}")
+    rows = [{key: value for key, value in row.items() if key != "time"} for row in folder.metrics()]
+    for row in rows:
+        demand(None not in row.values(), f"a logged value of step {row['step']} is not finite")
+    checkpoint = folder.load_checkpoint()
+    assert checkpoint
+    return {
+        "metrics": rows,
+        "views": {step: folder.views_path(step).read_bytes() for step in folder.view_steps()},
+        "parameters": {name: value.numpy().tobytes() for name, value in checkpoint[0].items()},
+    }
