@@ -13,6 +13,7 @@ from harness.cli.app import (
     folder_out,
     profile_app,
     prompts_app,
+    scenes_in,
     slurm_app,
     study_app,
     toyworld_app,
@@ -37,7 +38,7 @@ def paths() -> list[tuple[str, str, Any]]:
 
 @pytest.mark.parametrize(("command", "name", "info"), paths(), ids=lambda value: str(value)[:20])
 def test_every_path_is_expanded_and_places_for_results_are_checked(command: str, name: str, info: Any):
-    assert info.callback in (expanded, folder_out, file_out)
+    assert info.callback in (expanded, folder_out, file_out, scenes_in)
     if name in ("out", "work", "directory") and command != "doctor":  # which checks the disk itself
         assert info.callback in (folder_out, file_out)
 
@@ -55,6 +56,7 @@ def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.chdir(tmp_path)
     app(["new-method", "my_sds", "--dir=~/mine"], standalone_mode=False)
     app(["methods", "--methods-dir=~/mine"], standalone_mode=False)
+    assert str(tmp_path / "scenes") in call("scenes", "--scenes-dir=~/scenes")
     assert "my_sds" in capsys.readouterr().out and (tmp_path / "mine" / "my_sds" / "method.py").is_file()
     assert str(tmp_path / "runs") in call("status", "~/runs")
     assert str(tmp_path / "s.txt") in call("sweep", "~/s.txt", "--out=~/x")
