@@ -167,7 +167,7 @@ def test_an_unchanged_run_is_not_parsed_again(
 def test_a_rewrite_of_equal_size_tail_and_mtime_is_seen(
     tmp_path: Path, settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "TAIL_BYTES", 20)
+    monkeypatch.setattr(logged, "TAIL_BYTES", 20)
     run = _run(tmp_path, 0, _rows())
     load_logs(tmp_path)
     log = run.path / "metrics.jsonl"

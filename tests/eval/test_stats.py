@@ -70,7 +70,7 @@ def test_populations_have_the_mean_they_are_said_to_have(case: Case) -> None:
 
 
 def test_the_protocol_has_a_row_for_each_case() -> None:
-    page = (Path(bench_coverage.__file__).parents[1] / "docs" / "protocol.md").read_text(encoding="utf-8")
+    page = (Path(bench_coverage.__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
     assert "| " + " | ".join(bench_coverage.COLUMNS) + " |" in page
     for case in cases():
         assert f"| {case.kind} | {case.label} | " in page

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import wandb
 
-from eval.sources import logs, wandb_logs
+from eval.sources import logged, wandb_logs
 from eval.sources.logs import load_logs
 from harness.config import Config, UserError
 from harness.records.folder import RunFolder
@@ -86,7 +86,7 @@ def test_offline_files_give_the_table_of_the_run_folders(tmp_path: Path) -> None
 
 
 def test_an_offline_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "SETTLED_SECONDS", 0)
+    monkeypatch.setattr(logged, "SETTLED_SECONDS", 0)
     folder = _folder(tmp_path, 3)
     _logged(folder, 10, 20)
     mirror = tmp_path / "wandb"
