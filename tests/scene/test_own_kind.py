@@ -74,6 +74,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(end.value.code or 0)
 
 
+@pytest.mark.long  # tests/integration/test_extending.py goes the same way with a smaller kind
 def test_a_kind_is_one_file_from_the_sweep_to_the_report(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
