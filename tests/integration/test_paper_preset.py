@@ -29,7 +29,8 @@ def test_the_smoke_suite_runs_with_the_paper_preset_on_a_folder_of_random_weight
     settings = [word for setting in SMALLER for word in ("--set", setting)]
     said = harness(
         "sweep", "prompts/smoke.txt", "--limit", "2", "--preset", "paper", "--prior", str(prior),
-        "--methods", "uniform_sds,linear_decay,tp_sds", "--steps", "4", "--wandb", "disabled", "--out", str(runs), *settings,
+        "--methods", "uniform_sds,linear_decay,tp_sds", "--steps", "4", "--wandb", "disabled",
+        "--out", str(runs), *settings,
     )  # fmt: skip
     assert said.splitlines()[-1].startswith("6 done")
     for folder in run_folders(runs):
