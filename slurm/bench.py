@@ -36,6 +36,7 @@ from slurm.launches import in_queue, launches
 from slurm.profile import Profile, load
 from slurm.submit import Submission, submit
 
+METHODS = "uniform_sds,linear_decay,tp_sds"
 PLAN_RUNS, PLAN_SECONDS, SUBMIT_SECONDS, STATUS_SECONDS = 10_000, 2.0, 5.0, 2.0
 STEPS = 12
 STRIKE_SECONDS = 15.0
@@ -83,7 +84,7 @@ def timed(name: str, bar: float, action: Callable[[], Any]) -> Timed:
 
 def plan_and_status(root: Path) -> list[Timed]:
     """10 000 runs: from the command line's words to packs, for new runs and for known ones; their status."""
-    request = Request(prompts=COCO, seeds=f"0-{PLAN_RUNS // (153 * 3)}")
+    request = Request(prompts=COCO, methods=METHODS, seeds=f"0-{PLAN_RUNS // (153 * 3)}")
     _, specs = request.resolve()
     specs = specs[:PLAN_RUNS]
     many = f"{len(specs)} runs"
@@ -101,7 +102,7 @@ def submission(root: Path) -> Timed:
     profile = load("testbed").model_copy(update={"pack": 16, "sbatch": {"hold": True}})
 
     def held() -> None:
-        submit(submission_of(root, Request(prompts=COCO, seeds="0-4"), profile), lambda line: None)
+        submit(submission_of(root, Request(prompts=COCO, methods=METHODS, seeds="0-4"), profile), lambda line: None)
 
     figure = timed("submission of 2 295 runs in packs of 16", SUBMIT_SECONDS, held)
     watch.cancel(root, [folder.id for folder in run_folders(root)])
