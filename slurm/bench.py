@@ -101,8 +101,10 @@ def submission(root: Path) -> Timed:
     """coco.txt × 3 methods × 5 seeds in packs of 16, from its words to Slurm's queue, and held there."""
     profile = load("testbed").model_copy(update={"pack": 16, "sbatch": {"hold": True}})
 
+    request = Request(prompts=COCO, methods=METHODS, seeds="0-4")
+
     def held() -> None:
-        submit(submission_of(root, Request(prompts=COCO, methods=METHODS, seeds="0-4"), profile), lambda line: None)
+        submit(submission_of(root, request, profile), lambda line: None)
 
     figure = timed("submission of 2 295 runs in packs of 16", SUBMIT_SECONDS, held)
     watch.cancel(root, [folder.id for folder in run_folders(root)])
