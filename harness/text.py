@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 # Controls, line and paragraph separators, marks that turn the direction of what follows, halves of surrogate
 # pairs (bytes of a name that are no UTF-8), and what is no character at all.
@@ -29,3 +31,11 @@ def short(text: str, length: int = 600) -> str:
     """At most so many characters: the beginning and the end of a longer text."""
     half = (length - 3) // 2
     return text if len(text) <= length else f"{text[:half]} … {text[-half:]}"
+
+
+def parse_json(data: str | bytes) -> Any:
+    """What JSON says; ValueError for what is none, also where it is nested too deep to be read."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("brackets too deep") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from harness.guidance import hub
 from harness.guidance.hub import sha256_file
 from harness.guidance.reading import Reader
 from harness.records.files import read_json
+from harness.text import parse_json
 
 MODEL_FILE = "open_clip_model.safetensors"
 CONFIG_FILE = "open_clip_config.json"
@@ -146,7 +146,7 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _text_cfg(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / CONFIG_FILE).read_bytes())["model_cfg"]["text_cfg"]
+    return parse_json((folder / CONFIG_FILE).read_bytes())["model_cfg"]["text_cfg"]
 
 
 def _resolve(name: str) -> Path | tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from harness.records.files import NoSuchFile, open_image, open_regular, read_tex
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef, run_id, slug
 from harness.records.schema import SPEC
+from harness.text import parse_json
 
 LAYOUT = "<method>/<prompt-id>/<seed>/rgb_*.png"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -129,7 +129,7 @@ def _is_texts(value: object) -> TypeGuard[list[str]]:
 def _listed(path: Path) -> list[str] | None:
     """The prompts of a prompts.json, None where there is none; UserError for one that is broken."""
     try:
-        prompts = json.loads(read_text(path))
+        prompts = parse_json(read_text(path))
     except NoSuchFile:
         return None
     except ValueError as error:

@@ -7,7 +7,6 @@ checkpoints stay where they were written.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from harness.records.identity import RunSpec
 from harness.records.lease import locked
 from harness.records.mirror import RECORD, VIEWS, suite_path
 from harness.records.reader import is_folder, shown
+from harness.text import parse_json
 
 ORIGIN = "origin.json"  # in a rebuilt folder, the last file: which state of the run in W&B it is
 _NAME = re.compile(r"[^./\0][^/\0]*")
@@ -117,6 +117,6 @@ def _download(files: Mapping[str, Any], name: str) -> bytes:
 
 def _json(data: bytes) -> dict[str, Any]:
     try:
-        return json.loads(data)
+        return parse_json(data)
     except ValueError as error:
         raise UserError(f"{RECORD} in W&B cannot be read ({first_line(error)})") from None

@@ -7,13 +7,13 @@ not known. From the files alone: no torch, no network.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.config import UserError, nearest
 from harness.guidance.architectures import CLIP_WORDS, PROJECTED, T5_WORDS
+from harness.text import parse_json
 
 # Schedulers of diffusers whose ᾱ follows from their betas.
 ALPHA_SCHEDULERS = {
@@ -79,7 +79,7 @@ UNET_INPUTS: Mapping[str, tuple[Any, ...]] = {
 def object_in(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object; ValueError otherwise."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(str(error)) from None
     if not isinstance(value, dict):

@@ -20,6 +20,7 @@ from harness.config import GuidanceConfig, UserError, nearest
 from harness.guidance import checks, hub
 from harness.guidance.checks import object_in
 from harness.guidance.family import Family, families, family_of
+from harness.text import parse_json
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
@@ -284,7 +285,7 @@ def _files(path: Path, part: str, cls: str) -> tuple[list[Path], bool]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError):
         return [index]  # which is no file of weights: it is told as the one that is cut short
     return [index.with_name(name) for name in names]

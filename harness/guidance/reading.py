@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from harness.guidance import hub
 from harness.guidance.family import family_of
 from harness.guidance.folder import WEIGHTS
 from harness.guidance.views import VIEWS, view_prompt
+from harness.text import parse_json
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def readers_of(folder: Path, name: str) -> list[Reader]:
     found = []
     try:
         for part in _tokenizers(folder):
-            about = json.loads((folder / part / "tokenizer_config.json").read_bytes())
+            about = parse_json((folder / part / "tokenizer_config.json").read_bytes())
             cls = getattr(transformers, about["tokenizer_class"].removesuffix("Fast"))
             take: Any = cls.from_pretrained(folder / part, local_files_only=True)
             found.append(Reader(name, lambda text, take=take: take(text).input_ids, _length(folder, part)))
@@ -127,12 +127,12 @@ def _tokenizers(folder: Path) -> list[str]:
 
 def _length(folder: Path, tokenizer: str) -> int:
     """As many tokens as a CLIP encoder has places; what the family takes of a T5."""
-    encoder = json.loads(
+    encoder = parse_json(
         (folder / tokenizer.replace("tokenizer", "text_encoder") / "config.json").read_bytes()
     )
     places = encoder.get("max_position_embeddings")
     if places is None:
-        index = json.loads((folder / "model_index.json").read_bytes())
+        index = parse_json((folder / "model_index.json").read_bytes())
         return family_of(index).text_tokens
-    most = json.loads((folder / tokenizer / "tokenizer_config.json").read_bytes()).get("model_max_length")
+    most = parse_json((folder / tokenizer / "tokenizer_config.json").read_bytes()).get("model_max_length")
     return int(min(places, most or places))

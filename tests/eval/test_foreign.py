@@ -134,6 +134,7 @@ def _spoil(root: Path) -> None:
         (_prompts('{"0": "a red cup"}'), r"prompts\.json must be a list of prompts"),
         (_prompts("[1, 2]"), r"prompts\.json must be a list of prompts"),
         (_prompts(""), r"prompts\.json is no JSON"),
+        (_prompts("[" * 100_000), r"prompts\.json is no JSON \(brackets too deep\)"),
         (_rename("3/1/rgb_5.png", "3/1/extra.png"), r"rgb_5\.png is missing"),
         (_rename("3/1/rgb_15.png", "3/1/rgb_last.png"), r"frames are rgb_0\.png, rgb_1\.png"),
         (_rename("3", "a red cup"), "are the same method, prompt and seed"),
