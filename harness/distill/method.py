@@ -93,6 +93,17 @@ class Method:
         choices = self.noise.t_max - self.noise.t_min + 1
         return self.noise.t_min + (draws_R.double() * choices).long().clamp(max=choices - 1)
 
+    def two_stages(
+        self, step_R: "Tensor", total_R: "Tensor", draws_R: "Tensor", late: float, late_t_max: float
+    ) -> "Tensor":
+        """t ~ U{t_min, …, t_max}, and from the share `late` of the run on t ≤ `late_t_max`·T; see
+        `timesteps`."""
+        low, high = self.noise.t_min, self.noise.t_max
+        late_high = min(max(int(late_t_max * len(self.noise.alphas_cumprod_T)), low), high)
+        is_late_R = step_R > late * total_R
+        choices_R = step_R.new_full(step_R.shape, high - low + 1).masked_fill(is_late_R, late_high - low + 1)
+        return low + (draws_R.double() * choices_R).long()
+
     def weight(self, t_R: "Tensor") -> "Tensor":
         """w(t), float32 [R] on t's device; by default what config.guidance.weighting names.
 

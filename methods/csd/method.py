@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 
 from harness.distill.method import GradientContext, Method, MethodParams
@@ -31,10 +30,8 @@ class ClassifierScoreDistillation(Method):
     recommended: ClassVar = {"optim.lr": 1e-3, "optim.betas": [0.9, 0.999]}
 
     def timesteps(self, step_R, total_R, draws_R):
-        low, high = self.noise.t_min, self.noise.t_max
-        late_high = min(max(int(self.params.late_t_max * len(self.noise.alphas_cumprod_T)), low), high)
-        choices_R = torch.where(step_R > self.params.over * total_R, late_high, high) - low + 1
-        return low + (draws_R.double() * choices_R).long()
+        p = self.params
+        return self.two_stages(step_R, total_R, draws_R, p.over, p.late_t_max)
 
     def gradient(self, ctx: GradientContext):
         p = self.params

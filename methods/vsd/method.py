@@ -34,10 +34,8 @@ class VariationalScoreDistillation(Method):
     recommended: ClassVar = {"guidance.cfg_scale": 7.5, "guidance.weighting": "sds"}
 
     def timesteps(self, step_R, total_R, draws_R):
-        low, high = self.noise.t_min, self.noise.t_max
-        late_high = min(max(int(self.params.late_t_max * len(self.noise.alphas_cumprod_T)), low), high)
-        choices_R = torch.where(step_R > self.params.late * total_R, late_high, high) - low + 1
-        return low + (draws_R.double() * choices_R).long()
+        p = self.params
+        return self.two_stages(step_R, total_R, draws_R, p.late, p.late_t_max)
 
     def gradient(self, ctx: GradientContext):
         eps_phi = self._phi(ctx, ctx.x_t_RCHW, ctx.t_R, ctx.c2w_R44)
