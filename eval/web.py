@@ -21,6 +21,7 @@ from harness.config import LONGEST_NAME, UserError
 from harness.faults import told
 
 WAIT_SECONDS = 20.0  # for the rest of a request, or for a client to take its answer
+KEEP_ALIVE_SECONDS = 30.0  # for the next request of a connection
 LONGEST_PATH = 2000  # letters
 
 HEADERS = {  # of every answer that does not say otherwise itself; each application adds its own policy
@@ -102,7 +103,7 @@ def _less_what_was_sent(line: str, scope: Scope) -> str:
 
 class _Patient(H11Protocol):
     """A connection that is closed when its client is silent in the middle of a request, or takes nothing of
-    its answer, for WAIT_SECONDS. Between requests uvicorn waits, for `timeout_keep_alive`."""
+    its answer, for WAIT_SECONDS. Between requests it waits for KEEP_ALIVE_SECONDS."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -156,7 +157,7 @@ def serve(app: ASGIApp, host: str, port: int, ready: Callable[[str], Any]) -> No
         ws="none",
         lifespan="on",
         log_level="critical",  # a line for each broken request fills a screen; Guard tells our errors
-        timeout_keep_alive=30,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,  # type: ignore[arg-type]  # any number of seconds
         timeout_graceful_shutdown=5,
     )
     uvicorn.Server(config).run(sockets=[listening])

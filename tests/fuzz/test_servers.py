@@ -91,10 +91,14 @@ def fuzz(address: tuple[str, int], names: list[bytes], cookie: bytes, what: str)
     assert seen[b"200"] and seen[b"404"]
 
 
-def test_the_live_report(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that wait for nobody: a drawn request may be cut short, or leave its connection open."""
     monkeypatch.setattr(web, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(web, "KEEP_ALIVE_SECONDS", 0.2)
+
+
+def test_the_live_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     runs = Sweep(tmp_path / "runs")
     names = [runs.add("tp_sds", PROMPTS[0], seed).id.encode() for seed in range(2)]
     address = listen(application(runs.root, TOKEN))
@@ -107,7 +111,6 @@ def test_the_live_report(
 def test_the_study(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "WAIT_SECONDS", 0.2)
     study = make_study(tmp_path, ("a red cup", "a blue car"))
     links = tokens(study, 2)
     app = Application(study)
