@@ -151,7 +151,8 @@ class Metric:
     `columns`: its numbers. `table`: the table that it stands in, its own by default, where its columns are
     put beside those of others. `title`, or `caption` in full: the heading of its own table; `remarks` stand
     under it. `shown`: (column, name) of those in the report, all by their heads by default. `lacking`: what
-    is said where it has no value at all.
+    is said where it has no value at all. `on_request`: it is slow, or its weights are seldom there, and it is
+    made where it is named and not with all tables.
     """
 
     name: ClassVar[str]
@@ -164,6 +165,7 @@ class Metric:
     remarks: ClassVar[Sequence[str]] = ()
     shown: ClassVar[Sequence[tuple[str, str]] | None] = None
     lacking: ClassVar[str] = ""
+    on_request: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         """Its name is its file's."""
@@ -335,14 +337,13 @@ def known(dirs: Sequence[Path] = ()) -> Iterator[type[Metric]]:
 
 
 def definitions(dirs: Sequence[Path] = ()) -> str:
-    """The metrics as a Markdown table: docs/protocol.md holds it."""
+    """The metrics as a Markdown table: docs/protocol.md holds it. `*`: on request."""
     lines = ["| metric | definition | numbers | needs |", "|---|---|---|---|"]
     arrows = {"higher": " ↑", "lower": " ↓", "": ""}
     found = SEAM.discover(dirs)
     for metric in known(dirs):
         numbers = "; ".join(f"{column.head}{arrows[column.better]}" for column in metric.columns)
         needs = ", ".join(need.name for need in metric.needs)
-        lines.append(
-            f"| `{metric.name}` v{metric.version} | {found[metric.name].summary} | {numbers} | {needs} |"
-        )
+        name = f"`{metric.name}` v{metric.version}{'*' * metric.on_request}"
+        lines.append(f"| {name} | {found[metric.name].summary} | {numbers} | {needs} |")
     return "\n".join(lines) + "\n"

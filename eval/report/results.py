@@ -34,7 +34,7 @@ def measures(runs: Runs) -> dict[str, tuple[RunMetric, str, str]]:
     kinds = runs.metrics
     for name in sorted(kinds, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)):
         metric = runs.of(kinds[name])
-        if not isinstance(metric, RunMetric):
+        if not isinstance(metric, RunMetric) or metric.on_request:
             continue
         heads = [(column.key, column.head) for column in metric.columns]
         units = {column.key: column.unit for column in metric.columns}

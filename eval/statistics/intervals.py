@@ -155,6 +155,17 @@ def student_interval(values_P: np.ndarray, level: float = LEVEL) -> tuple[np.nda
     return mean - half, mean + half
 
 
+def jackknife_interval(value: float, without_P: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """Student's interval of a statistic of P prompts that is no mean of theirs, from its values without each
+    of them; nan for fewer than two.
+
+    Source: Efron & Stein 1981, Ann. Stat. 9(3); of U-statistics Arvesen 1969, Ann. Math. Stat. 40(6).
+    """
+    P = len(without_P)
+    low, high = student_interval(P * value - (P - 1) * np.asarray(without_P, dtype=np.float64), level)
+    return value - float(high - low) / 2, value + float(high - low) / 2
+
+
 def resample(n: int, rng: np.random.Generator, resamples: int = RESAMPLES) -> np.ndarray:
     """[B, n] float64 counts: how often each of n prompts is drawn in each of B bootstrap resamples.
 

@@ -36,8 +36,8 @@ def table_names(kinds: Mapping[str, type[Metric]]) -> list[str]:
 
 
 def make_tables(runs: Runs, names: Sequence[str] = ()) -> tuple[list[Table], list[str]]:
-    """The tables asked for, a metric's by its name, too; or all that these runs allow, and a line for each
-    that they do not.
+    """The tables asked for, a metric's by its name, too; or all that these runs allow but those on request,
+    and a line for each that they do not.
 
     Raises UserError for an unknown name, and for a table that was asked for and cannot be made.
     """
@@ -49,6 +49,7 @@ def make_tables(runs: Runs, names: Sequence[str] = ()) -> tuple[list[Table], lis
     made, left_out = [], []
     composed = any(COMPOSED in method for method in runs.methods)
     every = [name for name in known if name != "schedules" or composed]  # most sweeps have no such question
+    every = [name for name in every if not all(kind.on_request for kind in of_metrics.get(name, [Metric]))]
     for name in dict.fromkeys(guests.get(name, name) for name in names or every):
         try:
             if name in OWN:
