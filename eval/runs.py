@@ -114,6 +114,8 @@ class Runs(Sequence[RunRecord]):
             self.note(f"{unfinished} unfinished runs are left out")
         self.labels = method_labels(self)
         self.methods = in_order(self.labels.values())
+        for method in sorted({run.method for run in self if "(code " in self.labels[run.run_id]}):
+            self.note(f"{method}: runs that were made with different code are rows of their own")
         self.baseline = BASELINE if BASELINE in self.methods else None
         self.pools = {run.suite: load_pool(root, run.suite) for run in self if run.suite}
         self.clip: Clip = load_clip(clip, device)

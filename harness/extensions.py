@@ -7,10 +7,13 @@ An extension of a seam is a folder `NAME/` with a file that is named after the s
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.util
+import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tokenize
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder, SourceFileLoader
@@ -34,6 +37,21 @@ class Extension:
     path: Path
     source: Path
     summary: str
+
+    def code(self) -> str:
+        """12 hex digits over its file and what that imports from its folder, as they are now; comments,
+        docstrings and blank lines do not count."""
+        sources, waiting = {}, [self.source]
+        while waiting:
+            source = waiting.pop()
+            if source not in sources:
+                sources[source], tree = _bare(source)
+                if tree is not None and self.path != self.source:
+                    waiting += _helpers(tree, source, self.path)
+        named = sorted(
+            (str(source.relative_to(self.source.parent)), text) for source, text in sources.items()
+        )
+        return hashlib.sha256(repr(named).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -159,6 +177,45 @@ def _summary(source: Path) -> str:
     except (SyntaxError, ValueError, OSError) as error:
         return f"(cannot be read: {error})"
     return doc.splitlines()[0] if doc else "(no docstring)"
+
+
+def _bare(source: Path) -> tuple[str, ast.Module | None]:
+    """A file's code without what does not run, and its tree; what is no Python is taken as it stands."""
+    try:
+        with tokenize.open(source) as file:
+            text = file.read()
+        tree, lines = ast.parse(text), text.split("\n")
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    except (SyntaxError, ValueError, tokenize.TokenError):
+        return source.read_bytes().hex(), None
+    for token in tokens:
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if ast.get_docstring(node, clean=False) is not None else None
+            if first and first.end_lineno and lines[first.end_lineno - 1].rstrip().endswith(("'", '"')):
+                lines[first.lineno - 1 : first.end_lineno] = [""] * (first.end_lineno - first.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip()), tree
+
+
+def _helpers(tree: ast.Module, source: Path, root: Path) -> Iterator[Path]:
+    """The files in `root` that a module of it imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            base, names = root, [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(source.relative_to(root).parts):
+            base = source.parents[node.level - 1] if node.level else root
+            names = [f"{node.module or ''}.{alias.name}".strip(".") for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            for last in range(1, len(parts) + 1):
+                place = base.joinpath(*parts[:last])
+                found = (place.parent / f"{place.name}.py", place / "__init__.py")
+                yield from (path for path in found if path.is_file())
 
 
 def _execute(module_name: str, found: Extension) -> Any:

@@ -52,7 +52,7 @@ def reproduce(
     root = runs / f"{asked.runs or name}-{size}"
     suite, specs = asked.request(sized).resolve()
     execution = execution_of(root, wandb, device=device, keep_params=asked.keep_params)
-    code = sweep(root, suite, specs, execution, dry_run)
+    code = sweep(root, suite, specs, execution, dry_run, others="keep")
     if code == INTERRUPTED or dry_run:
         return code
     if TIMED & {*asked.tables, *asked.figures}:

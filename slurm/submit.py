@@ -23,6 +23,7 @@ from harness.sweep.display import duration
 from harness.sweep.fits import AUTO_PACK
 from harness.sweep.grid import Suite, write_suite
 from harness.sweep.plan import Plan, check_priors, make_plan
+from harness.sweep.versions import Others, code_now, settle
 from slurm import job, sbatch, site
 from slurm.launches import FOLDER, Launch, Task, in_queue, launches
 from slurm.profile import Profile
@@ -42,6 +43,7 @@ class Submission:
     profile: Profile
     command: str
     retry_failed: bool = False
+    others: Others = "refuse"  # what becomes of runs that were made with other code of their method
 
 
 @dataclass
@@ -105,6 +107,7 @@ def seconds_per_step(root: Path) -> float | None:
 def _dry(asked: Submission) -> Packed:
     """What would be submitted now; writes nothing."""
     found = pack(asked, in_queue(launches(asked.root)), site.limits(asked.profile))
+    settle(asked.root, found.plan, asked.others, None)
     print(found.plan.summary(), flush=True)
     return found
 
@@ -118,7 +121,10 @@ def submit(asked: Submission, say: Callable[[str], None] = print) -> Packed:
     limits = site.limits(asked.profile)  # first: where Slurm does not answer, nothing is written
     make_folder(asked.root / FOLDER)
     with locked(asked.root / FOLDER):
-        found = pack(asked, _settle(asked.root), limits)
+        queued = _settle(asked.root)
+        found = pack(asked, queued, limits)
+        if settle(asked.root, found.plan, asked.others, say):
+            found = pack(asked, queued, limits)
         say(found.plan.summary())
         by_id = {run_id(spec): spec for spec in asked.specs}
         for run in dict.fromkeys([*found.plan.todo, *found.plan.queued, *found.plan.specless]):
@@ -139,7 +145,10 @@ def pack(asked: Submission, queued: Sequence[Task], limits: site.Limits) -> Pack
     if device == "auto":
         device = "cuda" if asked.profile.gpus else "cpu"
     most = asked.execution.pack or asked.profile.pack or AUTO_PACK[device]
-    found = make_plan(asked.root, asked.specs, most, asked.retry_failed, queued=waiting, asked=True)
+    code = code_now(asked.execution.methods_dirs)
+    found = make_plan(
+        asked.root, asked.specs, most, asked.retry_failed, queued=waiting, asked=True, code=code
+    )
     return Packed(found, arrays(found.packs, asked.profile, limits) if found.packs else [])
 
 

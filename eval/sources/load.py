@@ -15,6 +15,7 @@ from harness.config import Config, UserError, dotted
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import NOT_HASHED, canonical_json, hashed_config, without_place
 from harness.records.reader import RecordError
+from harness.records.rows import told_by_code
 from harness.records.stamp import mark, prior_hash
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "harness" / "weights"
@@ -42,6 +43,7 @@ class RunRecord:
     mark: str  # TOY, RANDOM or "" for a real prior's: numbers of different marks never share a table
     spec_version: int  # which random streams it drew from (harness.config)
     numerics: str  # how it was computed, as far as that moves its numbers; "" where its records do not say
+    code: Mapping[str, str]  # of its method and scene, which it was made with; {} where that is not known
     view_steps: tuple[int, ...]
     folder: RunFolder
 
@@ -144,6 +146,7 @@ def load_run(folder: RunFolder) -> RunRecord:
         mark=mark(prior, asked),
         spec_version=spec.spec_version,
         numerics=_numerics(env),
+        code=look.code,
         view_steps=() if status == DAMAGED else tuple(folder.view_steps()),
         folder=folder,
     )
@@ -196,19 +199,21 @@ def _settings(run: RunRecord) -> dict[str, Any]:
 
 
 def method_labels(runs: Iterable[RunRecord]) -> dict[str, str]:
-    """Run id → name of its row: the method, with a hash of its settings where that alone is ambiguous."""
+    """Run id → name of its row: the method, with a hash of its settings or of its code where that alone is
+    ambiguous."""
     runs = list(runs)
     settings: dict[str, set[str]] = {}
     for run in runs:
         settings.setdefault(run.method, set()).add(run.settings_hash)
     seen = Settings()
     mixed = any([seen.clash(run) for run in runs])
-    return {
+    labels = {
         run.run_id: f"{run.method}@{run.settings_hash}"
         if mixed or len(settings[run.method]) > 1
         else run.method
         for run in runs
     }
+    return told_by_code(labels, {run.run_id: run.code for run in runs})
 
 
 def in_order(methods: Iterable[str]) -> list[str]:

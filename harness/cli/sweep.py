@@ -115,6 +115,12 @@ def sweep(
         bool, typer.Option("--dry-run", help="Print the plan and an estimate, write nothing.")
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep runs that were made with other code of their method.")
+    ] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Make those anew; what there was goes to RUNS/trash.")
+    ] = False,
 ) -> None:
     """Run every prompt × method × seed that is not done yet; the same command again continues."""
     from harness.sweep.request import Request, execution_of, parse_steps
@@ -125,6 +131,9 @@ def sweep(
         )
     if pack != "auto" and not (pack.isdecimal() and len(pack) < 10 and int(pack) > 0):
         raise UserError(f"--pack takes a number of runs or auto, not '{short(pack, 60)}'")
+    if keep and redo:
+        raise UserError("--keep and --redo are for the same runs: give one of them")
+    others = "keep" if keep else "redo" if redo else "refuse"
     request = Request(
         prompts=prompts,
         methods=methods,
@@ -157,7 +166,7 @@ def sweep(
     if slurm is None:
         from harness.sweep.local import sweep as run
 
-        raise typer.Exit(run(out, suite, specs, execution, dry_run, retry_failed))
+        raise typer.Exit(run(out, suite, specs, execution, dry_run, retry_failed, others))
     from slurm.profile import load
     from slurm.submit import Submission
     from slurm.submit import sweep as submit
@@ -166,4 +175,4 @@ def sweep(
     if array_parallelism:
         profile = profile.model_copy(update={"array_parallelism": array_parallelism})
     command = shlex.join(["harness", *sys.argv[1:]])
-    submit(Submission(out, suite, specs, execution, slurm, profile, command, retry_failed), dry_run)
+    submit(Submission(out, suite, specs, execution, slurm, profile, command, retry_failed, others), dry_run)

@@ -60,6 +60,12 @@ class Member:
 
     def begin(self, at: int, environment: dict[str, Any]) -> None:
         """From step `at` on, which its checkpoint holds, or from the start."""
+        before = ((self.folder.env() or {}).get("code") or {}) if at else {}
+        code = {
+            name: now if before.get(name, now).endswith(now) else f"{before[name]}+{now}"
+            for name, now in environment["code"].items()
+        }
+        environment = environment | {"code": before | code}
         self.step = self.started_at = self.checkpoint_at = at
         self.folder.truncate_metrics(at)
         self.folder.save_env(environment)

@@ -175,6 +175,12 @@ def load_method(name: str, dirs: Sequence[Path] = ()) -> type[Method]:
     return compose(*(load_method(half, dirs) for half in halves))
 
 
+def code_of(name: str, dirs: Sequence[Path | str] = ()) -> dict[str, str]:
+    """Which code a method is, or both halves of a composed one, by their names: see `Extension.code`."""
+    known = discover([Path(each) for each in dirs])
+    return {half: known[half].code() for half in name.split(COMPOSED) if half in known}
+
+
 def of_function(module: ModuleType) -> type[Method] | None:
     """SDS on the schedule that a module defines as one function, with its `Params` and `presets`, if any.
 

@@ -21,6 +21,7 @@ from harness.distill.assemble import (
 )
 from harness.distill.contract import MethodError
 from harness.distill.member import Emit, Member
+from harness.distill.method import code_of as method_code
 from harness.distill.step import Pack, StepReport, evaluation_latents, step
 from harness.records.environment import snapshot
 from harness.records.folder import RunFolder
@@ -29,6 +30,7 @@ from harness.records.reader import RecordError
 from harness.rng import Key
 from harness.scene.cameras import evaluation
 from harness.scene.encoders import choose_encoder
+from harness.scene.kind import code_of as scene_code
 from harness.scene.kind import look_in
 from harness.threads import torch_threads
 
@@ -125,7 +127,8 @@ def _begin(
             member.folder.check_prior(guidance.record)
     encoder = choose_encoder(str(device), execution.encoder)
     compiled = guidance.is_compiled
-    environment = snapshot(str(device), prior=guidance.record, encoder=encoder, compiled=compiled)
+    code = method_code(spec.method, execution.methods_dirs) | scene_code(spec.config.scene.kind)
+    environment = snapshot(str(device), prior=guidance.record, encoder=encoder, compiled=compiled, code=code)
     for member, checkpoint in zip(members, checkpoints, strict=True):
         member.begin(checkpoint[1] if checkpoint else 0, environment)
     method = make_method(spec.config, guidance, spec.method, spec.params, execution.methods_dirs)

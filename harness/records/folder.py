@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -86,6 +86,7 @@ class Look:
     names: frozenset[str]
     damage: str | None = None
     spec: RunSpec | None = None
+    code: Mapping[str, str] = field(default_factory=dict)  # which it was made with, as env.json has it
 
 
 class RunFolder:
@@ -173,7 +174,8 @@ class RunFolder:
                         spec = read_spec(data)
             if SPEC not in entries and not spec_known and PROOF & entries.keys():
                 raise RecordError(f"{SPEC}: is missing")
-            return Look(self._standing(values, CHECKPOINT in entries), frozenset(entries), None, spec)
+            code = values.get(ENV, {}).get("code", {})
+            return Look(self._standing(values, CHECKPOINT in entries), frozenset(entries), None, spec, code)
         except RecordError as error:
             return Look("damaged", frozenset(entries), str(error), spec or self._spec_if_any())
         except OSError as error:

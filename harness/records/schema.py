@@ -73,6 +73,7 @@ class Environment(Record):
     device: str = ""
     encoder: Text = None
     compiled: bool | None = None
+    code: dict[str, str] = {}  # of the method and of the scene; joined by + where it changed on the way
     host: Text = None
     slurm: Attempt | None = None
 

@@ -47,6 +47,13 @@ def load_kind(name: str) -> type[Scene]:
     return _load(name, tuple(_others), source.stat().st_mtime_ns)
 
 
+def code_of(name: str) -> dict[str, str]:
+    """Which code a kind of others is, as `Method.code`; {} for the built-in ones, which the harness's version
+    names."""
+    found = _find(name)
+    return {} if BUILT_IN in found.source.parents else {f"scene {name}": found.code()}
+
+
 def _find(name: str) -> Extension:
     try:
         return _SEAM.find(name, _others)

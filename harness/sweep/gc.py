@@ -140,24 +140,38 @@ def discard(
     root = root.resolve()
     still = {each.path for each in find_waste(root, busy).waste}
     moving = [each for each in waste if each.path in still]
-    if not moving:
-        return [], None
+    return moving, _to_trash(root, [each.path for each in moving]) if moving else None
+
+
+def put_aside(root: Path, runs: Collection[str]) -> Path:
+    """Move run folders, which nobody may hold, into a dated folder of RUNS/trash, and return that.
+
+    Raises UserError where one is held, or where there is no place for it.
+    """
+    root = root.resolve()
+    for run in runs:
+        if holder(root / run):
+            raise UserError(f"{run} is being advanced; `harness cancel` takes it out")
+    return _to_trash(root, [root / run for run in runs])
+
+
+def _to_trash(root: Path, paths: Collection[Path]) -> Path:
     trash = root / TRASH
     with disk_errors(trash):
         trash.mkdir(exist_ok=os.path.lexists(trash))
     if not is_folder(trash):
         raise UserError(f"{trash} is no folder, so there is no place for what is removed")
     target = trash / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    for each in moving:
-        name = each.path.relative_to(root)
+    for path in paths:
+        name = path.relative_to(root)
         place = target / name
         with disk_errors(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
                 _move(root, name, place)
             except OSError as error:
-                raise UserError(f"{each.path} cannot be moved to {target}: {error.strerror}") from None
-    return moving, target
+                raise UserError(f"{path} cannot be moved to {target}: {error.strerror}") from None
+    return target
 
 
 def trashed(root: Path) -> list[Waste]:

@@ -15,6 +15,7 @@ from harness.sweep.display import Display, duration, number
 from harness.sweep.grid import Suite, write_suite
 from harness.sweep.plan import check_priors
 from harness.sweep.pool import Pool
+from harness.sweep.versions import Others, settle
 
 
 def sweep(
@@ -24,11 +25,12 @@ def sweep(
     execution: Execution,
     dry_run: bool = False,
     retry_failed: bool = False,
+    others: Others = "refuse",
 ) -> int:
     """Run every run that is not done; the exit code: 0, 1 where some failed or are left, or INTERRUPTED.
 
-    The first Ctrl-C checkpoints and leaves, a second one ends at once. Raises UserError before anything is
-    written.
+    The first Ctrl-C checkpoints and leaves, a second one ends at once. `others` is what becomes of runs that
+    were made with other code of their method. Raises UserError before anything is written.
     """
     check_priors(root, specs)
     presses = 0
@@ -42,6 +44,8 @@ def sweep(
                 pool.kill()
 
         plan = pool.plan(retry_failed, asked=True)
+        if settle(root, plan, others, None if dry_run else print):
+            plan = pool.plan(retry_failed, asked=True)
         print(plan.summary(), flush=True)
         tell_damaged(plan.damaged)
         if not dry_run:

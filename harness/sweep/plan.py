@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,7 @@ class Plan:
     cancelled: list[str] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)  # with what is wrong
     specless: list[str] = field(default_factory=list)  # of the others: the spec has to be written anew
+    outdated: dict[str, list[str]] = field(default_factory=dict)  # with the names of the code that changed
     packs: list[list[str]] = field(default_factory=list)
     steps_left: dict[str, int] = field(default_factory=dict)
 
@@ -75,12 +76,14 @@ def make_plan(
     *,
     queued: Collection[str] = (),
     asked: bool = False,
+    code: Callable[[RunSpec], Mapping[str, str]] | None = None,
 ) -> Plan:
     """Sort `specs` by the state of their folders under `root`, and pack what is to be done; writes nothing.
 
     `retry_failed` counts failed runs as runs to resume, `asked` (somebody asks for the sweep) cancelled
     ones. `queued` runs wait in a job already. `pack` is the most runs in a pack; with several `slots` packs
     are kept small enough to give every slot one. A run that is one death from being given up goes alone.
+    `code` says which code a run would be made with: those that were made with other are `outdated`.
     """
     plan = Plan()
     differing: dict[str, dict[str, str]] = {}  # by method
@@ -102,6 +105,8 @@ def make_plan(
                 continue
             else:
                 alike.add(spec.method)
+        if code and look.code and (names_of := _changed(look.code, code(spec))):
+            plan.outdated[name] = names_of
         if status == "failed" and retry_failed:
             status = "resume"
         if status == "cancelled" and asked:
@@ -125,6 +130,10 @@ def make_plan(
         for (*_, alone), group in groups.items():
             plan.packs += split(group, 1 if alone else min(pack, fair), plan.steps_left)
     return plan
+
+
+def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [name for name, here in now.items() if then.get(name, here) != here]
 
 
 @by_identity

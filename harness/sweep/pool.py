@@ -49,6 +49,7 @@ from harness.records.lease import holder, slurm_job
 from harness.sweep.display import Display
 from harness.sweep.fits import remember, remembered
 from harness.sweep.plan import Plan, make_plan, split
+from harness.sweep.versions import code_now
 from harness.threads import cores, environment
 
 STOP_SECONDS = 120.0
@@ -241,7 +242,9 @@ class Pool:
 
     def plan(self, retry_failed: bool = False, asked: bool = False) -> Plan:
         """What is left to do now; the options are `make_plan`'s."""
-        return make_plan(self.root, self.specs, self.limit, retry_failed, len(self.slots), asked=asked)
+        code = code_now(self.execution.methods_dirs) if asked else None
+        slots = len(self.slots)
+        return make_plan(self.root, self.specs, self.limit, retry_failed, slots, asked=asked, code=code)
 
     def measure(self, plan: Plan, specs: dict[str, RunSpec]) -> Pace:
         """Steps per second of the whole pool, by a short measurement of a pack on one slot.

@@ -14,13 +14,14 @@ from rich.table import Table
 from harness.config import UserError, nearest
 from harness.records.folder import RunFolder, run_folders
 from harness.records.reader import RecordError
+from harness.records.rows import told_by_code
 from harness.records.schema import SPEC
 from harness.sweep.display import duration, number
 
 
 @dataclass
 class Row:
-    """The runs of one method. `rate`: steps/s over its running runs; `seconds_left`: at the sweep's rate.
+    """The runs of one row. `rate`: steps/s over its running runs; `seconds_left`: at the sweep's rate.
 
     Runs that wait are `queued` where a Slurm task in the queue has them, else `waiting` for the next sweep.
     Damaged runs are counted, and none of their steps.
@@ -99,9 +100,11 @@ def sweep_status(root: Path, in_tasks: Collection[str] = ()) -> SweepStatus:
     folders = run_folders(root)
     if not folders:
         raise UserError(f"{root} holds no runs; `harness sweep PROMPTS --out {root}` makes some")
+    looks = {folder.id: folder.look() for folder in folders}
+    named = {run: look.spec.label if look.spec else UNREADABLE for run, look in looks.items()}
+    labels = told_by_code(named, {run: look.code for run, look in looks.items()})
     for folder in folders:
-        look = folder.look()
-        label = look.spec.label if look.spec else UNREADABLE
+        look, label = looks[folder.id], labels[folder.id]
         row = rows.setdefault(label, Row(label))
         try:
             if look.spec is None or look.status == "damaged":
@@ -166,6 +169,7 @@ def describe(folder: RunFolder) -> dict[str, Any]:
     if spec := look.spec:
         about |= {
             "method": spec.label,
+            "code": dict(look.code),
             "params": spec.params,
             "prompt": spec.prompt,
             "seed": spec.seed,

@@ -71,6 +71,22 @@ def test_labels_tell_settings_apart_only_where_needed(runs: Sweep) -> None:
     assert len(labels) == 4 and all("@" in label for label in labels)
 
 
+def test_versions_of_a_method_are_rows_of_their_own(runs: Sweep) -> None:
+    folders = sorted((run.folder for run in load_runs(runs.root)[0]), key=lambda folder: folder.id)
+
+    def made_with(code: str, number: int, **more: str) -> set[str]:
+        env = folders[number].env() or {}
+        folders[number].save_env(env | {"code": {"tp_sds": code} | more})
+        return set(method_labels(load_runs(runs.root)[0]).values())
+
+    assert folders[0].id.startswith("tp_sds-")
+    assert made_with("a" * 12, 0) == made_with("a" * 12, 1) == {"tp_sds", "uniform_sds"}
+    versions = {"tp_sds (code aaaaaa)", "tp_sds (code bbbbbb)"}
+    assert made_with("b" * 12, 2) == {"tp_sds", "uniform_sds"} | versions
+    mixed = made_with(f"{'a' * 12}+{'b' * 12}", 3, **{"scene mine": "c" * 12})
+    assert mixed == {"tp_sds", "uniform_sds", "tp_sds (code cccccc aaaaaa+bbbbbb)"} | versions
+
+
 def test_loading_imports_no_torch() -> None:
     modules = "eval.sources.load, eval.statistics.convergence, eval.figures.contact_sheet"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"

@@ -1,0 +1,63 @@
+"""Runs that were made with another version of their method's code than there is now: kept, or made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from harness.config import UserError
+from harness.distill import method
+from harness.records.identity import RunSpec
+from harness.scene import kind
+from harness.sweep.gc import put_aside
+
+if TYPE_CHECKING:
+    from harness.sweep.plan import Plan
+
+Others = Literal["refuse", "keep", "redo"]  # what becomes of them
+
+
+def code_now(methods_dirs: Sequence[Path | str]) -> Callable[[RunSpec], Mapping[str, str]]:
+    """Which code a run would be made with, as env.json has it, that of this package aside."""
+
+    @cache
+    def of(name: str, scene: str) -> Mapping[str, str]:
+        return method.code_of(name, methods_dirs) | kind.code_of(scene)
+
+    return lambda spec: of(spec.method, spec.config.scene.kind)
+
+
+def settle(root: Path, plan: Plan, others: Others, say: Callable[[str], None] | None = print) -> bool:
+    """Do what was asked with the plan's `outdated` runs; true where the plan has to be made anew.
+
+    Without `say` nothing is written. Raises UserError where nothing was asked, and for runs that are to be
+    made anew while somebody advances them.
+    """
+    if not plan.outdated:
+        return False
+    runs = list(plan.outdated)
+    parts = _and(sorted({part for told in plan.outdated.values() for part in told}))
+    many = f"{len(runs)} of {plan.total} runs" if plan.total > 1 else "the run"
+    what = f"{many} (such as {runs[0]}) {'were' if len(runs) > 1 else 'was'} made with other code of {parts}"
+    if others == "refuse":
+        raise UserError(
+            f"{what} than there is now: --keep leaves them as rows of their own, --redo makes them anew, and "
+            "a copy of the folder under another name stands beside them"
+        )
+    if others == "redo":
+        busy = next((run for run in runs if run in {*plan.running, *plan.queued}), None)
+        if busy:
+            raise UserError(f"--redo: {busy} is being advanced; `harness cancel` takes it out")
+        if say:
+            trash = put_aside(root, runs)
+            say(f"{what}: they are made anew, and lie in {trash}")
+        return say is not None
+    if say:
+        say(f"{what}: kept, in rows of their own")
+    return False
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,92 @@
+"""A changed method.py is noticed: in the record, by the next sweep, in rows of their own."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.config import UserError
+from harness.distill.method import code_of
+from harness.records.folder import RunFolder
+from harness.sweep.plan import Plan, make_plan
+from harness.sweep.status import sweep_status
+from harness.sweep.versions import code_now, settle
+from tests import tinyruns
+
+METHOD = '''"""Scaled SDS."""
+
+import strength
+from harness.distill.method import Method
+
+
+class Scaled(Method):
+    """SDS, scaled."""
+
+    def gradient(self, ctx):
+        return strength.SCALE * super().gradient(ctx)  # as it is
+'''
+STRENGTH = "SCALE = 2.0\n"
+
+
+@pytest.fixture
+def methods(tmp_path: Path) -> Path:
+    folder = tmp_path / "methods" / "scaled"
+    folder.mkdir(parents=True)
+    (folder / "method.py").write_text(METHOD)
+    (folder / "strength.py").write_text(STRENGTH)
+    return folder.parent
+
+
+def test_code_is_what_runs_of_a_method(methods: Path):
+    def code() -> str:
+        return code_of("scaled", [methods])["scaled"]
+
+    first, folder = code(), methods / "scaled"
+    (folder / "plots.py").write_text("print(1)\n")
+    (folder / "method.py").write_text(
+        METHOD.replace("  # as it is", "").replace('"""SDS, scaled."""', '"""Else."""')
+    )
+    assert code() == first
+    (folder / "strength.py").write_text("from deeper.still import SCALE\n")
+    imported = code()
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "still.py").write_text(STRENGTH)
+    deeper = code()
+    (folder / "deeper" / "still.py").write_text("SCALE = 3.0\n")
+    (folder / "method.py").write_text(METHOD)
+    assert len({first, imported, deeper, code()}) == 4
+    (folder / "deeper" / "still.py").write_text("SCALE = (\n")
+    assert code_of("uniform_sds@scaled", [methods]).keys() == {"uniform_sds", "scaled"}
+
+
+def test_runs_of_another_version_are_told_kept_or_made_anew(methods: Path, tiny_prior: Path, tmp_path: Path):
+    root = tmp_path / "runs"
+    done, begun = tinyruns.create(root, tiny_prior, "scaled", runs=2, methods_dirs=[methods])
+    dirs = {"methods_dirs": (str(methods),)}
+    tinyruns.run(root, [done], **dirs)
+    emit, stop = tinyruns.stop_after(4)
+    tinyruns.advance(root, [begun], tinyruns.execution(**dirs), emit, stop)
+    specs = [RunFolder(root / run).spec() for run in (done, begun)]
+
+    def plan() -> Plan:
+        return make_plan(root, specs, 1, asked=True, code=code_now([methods]))
+
+    then = code_of("scaled", [methods])
+    assert RunFolder(root / done).look().code == then and plan().outdated == {}
+    assert not settle(root, plan(), "refuse")
+
+    (methods / "scaled" / "strength.py").write_text("SCALE = 3.0\n")
+    now = code_of("scaled", [methods])["scaled"]
+    assert plan().outdated == {done: ["scaled"], begun: ["scaled"]}
+    with pytest.raises(UserError, match=r"2 of 2 runs \(such as .*other code of scaled.*--keep .*--redo "):
+        settle(root, plan(), "refuse")
+    said: list[str] = []
+    assert not settle(root, plan(), "keep", said.append) and "kept" in said[0]
+    tinyruns.run(root, [begun], **dirs)  # what went on with other code is neither's
+    assert RunFolder(root / begun).look().code == {"scaled": f"{then['scaled']}+{now}"}
+    rows = {row.method for row in sweep_status(root).methods}
+    assert rows == {f"scaled (code {then['scaled'][:6]}{more})" for more in ("", f"+{now[:6]}")}
+
+    assert not settle(root, plan(), "redo", None)  # a dry run
+    assert settle(root, plan(), "redo", said.append) and "made anew" in said[1]
+    assert plan().new == [done, begun] and plan().outdated == {}
+    assert len(list((root / "trash").glob(f"*/{done}/result.json"))) == 1
