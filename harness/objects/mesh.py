@@ -160,6 +160,11 @@ def level_surface(final: Final, grid: Grid, level: float) -> trimesh.Trimesh:
     """The surface where the solidity is `level`, in the world's frame and units, facing outwards."""
     if grid.solidity_XYZ.max() <= level:
         raise empty(final, level, float(grid.solidity_XYZ.max()))
+    return triangles(grid, level)
+
+
+def triangles(grid: Grid, level: float) -> trimesh.Trimesh:
+    """The surface at `level` of a grid that goes beyond it."""
     vertices_N3, faces_F3, _, _ = marching_cubes(grid.solidity_XYZ, level, gradient_direction="ascent")
     mesh = trimesh.Trimesh(grid.origin_3 + grid.spacing * vertices_N3, faces_F3, process=False)
     mesh.merge_vertices(digits_vertex=9)
