@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.sources.load import RunRecord, Settings
-from harness.config import UserError, dotted
+from eval.sources.load import RunRecord, rows_of
+from harness.config import UserError
+from harness.records.rows import differing, setting_of, value_shown
 
 
 def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) -> None:
     """Raises UserError unless the runs' numbers may stand in one table."""
     first = runs[0]
-    settings: dict[str, str] = {}
-    common = Settings()
     weights: dict[str, str] = {}
     computed: dict[str, str] = {}
     for other in runs:
@@ -30,18 +29,9 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
                 f"table: {first.run_id} is of {first.spec_version}, {other.run_id} of {other.spec_version}; "
                 "keep them in separate folders"
             )
-        if allow_mixed:
-            continue
-        if found := common.clash(other):
-            earlier, keys = found
-            raise UserError(
-                f"runs of different settings in one folder: {_difference(earlier, other, keys)} "
-                f"({earlier.run_id}, {other.run_id}); separate them or pass --allow-mixed"
-            )
-        if other.settings_hash != settings.setdefault(other.method, other.settings_hash):
-            raise UserError(
-                f"runs of {other.method} differ in its parameters; separate them or pass --allow-mixed"
-            )
+    if not allow_mixed:
+        _check_settings(runs)
+    for other in runs if not allow_mixed else ():
         if other.prior_hash and other.prior_hash != weights.setdefault(other.prior, other.prior_hash):
             raise UserError(
                 f"'{other.prior}' had other weights in {other.run_id}; separate them or pass --allow-mixed"
@@ -62,6 +52,22 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
         )
 
 
-def _difference(one: RunRecord, other: RunRecord, keys: Sequence[str]) -> str:
-    a, b = dotted(one.config), dotted(other.config)
-    return "; ".join(f"{key} is {a.get(key)} and {b.get(key)}" for key in keys)
+def _check_settings(runs: Sequence[RunRecord]) -> None:
+    _, found = differing(run.made for run in runs)
+    if found:
+        key, (one, other, *_) = next(iter(found.items()))
+        such = [
+            next(run.run_id for run in runs if key not in run.own and setting_of(run.config, key) == value)
+            for value in (one, other)
+        ]
+        told = "; ".join(f"{key} is {' and '.join(map(str, each))}" for key, each in found.items())
+        raise UserError(
+            f"runs of different settings in one folder: {told} ({', '.join(such)}); separate them, choose "
+            f"some by words such as {key}={value_shown(one)}, or pass --allow-mixed"
+        )
+    rows = rows_of(runs)
+    for run in runs:
+        if rows[run.run_id].method != run.method:
+            raise UserError(
+                f"runs of {run.method} differ in its parameters; separate them or pass --allow-mixed"
+            )

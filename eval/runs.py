@@ -17,7 +17,7 @@ from eval.metrics import SEAM
 from eval.scorers.clip import Clip, load_clip
 from eval.scorers.features import ViewFeatures, view_features
 from eval.scorers.retrieval import Pool, Scorer, load_pool
-from eval.sources.load import BASELINE, DAMAGED, ENDED, RunRecord, in_order, load_runs, method_labels
+from eval.sources.load import BASELINE, DAMAGED, ENDED, RunRecord, in_order, load_runs, rows_of
 from eval.sources.samples import prior_samples
 from eval.statistics import convergence, intervals
 from eval.tables import cost
@@ -112,11 +112,13 @@ class Runs(Sequence[RunRecord]):
         check_comparable(self._records, clip, allow_mixed)
         if unfinished:
             self.note(f"{unfinished} unfinished runs are left out")
-        self.labels = method_labels(self)
-        self.methods = in_order(self.labels.values())
+        rows = rows_of(self)
+        self.labels = {run_id: row.name for run_id, row in rows.items()}
+        self.rows = {row.name: row for row in rows.values()}
+        self.methods = in_order(self.rows.values())
         for method in sorted({run.method for run in self if "(code " in self.labels[run.run_id]}):
             self.note(f"{method}: runs that were made with different code are rows of their own")
-        self.baseline = BASELINE if BASELINE in self.methods else None
+        self.baseline = BASELINE if any(map(self.base, self.methods)) else None
         self.pools = {run.suite: load_pool(root, run.suite) for run in self if run.suite}
         self.clip: Clip = load_clip(clip, device)
         self.scorers = {suite: Scorer.over(self.clip, pool) for suite, pool in self.pools.items()}
@@ -157,6 +159,16 @@ class Runs(Sequence[RunRecord]):
     def seeds(self) -> list[int]:
         """The seeds run."""
         return sorted({run.seed for run in self})
+
+    def beside(self, name: str, method: str) -> str | None:
+        """The row of a method at the same values of the settings that differ; None where there is not one."""
+        at = self.rows[name].at
+        found = [row.name for row in self.rows.values() if (row.method, row.at) == (method, at)]
+        return found[0] if len(found) == 1 else None
+
+    def base(self, name: str) -> str | None:
+        """What a row is compared with: the baseline at the same values of the settings that differ."""
+        return self.beside(name, BASELINE)
 
     def _pools(self) -> list[Pool]:
         return sorted(self.pools.values(), key=lambda pool: pool.name)

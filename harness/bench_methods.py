@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from eval.sources.load import RunRecord, in_order, load_runs, method_labels
+from eval.sources.load import RunRecord, in_order, load_runs, method_labels, rows_of
 from eval.tables.cost import costs_of
 from harness.bench import make_pack, steps
 from harness.config import UserError
@@ -60,7 +60,7 @@ def run(
     table = Table(
         "method", "ms per run and step", "ratio", "NFE per step", caption=costs.line, caption_justify="left"
     )
-    names = in_order(labels.values())
+    names = in_order(rows_of(runs).values())
     for name in names:
         per_step = replace(costs.seconds(name), scale=1e3, digits=2)
         ratio = replace(costs.ratio(name, names[0]), digits=3)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import operator
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
@@ -288,6 +289,19 @@ def override_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
+def annotation_of(key: str, model: type[BaseModel] | None = None) -> Any:
+    """The annotation of a dotted key's field; None where `--set` takes no such key."""
+    model = model or Config
+    if key not in override_keys(model):
+        return None
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = model.model_fields[section].annotation
+        assert isinstance(inner, type) and issubclass(inner, BaseModel)
+        model = inner
+    return model.model_fields[name].annotation
+
+
 def dotted(config: Config) -> dict[str, Any]:
     """Every setting under the dotted key that `--set` takes it by, as JSON has it."""
     data = config.model_dump(mode="json")
@@ -345,12 +359,35 @@ def parse_value(text: str, annotation: Any) -> Any:
     if isinstance(value, (list, dict)):
         return value
     for kind in kinds:
-        if (get_origin(kind) or kind) in (tuple, list, set, frozenset):
+        if (get_origin(kind) or kind) in _SEQUENCES:
             parts = [part.strip() for part in text.strip("()[] ").split(",")]
             inner = [part for part in get_args(kind) if part is not Ellipsis] or [str]
             inner += inner[-1:] * (len(parts) - len(inner))
             return [parse_value(part, each) for part, each in zip(parts, inner, strict=False)]
     return value
+
+
+_SEQUENCES = (tuple, list, set, frozenset)
+_PARTS = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|\[[^\]]*\]|\([^)]*\)|[^,\[("])+""")
+
+
+def alternatives(text: str, annotation: Any) -> list[str]:
+    """The values that a command line's text spans for a field of that annotation: `7.5,20` is two numbers.
+
+    A comma inside a value is the value's: of a sequence, whose several values stand in brackets each
+    (`[0.02,0.5],[0.02,0.98]`), and of a text, whose several values stand in quotation marks each.
+    """
+    if annotation is None:
+        return [text]
+    kinds = _kinds(annotation)
+    parts = [part.strip() for part in _PARTS.findall(text)]
+    if any((get_origin(kind) or kind) in _SEQUENCES for kind in kinds):
+        fits = all(part[:1] in ("[", "(") for part in parts)
+    elif any(isinstance(kind, type) and issubclass(kind, (str, PurePath, bytes)) for kind in kinds):
+        fits = all(part[:1] == '"' == part[-1:] for part in parts)
+    else:
+        parts, fits = [part.strip() for part in text.split(",")], not text.startswith(("[", "{"))
+    return parts if fits and len(parts) > 1 else [text]
 
 
 def split_override(item: str) -> tuple[str, str]:
@@ -412,16 +449,15 @@ def apply_overrides(config: Config, items: Sequence[str]) -> Config:
             leaf = [k for k in keys if k.split(".")[-1] == key]
             raise UserError(f"unknown setting '{key}'{nearest(key, leaf or keys)}")
         *sections, name = key.split(".")
-        target, model = data, Config
+        target = data
         for section in sections:
             target = target[section]
-            kind = model.model_fields[section].annotation
-            assert isinstance(kind, type) and issubclass(kind, BaseModel)
-            model = kind
-        target[name] = parse_value(text, model.model_fields[name].annotation)
+        target[name] = parse_value(text, annotation_of(key))
         try:
-            if sections:
-                model.model_validate(target)
+            for section in sections:
+                kind = Config.model_fields[section].annotation
+                assert isinstance(kind, type) and issubclass(kind, BaseModel)
+                kind.model_validate(target)
         except ValidationError as error:
             raise UserError(f"--set {short(item, 200)}: {first_problem(error)}") from None
     try:

@@ -127,7 +127,8 @@ def submit(asked: Submission, say: Callable[[str], None] = print) -> Packed:
             found = pack(asked, queued, limits)
         say(found.plan.summary())
         by_id = {run_id(spec): spec for spec in asked.specs}
-        for run in dict.fromkeys([*found.plan.todo, *found.plan.queued, *found.plan.specless]):
+        plan = found.plan
+        for run in dict.fromkeys([*plan.todo, *plan.queued, *plan.specless, *plan.unlabelled]):
             folder = RunFolder.create(asked.root, by_id[run])
             if asked.retry_failed:
                 folder.forget_failure()

@@ -73,8 +73,8 @@ def cost(runs: Runs) -> Sheet:
             axes.barh(y, seconds.value * scale, 0.6, xerr=spread, color=colour, ecolor="0.1",
                       error_kw={"linewidth": 1.2})  # fmt: skip
         evaluations.barh(y, timed.nfe[name] * total, 0.6, color=colour)
-        if runs.baseline and name != runs.baseline:
-            _beside(per_step, y, f"× {replace(timed.ratio(name, runs.baseline), digits=2)}")
+        if (base := runs.base(name)) and name != base:
+            _beside(per_step, y, f"× {replace(timed.ratio(name, base), digits=2)}")
     per_step.set(title="per step", xlabel="wall time, ms")
     per_run.set(title="per run", xlabel=f"wall time, {unit}")
     evaluations.set(title="per run", xlabel="denoiser evaluations")

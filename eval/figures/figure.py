@@ -23,6 +23,7 @@ class Figure:
 
     needs: ClassVar[str] = "runs"
     metrics: ClassVar[tuple[str, ...]] = ()
+    is_usual: ClassVar[bool] = True  # most runs have what it needs; else it is left out without a word
     plot: Callable[..., Sheet]  # of the runs, and of options of its own; called within the project's style
 
     def __init__(self, name: str, summary: str):

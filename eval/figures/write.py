@@ -44,7 +44,8 @@ def write_figures(
             line = f"no figure {name}: {error}"
             if names:
                 raise UserError(line) from error
-            say(line)
+            if known[name].is_usual:
+                say(line)
         else:
             written += _write(known[name], sheet, runs, out, command)
     missing = fallbacks(texts(runs))[1]

@@ -14,7 +14,7 @@ import numpy as np
 
 from eval.report.command import sweep_command
 from eval.report.pictures import Made, meshed
-from eval.sources.load import DAMAGED, RunRecord, in_order, method_labels
+from eval.sources.load import DAMAGED, RunRecord, in_order, rows_of
 from harness.records.files import read_json
 from harness.records.identity import RunSpec, slug
 
@@ -76,8 +76,8 @@ def index(
 ) -> dict[str, Any]:
     """All runs, prompts and methods of a folder, for `data/runs.js`; `made` is by run id, `damaged` has a
     line for each run that cannot be used."""
-    labels = method_labels(runs)
-    methods = in_order(labels.values())
+    rows = rows_of(runs)
+    labels, methods = {run_id: row.name for run_id, row in rows.items()}, in_order(rows.values())
     prompts = suites.order([run.prompt for run in runs])
     totals = sorted({run.total for run in runs})
     suite_names = sorted({suites.name(run) for run in runs})

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.config import Config, UserError, dotted
+from harness.config import Config, UserError
 from harness.records.folder import RunFolder, run_folders
-from harness.records.identity import NOT_HASHED, canonical_json, hashed_config, without_place
+from harness.records.identity import canonical_json, hashed_config
 from harness.records.reader import RecordError
-from harness.records.rows import told_by_code
+from harness.records.rows import At, Made, Row, differing, named, places, told_by_code
 from harness.records.stamp import mark, prior_hash
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "harness" / "weights"
@@ -35,6 +35,7 @@ class RunRecord:
     seed: int
     config: Config
     own: Mapping[str, Any]  # what of the method's recommended settings its configuration holds
+    axes: tuple[str, ...]  # the settings that its sweep spanned
     suite: str | None  # sha256 of the whole suite, which is the retrieval pool
     status: str
     failure: str | None  # why a failed run failed, or what of a damaged one is damaged
@@ -56,6 +57,11 @@ class RunRecord:
     def total(self) -> int:
         """N: the run's own number of steps."""
         return self.config.steps
+
+    @property
+    def made(self) -> Made:
+        """What its row's name follows from."""
+        return Made(self.config, self.own, self.axes)
 
     @property
     def config_hash(self) -> str:
@@ -138,6 +144,7 @@ def load_run(folder: RunFolder) -> RunRecord:
         seed=spec.seed,
         config=spec.config,
         own=spec.own,
+        axes=spec.axes,
         suite=spec.suite.sha256 if spec.suite else None,
         status=status,
         failure=told,
@@ -166,59 +173,34 @@ def _numerics(env: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-class Settings:
-    """The settings of runs that are looked at in turn, apart from each method's own."""
-
-    def __init__(self) -> None:
-        self._known: set[tuple[str, ...]] = set()
-        self._first: dict[str, tuple[Any, RunRecord]] = {}  # by setting: its value, and a run that has it
-        self._plain: RunRecord | None = None  # a run without settings of its own
-
-    def clash(self, run: RunRecord) -> tuple[RunRecord, list[str]] | None:
-        """An earlier run whose settings differ in others than N and either method's own, and those settings;
-        None where there is none."""
-        shape = (run.config_hash, *sorted(run.own))
-        if shape in self._known:
-            return None
-        ours = {key: value for key, value in _settings(run).items() if key not in run.own}
-        differing = [key for key, value in ours.items() if self._first.get(key, (value,))[0] != value]
-        if differing:
-            return self._first[differing[0]][1], differing
-        if not run.own:
-            if self._plain:  # scenes of two kinds have their own
-                return self._plain, sorted(_settings(self._plain).keys() ^ ours.keys())
-            self._plain = run
-        self._known.add(shape)
-        self._first = {key: (value, run) for key, value in ours.items()} | self._first
-        return None
-
-
-def _settings(run: RunRecord) -> dict[str, Any]:
-    dropped = (*NOT_HASHED, "steps")
-    return {k: value for k, value in dotted(without_place(run.config)).items() if k not in dropped}
-
-
-def method_labels(runs: Iterable[RunRecord]) -> dict[str, str]:
-    """Run id → name of its row: the method, with a hash of its settings or of its code where that alone is
-    ambiguous."""
+def rows_of(runs: Iterable[RunRecord]) -> dict[str, Row]:
+    """Run id → its row: the method, the settings that a sweep spanned, and a hash of all settings or of the
+    code where that is still ambiguous."""
     runs = list(runs)
-    settings: dict[str, set[str]] = {}
+    made = {run.run_id: run.made for run in runs}
+    at, mixed = places(made), bool(differing(made.values())[1])
+    settings: dict[tuple[str, At], set[str]] = {}
     for run in runs:
-        settings.setdefault(run.method, set()).add(run.settings_hash)
-    seen = Settings()
-    mixed = any([seen.clash(run) for run in runs])
-    labels = {
+        settings.setdefault((run.method, at[run.run_id]), set()).add(run.settings_hash)
+    heads = {
         run.run_id: f"{run.method}@{run.settings_hash}"
-        if mixed or len(settings[run.method]) > 1
+        if mixed or len(settings[run.method, at[run.run_id]]) > 1
         else run.method
         for run in runs
     }
-    return told_by_code(labels, {run.run_id: run.code for run in runs})
+    names = {run_id: named(head, at[run_id]) for run_id, head in heads.items()}
+    names = told_by_code(names, {run.run_id: run.code for run in runs})
+    return {run_id: Row(name, heads[run_id], at[run_id]) for run_id, name in names.items()}
 
 
-def in_order(methods: Iterable[str]) -> list[str]:
-    """The names of methods' rows as they are shown everywhere: the baseline, then by name."""
-    return sorted(set(methods), key=lambda name: (name != BASELINE, name))
+def method_labels(runs: Iterable[RunRecord]) -> dict[str, str]:
+    """Run id → name of its row: see `rows_of`."""
+    return {run_id: row.name for run_id, row in rows_of(runs).items()}
+
+
+def in_order(rows: Iterable[Row]) -> list[str]:
+    """The names of rows as they are shown everywhere: the baseline, then by name, values rising."""
+    return [row.name for row in sorted(set(rows), key=lambda row: row.order(BASELINE))]
 
 
 def runs_table(runs: Sequence[RunRecord]) -> pd.DataFrame:

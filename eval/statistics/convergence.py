@@ -17,7 +17,7 @@ dropped and counted, so that each point of a curve is a mean over the same runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -262,20 +262,22 @@ def area_under_curve(
     frame: pd.DataFrame,
     rng: np.random.Generator,
     x: Axis = "step",
-    baseline: str | None = None,
+    baseline: str | Mapping[str, str | None] | None = None,
     resamples: int = RESAMPLES,
 ) -> dict[str, Area]:
     """Area under each method's curve over [0, N] / N with its interval, and the difference to the baseline.
 
-    N is the largest x that every method of the table has: the number of steps, or the end of the method
-    whose steps cost least. The area is taken run by run: its mean is the area under the mean curve, and it is
-    paired by prompt and seed. Raises UserError as `curve` does, and for x = "total", which has no curve.
+    `baseline` may be one for each method. N is the largest x that every method of the table has: the number
+    of steps, or the end of the method whose steps cost least. The area is taken run by run: its mean is the
+    area under the mean curve, and it is paired by prompt and seed. Raises UserError as `curve` does, and for
+    x = "total", which has no curve.
     """
     if x == "total":
         raise UserError("separate runs have no curve between their N, so no area; compare them N by N")
     rows = _rows(frame, x)
-    if baseline is not None:
-        _known(baseline, rows)
+    bases = baseline if isinstance(baseline, Mapping) else dict.fromkeys(rows["method"].unique(), baseline)
+    for name in sorted({base for base in bases.values() if base is not None}):
+        _known(name, rows)
     curves = _curves(rows, x)
     end = min(one.x_X[-1] for one in curves.values())
     areas = {method: _areas(one, end) for method, one in curves.items()}
@@ -284,8 +286,9 @@ def area_under_curve(
     for method, values in areas.items():
         mean = share_mean(values)
         difference = None
-        if baseline is not None and method != baseline:
-            difference = paired_difference(values, areas[baseline], np.random.default_rng(seed), resamples)
+        base = bases.get(method)
+        if base is not None and method != base:
+            difference = paired_difference(values, areas[base], np.random.default_rng(seed), resamples)
         found[method] = Area(**vars(mean), difference=difference, n_dropped=curves[method].n_dropped)
     return found
 

@@ -42,18 +42,19 @@ def table(runs: Runs) -> Table:
     for reading, (axis, frame) in convergence_frames(runs).items():
         if axis == "total":
             continue
-        areas = convergence.area_under_curve(frame, rng(), axis, baseline)
-        for method in runs.methods:
+        bases = {method: runs.base(method) for method in runs.methods}
+        areas = convergence.area_under_curve(frame, rng(), axis, bases)
+        for method, base in bases.items():
             if method not in areas:
                 continue
             cells: list[Cell] = []
-            scatter = timed.scatter(method, baseline) if timed and reading == "wall time" else None
+            scatter = timed.scatter(method, base) if timed and base and reading == "wall time" else None
             for share in convergence.SHARES:
-                if method == baseline:
-                    cells.append(Number(1.0, digits=2))
+                if method == base or base is None:
+                    cells.append(Number(1.0 if base else math.nan, digits=2))
                     continue
                 ratio = convergence.ratio_to_baseline(
-                    frame, method, baseline, rng(), share, axis, scatter_B=scatter
+                    frame, method, base, rng(), share, axis, scatter_B=scatter
                 )
                 cells.append(number(ratio))
             area = areas[method]

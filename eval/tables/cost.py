@@ -140,7 +140,7 @@ def table(runs: Runs) -> Table:
     rows: list[list[Cell]] = []
     for method in runs.methods:
         per_step = found.seconds(method)
-        ratio = found.ratio(method, runs.baseline) if runs.baseline else Number(math.nan)
+        ratio = found.ratio(method, base) if (base := runs.base(method)) else Number(math.nan)
         rows.append(
             [
                 method, f"{found.nfe[method]:g}", replace(per_step, scale=1e3, digits=2),

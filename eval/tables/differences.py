@@ -41,9 +41,9 @@ def by_distillation(runs: Runs) -> Table:
     final = runs.of(RPrecision).frame
     found = []
     for method, total, part in groups(runs, final):
-        left, composed, right = method.partition(COMPOSED)
-        uniform = f"{left}{COMPOSED}{BASELINE}"
-        base = BASELINE if left == BASELINE and uniform not in runs.methods else uniform
+        left, composed, right = runs.rows[method].method.partition(COMPOSED)
+        base = runs.beside(method, f"{left}{COMPOSED}{BASELINE}")
+        base = runs.base(method) if left == BASELINE and base is None else base
         theirs = final.loc[(final["method"] == base) & (final["total"] == total)]
         if composed and right != BASELINE and len(theirs):
             found.append((method, total, part, theirs))
@@ -88,15 +88,16 @@ def _table(name: str, title: str, compared: Sequence[Compared], notes: Sequence[
 
 def _compared(runs: Runs, final: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame, pd.DataFrame]]:
     """Method, its N, its rows and the baseline's: of equal N, or where it has none of equal NFE."""
-    base = final.loc[final["method"] == runs.baseline]
     for method, total, part in groups(runs, final):
-        if method == runs.baseline:
+        name = runs.base(method)
+        if name is None or method == name:
             continue
+        base = final.loc[final["method"] == name]
         theirs = base.loc[base["total"] == total]
         if not len(theirs):
             per_step = runs.of(_evaluations)
             wanted = per_step.get(method, math.nan) * total
-            spent = base["total"] * per_step.get(str(runs.baseline), math.nan)
+            spent = base["total"] * per_step.get(name, math.nan)
             theirs = base.loc[(spent / wanted - 1).abs() <= BUDGET]
         if len(theirs) and theirs["total"].nunique() == 1:
             yield method, total, part, theirs

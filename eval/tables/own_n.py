@@ -28,9 +28,13 @@ def table(runs: Runs) -> Table:
         for total in totals:
             part = own.loc[own["total"] == total]
             cells.append(percent(mean(part, "value")) if len(part) else "–")
-        reached = [convergence.own_n(final, method, baseline, rng(), share) for share in convergence.SHARES]
+        base = runs.base(method)
+        if base is None:
+            rows.append([method, *cells, *["–"] * (len(convergence.SHARES) + 3)])
+            continue
+        reached = [convergence.own_n(final, method, base, rng(), share) for share in convergence.SHARES]
         cells += [steps_between(each.method) for each in reached]
-        cells.append("1" if method == baseline else ratio_between(reached[0].ratio))
+        cells.append("1" if method == base else ratio_between(reached[0].ratio))
         rows.append([method, *cells, reached[0].n_prompts, reached[0].n_runs])
     shares = [f"{100 * share:.0f} %" for share in convergence.SHARES]
     return Table(

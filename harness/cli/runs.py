@@ -47,6 +47,8 @@ def status(
         print(look(runs).as_json())
         return
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 140)  # a pipe has no edge to break lines at
     state = _watched(runs, look, console) if watch else look(runs)
     if not watch:
         console.print(state.view())

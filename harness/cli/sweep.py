@@ -64,7 +64,7 @@ def sweep(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="A setting, such as guidance.cfg_scale=50 or tp_sds.m1=700; may be given several times.",
+            help="A setting, such as tp_sds.m1=700; several values, guidance.cfg_scale=7.5,20, are an axis.",
             autocompletion=complete_settings,
         ),
     ] = [],  # noqa: B006 - typer copies it

@@ -108,7 +108,8 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: Path | str, spec: RunSpec) -> RunFolder:
-        """The folder of `spec` under `root`, made where it does not exist yet; it says where the prior is.
+        """The folder of `spec` under `root`, made where it does not exist yet; it says where the prior is and
+        which settings were spanned.
 
         It appears with its spec in it. A spec that cannot be read is written again: the folder's name says
         whose it is. Raises RecordError where anything else there is damaged.
@@ -122,9 +123,14 @@ class RunFolder:
             if damage := folder.look(spec_known=True).damage:
                 raise RecordError(f"{folder.path} is damaged: {damage}")
             write_json(folder.path / SPEC, spec.model_dump(mode="json"), durable=False)
-        elif found.spec.config.guidance.prior != spec.config.guidance.prior:  # one content, moved
+            return folder
+        moved = found.spec.config.guidance.prior != spec.config.guidance.prior  # one content
+        axes = dict.fromkeys((*found.spec.axes, *spec.axes))
+        if moved or len(axes) > len(found.spec.axes):
             saved: Any = folder.spec_json()
             saved["config"]["guidance"]["prior"] = spec.config.guidance.prior
+            if axes:
+                saved = {"axes": None} | saved | {"axes": list(axes)}  # before what many specs have in common
             write_json(folder.path / SPEC, saved, durable=False)
         return folder
 

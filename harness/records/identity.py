@@ -61,7 +61,8 @@ class RunSpec(BaseModel):
     `params` are the method's full settings; `params_set` names those that differ from the method's defaults,
     which alone enter the identity. `variant` (a preset's name, changed settings) and `suite` are for readers,
     not hashed. So is `own`: what of the method's recommended settings `config` holds in the place of the
-    sweep's; `own_kept` names those of them that were set by hand. Of a composed method, params are
+    sweep's; `own_kept` names those of them that were set by hand. `axes` names the settings of `config` that
+    the sweep spanned: rows tell them. Of a composed method, params are
     {"distillation": …, "schedule": …}, params_set has names such as schedule.m, and the variant joins both
     halves' with an @.
     """
@@ -75,6 +76,7 @@ class RunSpec(BaseModel):
     variant: str = ""
     own: dict[str, Any] = Field(default_factory=dict, exclude_if=operator.not_)
     own_kept: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
+    axes: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
     prompt: str
     seed: int = Field(ge=0, le=LARGEST_SEED)
     config: Config = Config()

@@ -1,10 +1,99 @@
-"""What the rows of runs are called wherever runs are counted, compared or drawn."""
+"""What the rows of runs are called wherever runs are counted, compared or drawn: the method, the settings
+that differ between the runs at hand, and the version of its code."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from harness.config import Config, dotted
+from harness.records.identity import NOT_HASHED, by_identity, canonical_json, without_place
+from harness.text import short
 
 DIGITS = 6  # of a hash of code, in a row's name
+LONGEST = 24  # letters of a value in a row's name
+
+At = tuple[tuple[str, Any], ...]  # the settings that differ, by the last word of their key, with values
+
+
+class Made(NamedTuple):
+    """What a run was made with: its configuration, the keys in it that are its method's own and not the
+    sweep's, and those that its sweep spanned."""
+
+    config: Config
+    own: Collection[str] = ()
+    axes: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's name, the method that it begins with, and the values of the settings that differ."""
+
+    name: str
+    method: str
+    at: At = ()
+
+    def order(self, baseline: str) -> tuple[Any, ...]:
+        """Sorts rows as they are shown everywhere: the baseline, then by name, values rising."""
+        values = [(isinstance(v, str), v if isinstance(v, str | float | int) else str(v)) for _, v in self.at]
+        return self.method != baseline, self.method, values, self.name
+
+
+def differing(runs: Iterable[Made]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """The settings that differ between runs, with their values as they are met: those that a sweep spanned,
+    and all others. N is none of them."""
+    seen = {(id(run.config), *map(frozenset, run[1:])): run for run in runs}.values()
+    values: dict[str, dict[str, Any]] = {}
+    for run in seen:
+        for key, (text, value) in _settings(run.config).items():
+            if key not in run.own:
+                values.setdefault(key, {}).setdefault(text, value)
+    found = {key: list(each.values()) for key, each in values.items() if len(each) > 1}
+    spanned = {key for run in seen for key in run.axes}
+    spanned |= {"guidance.content"} if "guidance.prior" in spanned else set()
+    axes = {key: each for key, each in found.items() if key in spanned and key != "guidance.content"}
+    return axes, {key: each for key, each in found.items() if key not in spanned}
+
+
+def places(runs: Mapping[str, Made]) -> dict[str, At]:
+    """Run id → its values of the spanned settings that differ."""
+    axes, _ = differing(runs.values())
+    last = [key.rpartition(".")[2] for key in axes]
+    shown = {key: word if last.count(word) == 1 else key for key, word in zip(axes, last, strict=True)}
+
+    def at(run: Made) -> At:
+        settings = _settings(run.config)
+        return tuple((shown[key], settings[key][1]) for key in axes if key in settings and key not in run.own)
+
+    return {run_id: at(run) for run_id, run in runs.items()}
+
+
+def named(method: str, at: At) -> str:
+    """`uniform_sds, cfg_scale 50`."""
+    return ", ".join([method, *(f"{key} {value_shown(value)}" for key, value in at)])
+
+
+def value_shown(value: Any) -> str:
+    """A setting's value as a row and a tick have it."""
+    if isinstance(value, tuple):
+        return "–".join(map(value_shown, value))
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return short(text, LONGEST) or "none"
+
+
+def setting_of(config: Config, key: str) -> Any:
+    """A setting's value, a list as a tuple; None where the configuration has none of that key."""
+    return _settings(config).get(key, ("", None))[1]
+
+
+@by_identity
+def _settings(config: Config) -> dict[str, tuple[str, Any]]:
+    """Every setting but labels and N, as one spelling and as a value that can be compared."""
+    found = {k: v for k, v in dotted(without_place(config)).items() if k not in (*NOT_HASHED, "steps")}
+    return {k: (canonical_json(v), tuple(v) if isinstance(v, list) else v) for k, v in found.items()}
 
 
 def told_by_code(labels: Mapping[str, str], codes: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import config as settings
 from harness.config import (
     Config,
     SceneConfig,
@@ -130,6 +131,15 @@ def check_views(config: Config) -> None:
             f"scene.kind={config.scene.kind} has one view, so it needs views.azimuths=1 and "
             "views.heldout_elevation=none"
         )
+
+
+def annotation_of(key: str) -> Any:
+    """The annotation of the field that `--set` sets by a key, a kind's own too; None where there is none."""
+    if not _is_own(key):
+        return settings.annotation_of(key)
+    _, name, setting = key.split(".")
+    field = load_kind(name).Settings.model_fields.get(setting) if name in discover() else None
+    return field.annotation if field else None
 
 
 def _is_own(item: str) -> bool:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.config import Config, UserError, dotted, override_keys, parse_value, split_override
+from harness.config import (
+    Config,
+    UserError,
+    alternatives,
+    dotted,
+    override_keys,
+    parse_value,
+    split_override,
+)
 from harness.distill.method import Method, load_method
 from harness.prompt import normalised
 from harness.records.files import NoSuchFile, make_folder, read_text, write_json
@@ -172,6 +182,41 @@ def split_overrides(items: Sequence[str], methods: Sequence[str]) -> tuple[list[
     return [item for item in items if item not in of_methods], of_methods
 
 
+MOST_COMBINATIONS = 1000  # of the values that are spanned
+
+
+def spanned(
+    items: Sequence[str], annotation: Callable[[str], Any]
+) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
+    """Every combination of the values that `--set` items span (`guidance.cfg_scale=7.5,20`), as items of one
+    value each, and the keys that have several; `annotation` is of a key's field.
+
+    Raises UserError for views, which are how runs are looked at, and for more than MOST_COMBINATIONS.
+    """
+    choices, axes = [], []
+    for item in items:
+        key, text = split_override(item)
+        values = list(dict.fromkeys(alternatives(text, annotation(key))))
+        choices.append([f"{key}={value}" for value in values])
+        if len(values) > 1:
+            axes.append(key)
+            if key.startswith("views."):
+                raise UserError(
+                    f"--set {short(item, 60)}: runs of other views are no axis, but another folder"
+                )
+    many = math.prod(map(len, choices))
+    if many > MOST_COMBINATIONS:
+        raise UserError(f"--set spans {many} combinations, more than {MOST_COMBINATIONS}")
+    return list(itertools.product(*choices)), tuple(dict.fromkeys(axes))
+
+
+def method_annotation(key: str, dirs: Sequence[Path] = ()) -> Any:
+    """The annotation of a method's setting, `tp_sds.m1`; None where there is none."""
+    name, _, param = key.partition(".")
+    field = load_method(name, dirs).Params.model_fields.get(param)
+    return field.annotation if field else None
+
+
 @dataclass(frozen=True)
 class Own:
     """A configuration with what a method recommends put in, see `own_settings`."""
@@ -211,9 +256,10 @@ def expand(
     config: Config,
     prompts: Sequence[str] | None = None,
     own: Own | None = None,
+    axes: Sequence[str] = (),
 ) -> list[RunSpec]:
     """Every prompt × seed × method as a spec, for these prompts or all; the suite stays the pool. `own` is
-    what the methods recommend, which `config` holds."""
+    what the methods recommend, which `config` holds, and `axes` what the sweep spans of it."""
     label = own or Own(config)
     return [
         RunSpec(
@@ -223,6 +269,7 @@ def expand(
             variant=method.variant,
             own=label.applied,
             own_kept=label.kept,
+            axes=tuple(axes),
             prompt=prompt,
             seed=seed,
             config=config,

@@ -49,7 +49,7 @@ def sweep(
         print(plan.summary(), flush=True)
         tell_damaged(plan.damaged)
         if not dry_run:
-            for run in plan.specless:
+            for run in (*plan.specless, *plan.unlabelled):
                 RunFolder.create(root, by_id[run])
         if not plan.packs and not plan.running:
             return _report(plan.done, plan.failed, [], root)

@@ -29,6 +29,7 @@ class Plan:
     failed: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)  # with what is wrong
+    unlabelled: list[str] = field(default_factory=list)  # their specs do not say that these axes were spanned
     specless: list[str] = field(default_factory=list)  # of the others: the spec has to be written anew
     outdated: dict[str, list[str]] = field(default_factory=dict)  # with the names of the code that changed
     packs: list[list[str]] = field(default_factory=list)
@@ -105,6 +106,8 @@ def make_plan(
                 continue
             else:
                 alike.add(spec.method)
+                if not set(spec.axes) <= set(look.spec.axes):
+                    plan.unlabelled.append(name)
         if code and look.code and (names_of := _changed(look.code, code(spec))):
             plan.outdated[name] = names_of
         if status == "failed" and retry_failed:
@@ -158,7 +161,7 @@ def _difference(folder: RunFolder, found: RunSpec, spec: RunSpec) -> str | None:
     """
     if _dump(found.config)[0] == _dump(spec.config)[0] and found.params == spec.params:
         return None  # what its name stands for besides is in the hash, unabridged
-    labels = {"suite", "variant", "params_set", "own", "own_kept"}
+    labels = {"suite", "variant", "params_set", "own", "own_kept", "axes"}
     there, here = (
         s.model_copy(update={"config": without_place(s.config), "params": dict(s.settings)}).model_dump(
             mode="json", exclude=labels

@@ -14,8 +14,8 @@ from harness.distill.method import discover, load_method
 from harness.guidance.folder import pinned
 from harness.guidance.reading import check_prompts
 from harness.presets import CLIPS, DEFAULT, load
-from harness.records.identity import COMPOSED, Part, RunSpec
-from harness.scene.kind import settle
+from harness.records.identity import COMPOSED, Part, RunSpec, canonical_json
+from harness.scene.kind import annotation_of, settle
 from harness.sweep import grid
 from harness.text import short
 
@@ -52,16 +52,26 @@ class Request:
 
         Raises UserError for whatever does not fit, before anything starts.
         """
-        of_config, of_methods = grid.split_overrides(self.settings, list(discover(self.methods_dirs)))
-        config = settle(load(self.preset).config, of_config)
-        config = config.model_copy(update={"guidance": pinned(config.guidance)})
+        dirs = self.methods_dirs
+        of_config, of_methods = grid.split_overrides(self.settings, list(discover(dirs)))
+        combinations, axes = grid.spanned(of_config, annotation_of)
+        base = load(self.preset).config
+        configs = [settle(base, items) for items in combinations]
+        guidances = {each.guidance: pinned(each.guidance) for each in configs}
+        configs = [each.model_copy(update={"guidance": guidances[each.guidance]}) for each in configs]
         suite = grid.read_suite(self.prompts)
-        if config.guidance.prior == "toy-sd":
+        if any(each.guidance.prior == "toy-sd" for each in configs):
             from harness.toyworld.grammar import check
 
             for prompt in suite.prompts:
                 check(prompt)  # whose language is short enough for its prior
-        choices = grid.choose_methods(self.methods, of_methods, self.methods_dirs)
+        every = [
+            grid.choose_methods(self.methods, items, dirs)
+            for items in grid.spanned(of_methods, lambda key: grid.method_annotation(key, dirs))[0]
+        ]
+        choices = list(
+            {(each.name, canonical_json(each.params)): each for some in every for each in some}.values()
+        )
         named = {name for choice in choices for name in choice.name.split(COMPOSED)}
         unused = {item.partition(".")[0] for item in of_methods} - named
         if unused:
@@ -69,25 +79,26 @@ class Request:
         if self.limit is not None and self.spread is not None:
             raise UserError("--limit takes the first prompts and --spread even ones: give one of them")
         chosen = choose(suite.prompts, self.limit, self.spread)
-        if config.guidance.prior != "toy-sd":
-            for line in check_prompts(config.guidance, chosen):
+        for guidance in guidances.values():
+            for line in check_prompts(guidance, chosen) if guidance.prior != "toy-sd" else ():
                 say(line)
         seeds = grid.parse_seeds(self.seeds)
         by_hand = {split_override(item)[0] for item in of_config} if self.recommended else set()
-        owns = [
-            grid.own_settings(choice.name, config, by_hand, self.methods_dirs)
-            if self.recommended
-            else grid.Own(config)
-            for choice in choices
-        ]
         specs: list[RunSpec] = []
         made: dict[Config, Config] = {}  # equal configurations are one object, which is looked at once
-        for steps in self.steps or (config.steps,):
-            for choice, own in zip(choices, owns, strict=True):
-                many = self._steps_of(choice) if self.nfe else steps
-                each = own.config.model_copy(update={"steps": many})
-                each = made.setdefault(each, each)
-                specs += grid.expand(suite, [own.mark(choice)], seeds, each, chosen, own)
+        for config in configs:
+            owns = [
+                grid.own_settings(choice.name, config, by_hand, dirs)
+                if self.recommended
+                else grid.Own(config)
+                for choice in choices
+            ]
+            for steps in self.steps or (config.steps,):
+                for choice, own in zip(choices, owns, strict=True):
+                    many = self._steps_of(choice) if self.nfe else steps
+                    each = own.config.model_copy(update={"steps": many})
+                    each = made.setdefault(each, each)
+                    specs += grid.expand(suite, [own.mark(choice)], seeds, each, chosen, own, axes)
         return suite, specs
 
     def _steps_of(self, method: Part) -> int:

@@ -12,9 +12,9 @@ from rich.console import Group
 from rich.table import Table
 
 from harness.config import UserError, nearest
+from harness.records import rows as naming
 from harness.records.folder import RunFolder, run_folders
 from harness.records.reader import RecordError
-from harness.records.rows import told_by_code
 from harness.records.schema import SPEC
 from harness.sweep.display import duration, number
 
@@ -73,7 +73,7 @@ class SweepStatus:
             title=self.root, title_justify="left", box=None, padding=(0, 1, 0, 0), header_style="bold"
         )
         states = [name for name in STATES if name not in OPTIONAL or getattr(self.total, name)]
-        table.add_column("method", no_wrap=True, min_width=max(len(row.method) for row in self.methods))
+        table.add_column("method", overflow="fold")
         for column in (*states, "steps", "steps/s", "time left"):
             table.add_column(column, justify="right", no_wrap=True)
         for row in [*self.methods, self.total]:
@@ -101,8 +101,14 @@ def sweep_status(root: Path, in_tasks: Collection[str] = ()) -> SweepStatus:
     if not folders:
         raise UserError(f"{root} holds no runs; `harness sweep PROMPTS --out {root}` makes some")
     looks = {folder.id: folder.look() for folder in folders}
-    named = {run: look.spec.label if look.spec else UNREADABLE for run, look in looks.items()}
-    labels = told_by_code(named, {run: look.code for run, look in looks.items()})
+    specs = {run: look.spec for run, look in looks.items() if look.spec}
+    at = naming.places({run: naming.Made(spec.config, spec.own, spec.axes) for run, spec in specs.items()})
+    labels = dict.fromkeys(looks, UNREADABLE)
+    labels |= {run: naming.named(spec.label, at[run]) for run, spec in specs.items()}
+    labels = naming.told_by_code(labels, {run: look.code for run, look in looks.items()})
+    order = {
+        labels[run]: naming.Row(labels[run], spec.label, at[run]).order("") for run, spec in specs.items()
+    }
     for folder in folders:
         look, label = looks[folder.id], labels[folder.id]
         row = rows.setdefault(label, Row(label))
@@ -135,7 +141,13 @@ def sweep_status(root: Path, in_tasks: Collection[str] = ()) -> SweepStatus:
     if total.rate:
         for row in (*rows.values(), total):
             row.seconds_left = row.steps_left / total.rate
-    return SweepStatus(str(root), [rows[name] for name in sorted(rows)], total, failures, damages=damages)
+    return SweepStatus(
+        str(root),
+        sorted(rows.values(), key=lambda row: order.get(row.method, (True, row.method, [], ""))),
+        total,
+        failures,
+        damages=damages,
+    )
 
 
 def find_run(name: str, root: Path) -> RunFolder:
