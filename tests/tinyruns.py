@@ -1,4 +1,4 @@
-"""Runs of a few steps on the tiny prior, and what of a run folder two equal runs have in common."""
+"""Runs of a few steps on the tiny prior."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -82,19 +82,3 @@ def stop_after(steps: int) -> tuple[Callable[[Told], None], Callable[[], bool]]:
             seen.append(event)
 
     return emit, lambda: len(seen) >= steps
-
-
-def content(root: Path, run_id: str) -> dict[str, Any]:
-    """Everything that may not depend on how a run was executed: all but times, memory and the log."""
-    folder = RunFolder(root / run_id)
-    rows = [{key: value for key, value in row.items() if key != "time"} for row in folder.metrics()]
-    checkpoint = folder.load_checkpoint()
-    result = {k: v for k, v in (folder.result() or {}).items() if k not in ("time", "peak_memory_mb")}
-    return {
-        "status": folder.status(),
-        "rows": rows,
-        "views": {step: folder.views_path(step).read_bytes() for step in folder.view_steps()},
-        "checkpoint": checkpoint
-        and ({name: value.numpy().tobytes() for name, value in checkpoint[0].items()}, checkpoint[1]),
-        "result": result,
-    }

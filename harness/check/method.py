@@ -28,11 +28,15 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Trial:
-    """A method as `--methods` names it, `name`, `name:preset` or `a@b`, and a folder for what is tried."""
+    """A method as `--methods` names it, `name`, `name:preset` or `a@b`, and a folder for what is tried.
+
+    `prior` is one with random weights, made in the folder where there is none.
+    """
 
     name: str
     folder: Path
     methods_dirs: tuple[Path, ...] = ()
+    prior: Path | None = None
 
     @cached_property
     def method_class(self) -> type[Method]:
@@ -42,7 +46,7 @@ class Trial:
 
     def made(self, root: Path) -> list[RunFolder]:
         """Two runs of a small field on a prior with random weights."""
-        prior = self.folder / "tiny-prior"
+        prior = self.prior or self.folder / "tiny-prior"
         if not prior.exists():
             make_prior(prior, "sd14", size="tiny", dtype="float32")
         [chosen] = choose_methods(self.name, [], self.methods_dirs)
@@ -93,7 +97,7 @@ def check_runs(trial: Trial) -> None:
     execution = Execution(wandb="disabled", checkpoint_every=3, log_every=2, device="cpu", methods_dirs=dirs)
     least, most = trial.method_class.nfe_range()
     for run in unbroken(trial.made, trial.folder, execution):
-        for row in run["metrics"]:
+        for row in run["rows"]:
             asked = row["nfe"] / row["step"]
             demand(least <= asked <= most, f"{asked:g} evaluations a step; nfe says {least:g} to {most:g}")
 

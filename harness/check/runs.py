@@ -63,25 +63,34 @@ def unbroken(
     stopped = {RunFolder(seen["resumed"] / run).status() for run in ids}
     demand(stopped == {"resume"}, f"stopped runs are {', '.join(stopped)}")
     advance(seen["resumed"], ids[::-1], execution)
-    expected = [content(seen["packed"] / run) for run in ids]
+    expected = [finished(seen["packed"] / run) for run in ids]
     for how in ("solo", "resumed"):
         for run, own in zip(ids, expected, strict=True):
-            for name, value in content(seen[how] / run).items():
+            for name, value in finished(seen[how] / run).items():
                 demand(value == own[name], f"{name} of a {how} run are not those of a packed one")
     return expected
 
 
-def content(path: Path) -> dict[str, Any]:
-    """What of a finished run may not depend on how it was advanced; Broken where it did not end well."""
+def finished(path: Path) -> dict[str, Any]:
+    """`content` of a run that has ended well and logged finite numbers; Broken for any other."""
     folder = RunFolder(path)
     demand(folder.status() == "done", f"a run is {folder.status()}: {(folder.failure() or {}).get('reason')}")
-    rows = [{key: value for key, value in row.items() if key != "time"} for row in folder.metrics()]
-    for row in rows:
+    found = content(folder)
+    for row in found["rows"]:  # what is not finite is stored as null
         demand(None not in row.values(), f"a logged value of step {row['step']} is not finite")
+    return found
+
+
+def content(folder: RunFolder) -> dict[str, Any]:
+    """What of a run may not depend on how it was advanced: all but times, memory and the log."""
+    rows = [{key: value for key, value in row.items() if key != "time"} for row in folder.metrics()]
     checkpoint = folder.load_checkpoint()
-    assert checkpoint
+    result = {k: v for k, v in (folder.result() or {}).items() if k not in ("time", "peak_memory_mb")}
     return {
-        "metrics": rows,
+        "status": folder.status(),
+        "rows": rows,
         "views": {step: folder.views_path(step).read_bytes() for step in folder.view_steps()},
-        "parameters": {name: value.numpy().tobytes() for name, value in checkpoint[0].items()},
+        "parameters": checkpoint and {name: value.numpy().tobytes() for name, value in checkpoint[0].items()},
+        "checkpoint step": checkpoint and checkpoint[1],
+        "result": result,
     }

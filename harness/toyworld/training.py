@@ -81,19 +81,26 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(gradient, 1 - group["momentum"])
                 matrix = gradient.lerp(state["momentum"], group["momentum"]).flatten(1)
-                update = _orthogonal(matrix) * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                update = orthogonal(matrix) * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.view(parameter.shape), alpha=-group["lr"])
 
 
-def _orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """About U·Vᵀ of matrix = U·S·Vᵀ, by the quintic iteration of Jordan et al. 2024."""
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """About U·Vᵀ of matrix = U·S·Vᵀ, by the quintic iteration of Jordan et al. 2024.
+
+    Each iterate is a polynomial of the smaller Gram matrix times the matrix, so that only two products have
+    the longer side: a fifth of the operations.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix / (matrix.norm() + 1e-7)
     x = x.T if (tall := len(x) > x.shape[1]) else x
+    one = torch.eye(len(x), device=x.device, dtype=x.dtype)
+    gram, total = x @ x.T, one
     for _ in range(5):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        factor = a * one + b * gram + c * gram @ gram
+        gram, total = factor @ gram @ factor, factor @ total
+    x = total @ x
     return x.T if tall else x
 
 

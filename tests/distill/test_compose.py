@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from eval.report.command import sweep_command
+from harness.check.runs import content
 from harness.config import Config, UserError
 from harness.distill.method import NoiseSchedule, load_method
 from harness.distill.schedules import sd_alphas_cumprod
@@ -76,7 +77,7 @@ def test_a_schedule_on_plain_sds_is_that_schedules_method_bit_for_bit(
     for name in ("uniform_sds@tp_sds:iclr", "tp_sds:iclr"):
         ids = tinyruns.create(tmp_path / name, tiny_prior, name, 2)
         tinyruns.run(tmp_path / name, ids)
-        seen.append([tinyruns.content(tmp_path / name, run) for run in ids])
+        seen.append([content(RunFolder(tmp_path / name / run)) for run in ids])
     assert seen[0] == seen[1] and seen[0][0]["status"] == "done"
 
 

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from harness.check.runs import content
 from harness.config import GuidanceConfig
 from harness.distill.context import GradientContext
 from harness.distill.contract import MethodError
 from harness.distill.step import step
 from harness.guidance.prior import Guidance
 from harness.guidance.random_prior import make_prior
+from harness.records.folder import RunFolder
 from harness.rng import Key
 from harness.scene.cameras import make, rays
 from harness.scene.contract import View
@@ -327,7 +329,7 @@ def test_a_methods_own_loss_is_added_and_what_it_logs_is_written(tiny_prior: Pat
     ids = tinyruns.create(tmp_path / "runs", tiny_prior, "two", 2, [tmp_path / "methods"], **image)
     tinyruns.run(tmp_path / "runs", ids, methods_dirs=dirs)
     for run in ids:
-        rows = tinyruns.content(tmp_path / "runs", run)["rows"]
+        rows = content(RunFolder(tmp_path / "runs" / run))["rows"]
         gaps = [row["gap"] for row in rows]
         assert all(row["nfe"] == 0 for row in rows) and gaps == sorted(gaps, reverse=True)
         assert gaps[0] > gaps[-1] > 0
@@ -368,6 +370,6 @@ def test_runs_with_every_modifier_are_the_same_packed_and_alone(tiny_prior: Path
     tinyruns.run(tmp_path / "packed", ids)
     for run in ids:
         tinyruns.run(tmp_path / "alone", [run])
-        packed = tinyruns.content(tmp_path / "packed", run)
-        assert packed == tinyruns.content(tmp_path / "alone", run)
+        packed = content(RunFolder(tmp_path / "packed" / run))
+        assert packed == content(RunFolder(tmp_path / "alone" / run))
         assert packed["status"] == "done" and packed["rows"][-1]["nfe"] == 4 * tinyruns.STEPS

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.check.runs import content
 from harness.distill.events import Stepped
 from harness.distill.runner import advance
 from harness.records.folder import RunFolder
@@ -159,7 +160,7 @@ def test_what_a_method_does_to_its_arguments_changes_nothing(tiny_prior: Path, t
 
     def outcomes(name: str) -> Iterator[tuple]:
         for path in sorted((tmp_path / name).glob(f"{name}-*")):
-            found = tinyruns.content(tmp_path / name, path.name)
+            found = content(RunFolder(tmp_path / name / path.name))
             yield found["status"], found["rows"], found["views"]
 
     assert list(outcomes("vandal")) == list(outcomes("plain"))

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from harness.check.runs import content
 from harness.config import Config, UserError
 from harness.distill import runner
 from harness.distill.events import Failed, Finished, Lost, Started, Stepped, Told
@@ -88,7 +89,7 @@ def test_a_diverged_run_fails_and_the_others_do_not_notice(
     assert [len(e.runs) for e in events if isinstance(e, Stepped)] == [3, 3, 3, 3, 2, 2, 2]
     for run in (ids[0], ids[2]):
         tinyruns.run(tmp_path / "solo", [run], **dirs)
-        assert tinyruns.content(tmp_path / "packed", run) == tinyruns.content(tmp_path / "solo", run)
+        assert content(RunFolder(tmp_path / "packed" / run)) == content(RunFolder(tmp_path / "solo" / run))
 
 
 def test_what_a_method_learns_travels_with_its_run(
@@ -104,7 +105,9 @@ def test_what_a_method_learns_travels_with_its_run(
     tinyruns.run(tmp_path / "regrouped", [ids[2], ids[0]], **dirs)
     tinyruns.run(tmp_path / "regrouped", ids, **dirs)
     for run in ids:
-        assert tinyruns.content(tmp_path / "regrouped", run) == tinyruns.content(tmp_path / "whole", run)
+        assert content(RunFolder(tmp_path / "regrouped" / run)) == content(
+            RunFolder(tmp_path / "whole" / run)
+        )
 
 
 SCENE = {"resolution": tinyruns.LATENT, "samples": 8, "levels": 4, "log2_hashmap": 8, "hidden": 8}
@@ -124,7 +127,9 @@ def test_what_is_known_to_be_empty_travels_with_its_run(tiny_prior: Path, tmp_pa
         advance(tmp_path / "regrouped", ids[:2], tinyruns.execution(), emit, should_stop)
     tinyruns.run(tmp_path / "regrouped", ids[::-1])
     for run in ids:
-        assert tinyruns.content(tmp_path / "regrouped", run) == tinyruns.content(tmp_path / "whole", run)
+        assert content(RunFolder(tmp_path / "regrouped" / run)) == content(
+            RunFolder(tmp_path / "whole" / run)
+        )
     (others,) = ({folder.id for folder in run_folders(tmp_path / "full")},)
     assert not others & set(ids)  # another field: another run
 
@@ -181,10 +186,10 @@ def test_runs_that_are_done_or_held_are_passed_over(tiny_prior: Path, tmp_path: 
     assert [RunFolder(tmp_path / run).status() for run in ids] == ["running", "done"]
     assert lease is not None
     lease.release()
-    before = tinyruns.content(tmp_path, ids[1])
+    before = content(RunFolder(tmp_path / ids[1]))
     events = tinyruns.run(tmp_path, ids)
     assert {e.run for e in events if isinstance(e, Started | Finished)} == {ids[0]}
-    assert tinyruns.content(tmp_path, ids[1]) == before
+    assert content(RunFolder(tmp_path / ids[1])) == before
 
 
 def test_a_pack_that_does_not_fit_says_so_and_costs_nothing(
@@ -281,10 +286,10 @@ def test_backgrounds(background: str, tiny_prior: Path, tmp_path: Path) -> None:
     scene |= {"sparsity": 0.1, "orientation": 0.1}
     ids = tinyruns.create(tmp_path, tiny_prior, runs=1, scene=scene)
     tinyruns.run(tmp_path, ids)
-    content = tinyruns.content(tmp_path, ids[0])
-    assert content["status"] == "done"
-    assert ("params.background" in content["checkpoint"][0]) == (background == "learned")
-    assert {"loss_entropy", "loss_sparsity", "loss_orientation"} <= set(content["rows"][0])
+    kept = content(RunFolder(tmp_path / ids[0]))
+    assert kept["status"] == "done"
+    assert ("params.background" in kept["parameters"]) == (background == "learned")
+    assert {"loss_entropy", "loss_sparsity", "loss_orientation"} <= set(kept["rows"][0])
 
 
 def test_the_number_of_threads_changes_nothing(tmp_path: Path):
@@ -293,4 +298,4 @@ def test_the_number_of_threads_changes_nothing(tmp_path: Path):
     for threads in (1, 2):
         folder = RunFolder.create(tmp_path / str(threads), spec)
         tinyruns.run(tmp_path / str(threads), [folder.id], threads=threads)
-    assert tinyruns.content(tmp_path / "1", folder.id) == tinyruns.content(tmp_path / "2", folder.id)
+    assert content(RunFolder(tmp_path / "1" / folder.id)) == content(RunFolder(tmp_path / "2" / folder.id))

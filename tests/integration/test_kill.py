@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.check.runs import content
 from harness.distill.events import EVENT, Advance, Refused, Returned, Setup, Stepped
 from harness.records.folder import RunFolder
 from tests import tinyruns
@@ -66,8 +67,8 @@ def test_killed_and_regrouped_is_the_same_as_undisturbed(
     tinyruns.run(tmp_path / "killed", ids, threads=1)
 
     for run in ids:
-        found = tinyruns.content(tmp_path / "killed", run)
+        found = content(RunFolder(tmp_path / "killed" / run))
         assert found["status"] == "done"
-        assert found == tinyruns.content(tmp_path / "undisturbed", run)
+        assert found == content(RunFolder(tmp_path / "undisturbed" / run))
     leftovers = [path for path in (tmp_path / "killed").rglob("*") if path.name.endswith(".tmp")]
     assert not leftovers

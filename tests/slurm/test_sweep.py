@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.check.runs import content
 from harness.records.folder import RunFolder, run_folders
 from slurm.launches import launches
 from tests import tinyruns
@@ -120,7 +121,7 @@ class Sweep:
 
     def contents(self, root: Path | None = None) -> dict[str, dict]:
         root = root or self.root
-        return {folder.id: tinyruns.content(root, folder.id) for folder in run_folders(root)}
+        return {folder.id: content(folder) for folder in run_folders(root)}
 
     def attempts(self) -> list[dict]:
         return [

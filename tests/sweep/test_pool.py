@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.check.runs import content
 from harness.records.folder import RunFolder, run_folders
 from harness.threads import CHOICES
 from tests import tinyruns
@@ -98,7 +99,7 @@ def _worker(root: Path) -> int:
 
 
 def _contents(root: Path) -> dict[str, dict]:
-    return {folder.id: tinyruns.content(root, folder.id) for folder in run_folders(root)}
+    return {folder.id: content(folder) for folder in run_folders(root)}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 from typer.testing import CliRunner
 
 from harness.cli import app
@@ -18,7 +19,7 @@ from harness.toyworld.data import VIEWS_EACH, Ring
 from harness.toyworld.grammar import KINDS, Scene, Thing, caption, exchanged, parse
 from harness.toyworld.kinds import misplaced, primitives
 from harness.toyworld.render import render
-from harness.toyworld.training import Budget, Schedule, generator, train
+from harness.toyworld.training import Budget, Schedule, generator, orthogonal, train
 
 CPU = torch.device("cpu")
 SHORT = Schedule(lr=1e-3, warmup=2)
@@ -91,6 +92,16 @@ def test_the_learning_rate_is_laid_over_the_budget():
     assert rates[0] == pytest.approx(0.01) and rates[300] == 1.0
     assert rates[-1] == pytest.approx(0.02)
     assert all(a >= b for a, b in itertools.pairwise(rates[650:]))
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (8, 8)])
+def test_muon_takes_a_matrix_through_the_quintic_of_its_singular_values(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=generator(0, 1))
+    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    values /= values.norm()
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    assert_close(orthogonal(matrix).double(), left @ values.diag() @ right, rtol=0, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
