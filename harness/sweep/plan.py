@@ -71,7 +71,7 @@ class Plan:
 def make_plan(
     root: Path,
     specs: Sequence[RunSpec],
-    pack: int,
+    pack: int | Callable[[RunSpec], int],
     retry_failed: bool = False,
     slots: int = 1,
     *,
@@ -82,14 +82,16 @@ def make_plan(
     """Sort `specs` by the state of their folders under `root`, and pack what is to be done; writes nothing.
 
     `retry_failed` counts failed runs as runs to resume, `asked` (somebody asks for the sweep) cancelled
-    ones. `queued` runs wait in a job already. `pack` is the most runs in a pack; with several `slots` packs
-    are kept small enough to give every slot one. A run that is one death from being given up goes alone.
-    `code` says which code a run would be made with: those that were made with other are `outdated`.
+    ones. `queued` runs wait in a job already. `pack` is the most runs in a pack, of any or of a spec's kind;
+    with several `slots` packs are kept small enough to give every slot one. A run that is one death from
+    being given up goes alone. `code` says which code a run would be made with: those that were made with
+    other are `outdated`.
     """
     plan = Plan()
     differing: dict[str, dict[str, str]] = {}  # by method
     alike: set[str] = set()
     groups: dict[tuple[str, str, bool], list[str]] = {}
+    kinds: dict[tuple[str, str, bool], RunSpec] = {}  # one of each group
     for spec in specs:
         name = run_id(spec)
         folder = RunFolder(root / name)
@@ -124,14 +126,17 @@ def make_plan(
             alone = {DEATHS, LEASE} & names and len(folder.deaths()) >= DEATHS_ALLOWED - 1
             key = (canonical_json([spec.method, spec.params]), _dump(spec.config)[1], bool(alone))
             groups.setdefault(key, []).append(name)
+            kinds[key] = spec
     for method, told in differing.items():
         if method not in alike:  # a default that has changed shows in all of its runs
             raise UserError(next(iter(told.values())))
         plan.damaged |= told
     if groups:
         fair = -(-len(plan.steps_left) // slots)
-        for (*_, alone), group in groups.items():
-            plan.packs += split(group, 1 if alone else min(pack, fair), plan.steps_left)
+        for key, group in groups.items():
+            most = pack(kinds[key]) if callable(pack) else pack
+            alone = key[-1]
+            plan.packs += split(group, 1 if alone else min(most, fair), plan.steps_left)
     return plan
 
 

@@ -212,7 +212,7 @@ class Pool:
         self.slots = slots(execution)
         device = self.slots[0].device
         kinds = {_kind(spec): spec for spec in self.specs}
-        self.limit = execution.pack or min((remembered(spec, device) for spec in kinds.values()), default=1)
+        self._most = {kind: execution.pack or remembered(spec, device) for kind, spec in kinds.items()}
         self.events: Events = queue.Queue()
         self.workers: dict[WorkerProcess, Slot] = {}
         self.patience = patience
@@ -244,14 +244,18 @@ class Pool:
         """What is left to do now; the options are `make_plan`'s."""
         code = code_now(self.execution.methods_dirs) if asked else None
         slots = len(self.slots)
-        return make_plan(self.root, self.specs, self.limit, retry_failed, slots, asked=asked, code=code)
+        return make_plan(self.root, self.specs, self.most, retry_failed, slots, asked=asked, code=code)
+
+    def most(self, spec: RunSpec) -> int:
+        """The most runs in a pack of this kind."""
+        return self._most[_kind(spec)]
 
     def measure(self, plan: Plan, specs: dict[str, RunSpec]) -> Pace:
         """Steps per second of the whole pool, by a short measurement of a pack on one slot.
 
         Of the first method that can be measured: a pack that does not fit is halved, and so are all later
-        ones; a method that fails is left out, with its reason, and will fail where it is run. The worker that
-        measured stays, warm. Raises UserError where the runs cannot be started at all.
+        ones of its kind; a method that fails is left out, with its reason, and will fail where it is run. The
+        worker that measured stays, warm. Raises UserError where the runs cannot be started at all.
         """
         packs = {specs[pack[0]].label: pack for pack in reversed(plan.packs)}
         one_each = list({_kind(specs[run]): run for run in plan.todo}.values())
@@ -265,7 +269,7 @@ class Pool:
                     break
                 pack = pack[: len(pack) // 2]
                 self._fits(specs[pack[0]], len(pack))
-                notes.append(f"out of memory with more than {len(pack)} runs in a pack")
+                notes.append(f"{name}: out of memory with more than {len(pack)} runs in a pack")
             if event.rate:
                 rate = event.rate * min(len(self.slots), len(plan.packs))
                 return Pace(rate, event.memory, tuple(notes))
@@ -301,8 +305,8 @@ class Pool:
         return None
 
     def _fits(self, spec: RunSpec, runs: int) -> None:
-        """So many runs are the most in a pack from now on."""
-        self.limit = min(self.limit, runs)
+        """So many runs are the most in a pack of this kind from now on."""
+        self._most[_kind(spec)] = min(self.most(spec), runs)
         if self.execution.pack is None and not self.is_scratch:
             remember(spec, self.slots[0].device, runs)
 
@@ -408,13 +412,14 @@ class Pool:
     ) -> None:
         half = max(len(pack) // 2, 1)
         if event.oom:
-            self._fits(RunFolder(self.root / pack[0]).spec(), half)
-            too_large = [p for p in packs if len(p) > half]
-            rest = [p for p in packs if len(p) <= half]
+            spec = self._by_id[pack[0]]
+            self._fits(spec, half)
+            planned = list(packs)
             packs.clear()
-            packs.extend(rest)
-            packs.extend(part for p in too_large for part in split(p, half, plan.steps_left))
-            display.say(f"out of memory with {len(pack)} runs in a pack: going on with at most {half}")
+            for later in planned:
+                packs.extend(split(later, self.most(self._by_id[later[0]]), plan.steps_left))
+            told = f"{len(pack)} runs of {spec.label} in a pack"
+            display.say(f"out of memory with {told}: going on with at most {half} of these")
         else:
             display.say(f"a pack of {len(pack)} runs stopped ({event.problem}): trying it in halves")
         packs.extendleft(split(pack, half, plan.steps_left))

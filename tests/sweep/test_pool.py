@@ -205,28 +205,26 @@ def test_out_of_memory_halves_the_packs_goes_on_and_is_remembered(
     from harness.sweep.pool import Pool
 
     _method(tmp_path / "methods", "hungry", HUNGRY)
-    choices = grid.choose_methods("hungry", [], [tmp_path / "methods"])
+    choices = grid.choose_methods("hungry,uniform_sds", [], [tmp_path / "methods"])
     suite = grid.make_suite("tiny", PROMPTS, "here")
     specs = grid.expand(suite, choices, [0, 1], tinyruns.config(tiny_prior))
+    hungry, plain = ([spec for spec in specs if spec.method == name] for name in ("hungry", "uniform_sds"))
     root = tmp_path / "runs"
     for spec in specs:
         RunFolder.create(root, spec)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     execution = Execution(wandb="disabled", device="cpu", methods_dirs=(str(tmp_path / "methods"),))
     with Pool(root, specs, execution) as pool:
-        outcome = pool.run(Display(6, 6 * tinyruns.STEPS))
-    assert len(outcome.done) == 6 and not outcome.failed and not outcome.left
-    assert pool.limit in (1, 2)
+        outcome = pool.run(Display(12, 12 * tinyruns.STEPS))
+    assert len(outcome.done) == 12 and not outcome.failed and not outcome.left
+    assert pool.most(hungry[0]) in (1, 2) and pool.most(plain[0]) == AUTO_PACK["cpu"]
     with Pool(tmp_path / "later", specs, execution) as later:
-        assert later.limit == pool.limit
-    other = [spec.model_copy(update={"config": preset("paper")}) for spec in specs]
+        assert [later.most(spec) for spec in specs] == [pool.most(spec) for spec in specs]
+    other = [spec.model_copy(update={"config": preset("paper")}) for spec in hungry]
     with Pool(tmp_path / "other", other, execution) as unlike:
-        assert unlike.limit == AUTO_PACK["cpu"]
-    plain = [spec.model_copy(update={"method": "uniform_sds"}) for spec in specs]
-    with Pool(tmp_path / "plain", plain, execution) as lighter:
-        assert lighter.limit == AUTO_PACK["cpu"]
+        assert unlike.most(other[0]) == AUTO_PACK["cpu"]
     with Pool(tmp_path / "told", specs, execution.model_copy(update={"pack": 5})) as told:
-        assert told.limit == 5
+        assert {told.most(spec) for spec in specs} == {5}
 
 
 def test_failed_runs_are_listed_and_retried_only_when_asked(tiny_prior: Path, tmp_path: Path):
