@@ -34,7 +34,14 @@ def evaluated_runs(runs: Path, **options: Any) -> Runs:
 
 
 def reproduce(
-    name: str, size: str, runs: Path, out: Path, device: str, wandb: str | None, dry_run: bool
+    name: str,
+    size: str,
+    runs: Path,
+    out: Path,
+    device: str,
+    encoder: str,
+    wandb: str | None,
+    dry_run: bool,
 ) -> int:
     """Sweep an experiment's runs under `runs`, reusing what is done, and put what it draws under `out`;
     the exit code. Raises UserError."""
@@ -51,7 +58,7 @@ def reproduce(
         return 0
     root = runs / f"{asked.runs or name}-{size}"
     suite, specs = asked.request(sized).resolve()
-    execution = execution_of(root, wandb, device=device, keep_params=asked.keep_params)
+    execution = execution_of(root, wandb, device=device, encoder=encoder, keep_params=asked.keep_params)
     code = sweep(root, suite, specs, execution, dry_run, others="keep")
     if code == INTERRUPTED or dry_run:
         return code

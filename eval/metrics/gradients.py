@@ -20,7 +20,7 @@ from eval.metric import PARAMETERS, Metric
 from eval.sources.load import RunRecord
 from harness import rng
 from harness.config import first_line
-from harness.guidance.prior import Guidance
+from harness.guidance.prior import Guidance, held
 from harness.guidance.views import view_name, view_prompt
 from harness.records.files import write_cache
 from harness.records.reader import RecordError
@@ -123,7 +123,7 @@ class Gradients(Metric):
         rows = []
         if kept:
             where = str(self.runs.clip.device)
-            guidance = Guidance.load(kept[0].config.guidance, where, local_files_only=True)
+            guidance = held(kept[0].config.guidance, where, local_files_only=True)
             for run in self.runs.track(kept, "gradients"):
                 try:
                     found = gradient_map(run, guidance)

@@ -11,7 +11,7 @@ import torch
 
 from harness import rng
 from harness.config import SPEC_VERSION, GuidanceConfig
-from harness.guidance.prior import Guidance
+from harness.guidance.prior import Guidance, held
 from harness.guidance.sampling import sample
 from harness.records.files import strip, tiles, write_cache
 from harness.records.identity import canonical_json, slug
@@ -38,7 +38,7 @@ def prior_samples(
     missing = [prompt for prompt in prompts if not paths[prompt].is_file()]
     drawn: dict[str, bytes] = {}
     if missing:
-        guidance = Guidance.load(cfg, device, local_files_only=True)
+        guidance = held(cfg, device, local_files_only=True)
         for prompt in missing:
             drawn[prompt] = _draw(guidance, prompt, count)
             write_cache(paths[prompt], drawn[prompt])

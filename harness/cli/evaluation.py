@@ -13,6 +13,7 @@ from harness.cli.app import (
     AllowMixed,
     ClipName,
     Device,
+    Encoder,
     FiguresDir,
     MetricsDir,
     RunsOption,
@@ -156,6 +157,7 @@ def reproduce(
         Path, typer.Option(help="Tables and figures go here, a folder per experiment.", callback=folder_out)
     ] = Path("results"),
     device: Device = "auto",
+    encoder: Encoder = "auto",
     wandb: Annotated[str | None, typer.Option(help="online, offline or disabled.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plans and estimates only.")] = False,
 ) -> None:
@@ -164,7 +166,7 @@ def reproduce(
     from harness.sweep import experiment
 
     for each in experiment.names() if name == "all" else [name]:
-        code = program.reproduce(each, size, runs, out, device, wandb, dry_run)
+        code = program.reproduce(each, size, runs, out, device, encoder, wandb, dry_run)
         if code:
             raise typer.Exit(code)
 

@@ -8,20 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.config import Config, Execution, GuidanceConfig, UserError
+from harness.config import Config, Execution, UserError
 from harness.device import has_c_compiler, pick_device
 from harness.distill import contract
 from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.optim import Adam
 from harness.distill.step import Pack
-from harness.guidance.prior import Guidance
+from harness.guidance.prior import Guidance, held
 from harness.records.identity import RunSpec
 from harness.rng import Key
 from harness.scene.kind import check_views, look_in, make_scene
 
 Checkpoint = tuple[dict[str, Tensor], int]  # a run's tensors by name, and the steps done
-
-_priors: dict[tuple[GuidanceConfig, torch.device, bool], Guidance] = {}
 
 
 def check(spec: RunSpec, execution: Execution) -> None:
@@ -34,18 +32,12 @@ def check(spec: RunSpec, execution: Execution) -> None:
 
 
 def load_guidance(config: Config, device: torch.device) -> Guidance:
-    """The prior, kept for the next pack of this process; only one is held at a time."""
+    """The prior, compiled where that pays, and kept for the next pack of this process."""
     compiled = config.guidance.compiled(config.steps, str(device))
     if compiled and config.guidance.compile == "auto" and not has_c_compiler():
         logging.getLogger(__name__).warning("the denoiser is not compiled: there is no C compiler")
         compiled = False
-    key = (config.guidance, device, compiled)
-    if key not in _priors:
-        _priors.clear()
-        _priors[key] = Guidance.load(config.guidance, device)
-        if compiled:
-            _priors[key].compile()
-    return _priors[key]
+    return held(config.guidance, device, compiled=compiled)
 
 
 def check_resolution(config: Config, guidance: Guidance) -> None:

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from harness.device import upload
 from harness.distill.context import GradientContext
+from harness.distill.method import Method
 
 Noise = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z_RCHW, t_R, only_R) → ε̂
 Hop = Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]  # (k, z_RCHW, ε̂, from_R, to_R) → z_RCHW
+
+
+class IntervalMethod(Method):
+    """What LucidDreamer (arXiv 2311.11284) and its heirs share; their settings have `strength` and `warm`."""
+
+    recommended: ClassVar = {
+        "guidance.cfg_scale": 7.5,
+        "guidance.negative": (
+            "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, low-resolution, "
+            "oversaturation."
+        ),
+    }
+
+    def weight(self, t_R: Tensor) -> Tensor:
+        """strength·√((1−ᾱ)/ᾱ), [R]."""
+        alpha_R = self.noise.alphas_on(t_R.device)[t_R]
+        return self.params.strength * ((1 - alpha_R) / alpha_R).sqrt()
+
+    def warmth(self, step_R: Tensor, total_R: Tensor) -> Tensor:
+        """From 1 at the beginning to 0 at the end of the first `warm` of a run, float64 [R]."""
+        if not self.params.warm:
+            return torch.zeros_like(step_R, dtype=torch.float64)
+        return (1 - step_R.double() / (self.params.warm * total_R)).clamp(min=0)
 
 
 def walk(

@@ -213,6 +213,27 @@ class Guidance:
         return code_CHW[:, code_CHW.shape[1] // 2, code_CHW.shape[2] // 2]
 
 
+_held: dict[tuple[GuidanceConfig, torch.device, bool], Guidance] = {}
+
+
+def held(
+    cfg: GuidanceConfig,
+    device: torch.device | str = "cpu",
+    *,
+    compiled: bool = False,
+    local_files_only: bool = False,
+) -> Guidance:
+    """`Guidance.load`, and `compile` if asked, kept for whoever asks for the same next; one at a time."""
+    key = (cfg, torch.device(device), compiled)
+    if key not in _held:
+        _held.clear()
+        guidance = Guidance.load(cfg, device, local_files_only=local_files_only)
+        if compiled:
+            guidance.compile()
+        _held[key] = guidance
+    return _held[key]
+
+
 def _in_turn(call: Callable[..., Any], *slices: Sequence[Any]) -> list[Any]:
     return list(map(call, *slices))
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.config import GuidanceConfig, UserError
-from harness.guidance.prior import Guidance
+from harness.config import UserError
+from harness.guidance.prior import Guidance, held
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.records.reader import RecordError
@@ -80,19 +80,12 @@ def load(folder: RunFolder, device: str = "cpu") -> Final:
     return Final(folder, spec, scene, stacked, where)
 
 
-_loaded: dict[tuple[GuidanceConfig, torch.device], Guidance] = {}
-
-
 def load_prior(final: Final) -> Guidance:
-    """The prior that the run was made with, from this machine, kept for the next run of the same.
+    """The prior that the run was made with, from this machine.
 
     UserError where it is missing, or where its weights are not those of the run.
     """
-    key = (final.spec.config.guidance, final.device)
-    if key not in _loaded:
-        _loaded.clear()  # one model at a time
-        _loaded[key] = Guidance.load(*key, local_files_only=True)
-    guidance = _loaded[key]
+    guidance = held(final.spec.config.guidance, final.device, local_files_only=True)
     made_with = _prior_of(final.folder)
     if not same_prior(made_with, guidance.record):
         raise UserError(

@@ -1,12 +1,10 @@
 """ISM: interval score matching, the noise of the last hop of an inversion is the target (LucidDreamer)."""
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 
-from harness.distill.inversion import walk
-from harness.distill.method import GradientContext, Method, MethodParams
+from harness.distill.inversion import IntervalMethod, walk
+from harness.distill.method import GradientContext, MethodParams
 
 FIRST = 1  # the level at which x is noised and the inversion begins
 
@@ -28,31 +26,20 @@ class Params(MethodParams):
     flip: bool = False
 
 
-class IntervalScoreMatching(Method):
+class IntervalScoreMatching(IntervalMethod):
     Params = Params
     nfe = (3, 8)
-    recommended: ClassVar = {
-        "guidance.cfg_scale": 7.5,
-        "guidance.negative": (
-            "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, low-resolution, "
-            "oversaturation."
-        ),
-    }
 
     def timesteps(self, step_R, total_R, draws_R):
         p, noise = self.params, self.noise
-        high_R = p.high + ((p.high_start - p.high) * self._warm(step_R, total_R)).long()
+        high_R = p.high + ((p.high_start - p.high) * self.warmth(step_R, total_R)).long()
         low_R = torch.full_like(high_R, p.low).clamp(noise.t_min, noise.t_max)
         high_R = torch.maximum(high_R.clamp(max=noise.t_max + 1), low_R + 1)
         return low_R + (draws_R.double() * (high_R - low_R)).long()
 
-    def weight(self, t_R):
-        alpha_R = self.noise.alphas_on(t_R.device)[t_R]
-        return self.params.strength * ((1 - alpha_R) / alpha_R).sqrt()
-
     def gradient(self, ctx: GradientContext):
         p, t_R = self.params, ctx.t_R.cpu()
-        warm_R = self._warm(ctx.step_R.cpu(), ctx.total_R.cpu())
+        warm_R = self.warmth(ctx.step_R.cpu(), ctx.total_R.cpu())
         interval_R = (p.interval + (p.interval_start - p.interval) * warm_R).long()
         s_R = torch.minimum((t_R - interval_R).clamp(min=FIRST), t_R)
         start_R = torch.minimum((s_R - p.stride * p.hops).clamp(min=FIRST), s_R)
@@ -71,9 +58,3 @@ class IntervalScoreMatching(Method):
         target = ctx.predict(x_s, s_R, ctx.empty_RLD)
         eps = ctx.guided(ctx.ddim(x_s, target, s_R, t_R), t_R)
         return flipped(self.weight(ctx.t_R)[:, None, None, None] * (eps - target))
-
-    def _warm(self, step_R, total_R):
-        """From 1 at the beginning to 0 at the end of the warm-up, float64 [R]."""
-        if not self.params.warm:
-            return torch.zeros_like(step_R, dtype=torch.float64)
-        return (1 - step_R.double() / (self.params.warm * total_R)).clamp(min=0)

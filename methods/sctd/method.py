@@ -1,12 +1,10 @@
 """SCTD: consistency within a segment of the trajectory, weighed against guidance (SegmentDreamer)."""
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 
-from harness.distill.inversion import walk
-from harness.distill.method import GradientContext, Method, MethodParams
+from harness.distill.inversion import IntervalMethod, walk
+from harness.distill.method import GradientContext, MethodParams
 
 
 class Params(MethodParams):
@@ -28,29 +26,15 @@ class Params(MethodParams):
     offset_noise: float = Field(default=0.1, ge=0)
 
 
-class SegmentedConsistency(Method):
+class SegmentedConsistency(IntervalMethod):
     Params = Params
     nfe = (4, 5)
-    recommended: ClassVar = {
-        "guidance.cfg_scale": 7.5,
-        "guidance.negative": (
-            "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, low-resolution, "
-            "oversaturation."
-        ),
-    }
 
     def timesteps(self, step_R, total_R, draws_R):
         p = self.params
-        warm_R = torch.zeros_like(step_R)
-        if p.warm:
-            share_R = (1 - step_R.double() / (p.warm * total_R)).clamp(min=0)
-            warm_R = (p.warm_levels * share_R).long()
+        warm_R = (p.warm_levels * self.warmth(step_R, total_R)).long()
         t_R = p.low + warm_R + (draws_R.double() * (p.high - p.low)).long()
         return self._segment(t_R)[1].clamp(self.noise.t_min, self.noise.t_max)
-
-    def weight(self, t_R):
-        alpha_R = self.noise.alphas_on(t_R.device)[t_R]
-        return self.params.strength * ((1 - alpha_R) / alpha_R).sqrt()
 
     def gradient(self, ctx: GradientContext):
         p = self.params

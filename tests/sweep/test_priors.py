@@ -9,8 +9,8 @@ import pytest
 
 from eval.sources.load import load_run
 from harness.config import UserError
-from harness.distill import assemble
 from harness.distill.runner import advance
+from harness.guidance import prior as held_prior
 from harness.guidance.folder import pinned
 from harness.guidance.random_prior import make_prior
 from harness.records.folder import RunFolder
@@ -72,13 +72,13 @@ def test_a_run_goes_on_only_with_what_it_began_with(
     ) as caught:
         check_priors(root, [asked])
     assert "\n" not in str(caught.value)
-    assemble._priors.clear()  # another process
+    held_prior._held.clear()  # another process
     with pytest.raises(UserError, match="other files"):  # whoever else advances it finds out as well
         tinyruns.run(root, [run_id(spec)])
     assert content(root) == before
     shutil.rmtree(prior)
     (tmp_path / "kept").rename(prior)
-    assemble._priors.clear()
+    held_prior._held.clear()
     check_priors(root, [spec])
     tinyruns.run(root, [run_id(spec)])
     assert RunFolder(root / run_id(spec)).status() == "done"
