@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import pandas as pd
 
@@ -28,6 +28,7 @@ from harness.records.files import write_cache
 if TYPE_CHECKING:
     from eval.runs import Runs
     from eval.sources.load import RunRecord
+    from harness.guidance.hub import Stored
 
 Values = Mapping[str, float]
 
@@ -66,6 +67,7 @@ class Need:
     lacks_of: Callable[[Runs, RunRecord], str] = lambda runs, run: ""
     told: bool = False  # that a run has none is told with R-Precision already
     key: Callable[[Runs, RunRecord], str] = lambda runs, run: ""
+    weights: Pinned | None = None
 
 
 def _unread(runs: Runs, run: RunRecord) -> str:
@@ -121,18 +123,39 @@ PRIOR_SAMPLES = Need(
 SEEDS = Need("two seeds of a prompt")  # which `PromptMetric.fewest` asks for
 
 
-def pinned(name: str, find: Callable[[], tuple[Path, str]], fetch: str) -> Need:
-    """Weights of a learned scorer: `find` gives their folder and sha256, or raises UserError or ImportError
-    where they or their package are not here; `fetch` is the command that brings them."""
+class Pinned(Protocol):
+    """Weights of a learned scorer (`eval.scorers.preference.Weights`)."""
 
-    def lacks(runs: Runs | None) -> str:
-        try:
-            find()
-        except (UserError, ImportError) as error:
-            return f"{name} is not here ({first_line(error)}); fetch it: {fetch}"
-        return ""
+    @property
+    def name(self) -> str: ...
+    @property
+    def repo(self) -> str: ...
+    @property
+    def commit(self) -> str: ...
+    @property
+    def files(self) -> Sequence[str]: ...
+    def find(self) -> Stored:
+        """Where they are; UserError where they, ImportError where their package are not here."""
+        ...
 
-    return Need(name, lacks, key=lambda runs, run: find()[1])
+
+def why_missing(weights: Pinned) -> str:
+    """Why weights are not here, and what fetches them; "" where they are."""
+    try:
+        weights.find()
+    except (UserError, ImportError) as error:
+        return f"{first_line(error)}; fetch them: harness doctor --fetch --metrics {weights.name}"
+    return ""
+
+
+def pinned(weights: Pinned) -> Need:
+    """Weights that few machines have, which `harness doctor` looks for and fetches."""
+    return Need(
+        f"weights of {weights.repo}",
+        lambda runs: why_missing(weights),
+        key=lambda runs, run: weights.find().sha256,
+        weights=weights,
+    )
 
 
 @dataclass(frozen=True)

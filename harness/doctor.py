@@ -15,14 +15,17 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from harness.config import ENCODERS, Config, Execution, UserError, named_line
+from harness.config import ENCODERS, Config, Execution, UserError, named_line, nearest
 from harness.console import say
 from harness.guidance import hub
 from harness.guidance.folder import pinned
 from harness.presets import DEFAULT, load, preset
 from harness.scene.kind import settle
+
+if TYPE_CHECKING:
+    from eval.metric import Pinned
 
 GIB = 1024**3
 
@@ -118,6 +121,7 @@ def examine(config: Config, clips: Sequence[str], out: Path) -> Iterator[Check]:
     yield _prior(config)
     for name in [*clips, *(name for name in known() if name not in clips)]:
         yield _scorer(name, name in clips)
+    yield from _metrics()
     yield _wandb()
     yield _slurm()
     yield _disk(out)
@@ -248,6 +252,36 @@ def _scorer(name: str, needed: bool) -> Check:
     return Check("scorer", "ok", _describe(found), needed, _facts(found))
 
 
+def _metrics() -> Iterator[Check]:
+    """What each metric needs, and whether the weights among that are here."""
+    from eval.metric import known, why_missing
+
+    for metric in known():
+        pins = [need.weights for need in metric.needs if need.weights]
+        lacking = [why for pin in pins if (why := why_missing(pin))]
+        needs = ", ".join(need.name for need in metric.needs) or "nothing but runs"
+        found = [] if lacking else [pin.find() for pin in pins]
+        text = "; ".join([f"needs {needs}", *lacking, *map(_describe, found)])
+        facts = {
+            "needs": [need.name for need in metric.needs],
+            "on_request": metric.on_request,
+            "weights": [_facts(each) for each in found],
+        }
+        yield Check(f"metric {metric.name}", "missing" if lacking else "ok", text, needed=False, facts=facts)
+
+
+def _pins(names: Sequence[str]) -> list[Pinned]:
+    """The weights that metrics are pinned to; UserError for an unknown metric and for one without any."""
+    from eval.metric import known
+
+    pins = {metric.name: [n.weights for n in metric.needs if n.weights] for metric in known()}
+    for name in names:
+        if not pins.get(name):
+            why = "needs no weights" if name in pins else "is no metric"
+            raise UserError(f"--metrics: {name} {why}{nearest(name, [n for n, own in pins.items() if own])}")
+    return [pin for name in names for pin in pins[name]]
+
+
 def _describe(found: hub.Stored) -> str:
     return f"{found.tag} {found.sha256[:12]} in {found.folder}"
 
@@ -351,15 +385,18 @@ class Fetched:
         return _facts(self.weights) | {"transferred": self.transferred}
 
 
-def fetch(config: Config, clips: Sequence[str], say: Callable[[str], None]) -> list[Fetched]:
-    """Bring the prior and the scorers into the Hub's cache, file by file where they are not there yet.
+def fetch(
+    config: Config, clips: Sequence[str], say: Callable[[str], None], metrics: Sequence[str] = ()
+) -> list[Fetched]:
+    """Bring the prior, the scorers and metrics' weights into the Hub's cache, file by file where they are not
+    there yet.
 
     Every weight file is read and hashed. Raises UserError where one cannot be had or is not the right one.
     """
     from eval.scorers import clip
     from harness.guidance import folder
 
-    done = []
+    done, pins = [], _pins(metrics)
     cfg = config.guidance
     repo = cfg.prior if folder.is_on_hub(cfg) else None
     got = _fetch(repo, cfg.revision, folder.patterns(), lambda: folder.find(cfg).stored, say)
@@ -369,16 +406,21 @@ def fetch(config: Config, clips: Sequence[str], say: Callable[[str], None]) -> l
         got = _fetch(clip.repository(name), None, [clip.MODEL_FILE], partial(clip.find, name), say)
         say(_told(got))
         done.append(got)
+    for pin in pins:
+        got = _fetch(pin.repo, pin.commit, pin.files, pin.find, say)
+        say(_told(got))
+        done.append(got)
     return done
 
 
-def fetch_and_tell(config: Config, clips: Sequence[str], as_json: bool) -> None:
+def fetch_and_tell(config: Config, clips: Sequence[str], as_json: bool, metrics: Sequence[str] = ()) -> None:
     """`fetch`, and the environment with which jobs then run without a network."""
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-    got = fetch(config, clips, partial(print, file=sys.stderr if as_json else sys.stdout, flush=True))
+    told = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
+    got = fetch(config, clips, told, metrics)
     variables = hub.job_environment()
     if as_json:
         about = {"fetched": [each.facts() for each in got], "environment": variables}

@@ -116,6 +116,9 @@ def doctor(
     clip: Annotated[
         str, typer.Option(help="Scorers, comma-separated; those of the preset's experiments by default.")
     ] = "",
+    metrics: Annotated[
+        str, typer.Option(help="--fetch: the weights of these metrics, too, such as pick_score,hps.")
+    ] = "",
     out: Annotated[Path, typer.Option(help="Where the run folders will be.", callback=expanded)] = Path(
         "runs"
     ),
@@ -133,8 +136,11 @@ def doctor(
 
     config = doctor.resolve(preset, prior, settings)
     clips = doctor.scorers(preset, clip)
+    if metrics and not fetch:
+        raise UserError("--metrics names what --fetch brings; every metric is looked at anyway")
     if fetch:
-        doctor.fetch_and_tell(config, clips, as_json)
+        names = [name.strip() for name in metrics.split(",") if name.strip()]
+        doctor.fetch_and_tell(config, clips, as_json, names)
     elif not doctor.tell(config, clips, runs or out, as_json, estimate, files=runs is not None):
         raise typer.Exit(1)
 

@@ -20,7 +20,7 @@ from huggingface_hub.constants import DOWNLOAD_CHUNK_SIZE
 
 from eval.scorers.clip import MODEL_FILE
 from harness import doctor
-from harness.config import Config
+from harness.config import Config, UserError
 from harness.guidance import hub as cache
 from harness.guidance.folder import patterns
 from harness.guidance.hub import sha256_file
@@ -203,6 +203,25 @@ def test_a_fetched_scorer_is_the_pinned_one_and_where_open_clip_looks(
     assert Path(found).read_bytes() == (folder / MODEL_FILE).read_bytes()
 
 
+def test_weights_of_a_metric_are_fetched_at_their_commit(repository: Path, tmp_path: Path):
+    repo, folder = "xswu/HPSv2", tmp_path / "hps"
+    folder.mkdir()
+    weights = folder / "HPS_v2.1_compressed.pt"
+    weights.write_bytes(os.urandom(4000))
+    code = (
+        "from eval.metrics.hps import WEIGHTS\n"
+        f"for key, value in dict(commit='{COMMIT}', sha256='{sha256_file(weights)}').items():\n"
+        "    object.__setattr__(WEIGHTS, key, value)\n" + MAIN
+    )
+    with Hub({"tiny/prior": repository, repo: folder}) as hub:
+        done = harness(tmp_path / "home", hub.url, *PRIOR, "--metrics", "hps", code=code)
+    assert done.returncode == 0, done.stderr
+    assert f"fetched: hps {sha256_file(weights)[:12]} in {tmp_path / 'home'}" in done.stdout
+    for names, told in (("hsp", "hsp is no metric; did you mean 'hps'"), ("geometry", "needs no weights")):
+        with pytest.raises(UserError, match=told):
+            doctor.fetch(Config(), [], print, [names])
+
+
 def test_what_cannot_be_fetched_is_told_in_one_line(repository: Path, tmp_path: Path):
     nobody = "http://127.0.0.1:9"
     told = one_line(harness(tmp_path, nobody, *PRIOR))
@@ -256,6 +275,9 @@ def test_the_toy_preset_needs_nothing_but_the_checkout(
     assert checks["slurm"].status == "missing" and "this machine alone" in checks["slurm"].text
     assert checks["prior"].facts["commit"] is None and len(checks["prior"].facts["sha256"]) == 64
     assert "no CUDA device" in checks["encoder tinycudann"].text or torch.cuda.is_available()
+    assert checks["metric geometry"].facts["needs"] == ["parameters of the last step"]
+    assert checks["metric hps"].status == "missing" and not checks["metric hps"].needed
+    assert "fetch them: harness doctor --fetch --metrics hps" in checks["metric hps"].text
     assert all("\n" not in str(check) for check in checks.values())
     assert not list(tmp_path.iterdir())
 
