@@ -163,7 +163,12 @@ class SceneConfig(Strict):
     )
     occupancy_every: int = Field(default=16, ge=1, description="steps between two looks at its cells")
     occupancy_density: float = Field(default=0.01, gt=0, description="a cell that holds less counts as empty")
-    background: Literal["constant", "learned"] = "constant"
+    background: Literal["constant", "learned", "random"] = Field(
+        default="constant", description="random: another in each training view, round background_rgb's"
+    )
+    background_spread: float = Field(
+        default=1.0, ge=0, description="most that a channel of a random background differs by, in latents"
+    )
     background_rgb: tuple[float, float, float] = (0.62, 0.68, 0.75)
     entropy: float = Field(default=1e-3, ge=0, description="weight of the opacity entropy")
     sparsity: float = Field(default=0.0, ge=0, description="weight of the mean opacity")

@@ -33,6 +33,7 @@ FLOORS = [
         "harness.cli",
         "harness.bench",
         "harness.bench_methods",
+        "harness.bench_scenes",
         "harness.check",
         "harness.doctor",
         "harness.reproduce",

@@ -30,7 +30,7 @@ METHOD = "uniform_sds"
 KEYS = [rng.Key("a red mug", 0), rng.Key("a bus", 3)]
 CAMERAS = make([10.0, 200.0], [20.0, 50.0], [2.8, 2.5], [40.0, 40.0])
 # The largest relative error of a gradient against differences, and their half width.
-DOUBLE, SINGLE = (1e-4, 1e-6), (3e-2, 1e-3)
+DOUBLE, SINGLE = (1e-4, 1e-7), (3e-2, 1e-3)
 SMALL = ("resolution=8", "samples=8", "levels=4", "log2_hashmap=8", "hidden=8")
 
 

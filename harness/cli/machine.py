@@ -21,7 +21,8 @@ def bench(
             "again against another seed; contention: a step alone and beside busy processes; methods: a step "
             "of every method of RUNS side by side, kept with them as their wall time; logs: loading those of "
             "2295 runs of 10 000 steps (3.6 GB of disk); slurm: a disturbed sweep through slurm/testbed; "
-            "study: 200 raters at once; coverage: how often the printed intervals hold the truth, by "
+            "study: 200 raters at once; scenes: a step and the ceiling of every kind of scene in the toy "
+            "world; coverage: how often the printed intervals hold the truth, by "
             "simulation (docs/protocol.md).",
         ),
     ] = "engine",
@@ -34,13 +35,15 @@ def bench(
         int, typer.Option(min=8, help="slurm: runs of the disturbed sweep; coverage: studies of a cell.")
     ] = 1000,
     preset: PresetName = DEFAULT,
-    prior: Annotated[str | None, typer.Option(help="engine, spread, contention: another prior.")] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="engine, spread, contention, scenes: another prior.")
+    ] = None,
     settings: Annotated[
         list[str],
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="engine, spread, contention: a setting.",
+            help="engine, spread, contention, scenes: a setting.",
             autocompletion=complete_settings,
         ),
     ] = [],  # noqa: B006 - typer copies it
@@ -77,13 +80,18 @@ def bench(
         return
     if folder:
         raise UserError(f"harness bench {what} takes no RUNS, and got '{folder}'; `bench methods RUNS` does")
-    if what not in ("engine", "spread", "contention"):
-        known = ["engine", "spread", "contention", "methods", "logs", "slurm", "study", "coverage"]
+    of_config = ("engine", "spread", "contention", "scenes")
+    if what not in of_config:
+        known = [*of_config, "methods", "logs", "slurm", "study", "coverage"]
         raise UserError(f"no benchmark '{what}'{nearest(what, known)}")
     from harness import bench as engine
     from harness.doctor import pin, resolve
 
     config = pin(resolve(preset, prior, settings))
+    if what == "scenes":
+        from harness.bench_scenes import run as run_scenes
+
+        raise typer.Exit(run_scenes(config))
     if what == "spread":
         raise typer.Exit(engine.spread(config))
     if what == "engine":

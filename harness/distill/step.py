@@ -151,8 +151,8 @@ def step(pack: Pack) -> StepReport:
         [g_RCHW, *(torch.ones_like(value_R) for value_R in losses_R)],
         allow_unused=True,
     )
-    grads = {
-        name: torch.zeros_like(value) if grad is None else grad
+    grads = {  # a sum over a tensor goes by its memory, which for one run may be laid out otherwise
+        name: torch.zeros_like(value) if grad is None else grad.contiguous()
         for (name, value), grad in zip(params.items(), found, strict=True)
     }
 

@@ -123,6 +123,12 @@ class Scene(ABC):
         """After Adam's update: change parameters, state and Adam's two moments in place, as densifying and
         pruning do; shapes stay. `grads` are this step's gradients, by parameter."""
 
+    def learned_background(self, background_RC: Tensor) -> Params:
+        """A run's own background among its parameters, where `scene.background` is "learned"."""
+        if self.cfg.background != "learned":
+            return {}
+        return {"background": background_RC.detach().float().clone(memory_format=torch.contiguous_format)}
+
     # ---- seen
 
     @abstractmethod
@@ -141,6 +147,14 @@ class Scene(ABC):
         A training view has `draws`, and may have the state; penalties are computed for it alone. Without
         `draws` nothing is random, and without `state` nothing is left out.
         """
+
+    def backdrop(self, params: Params, background_RC: Tensor, draws: Draws | None) -> Tensor:
+        """What is behind the scene, [R, C]: the learned background, a flat one of another latent for each
+        training view, or the flat one given, as `scene.background` says."""
+        given_RC = params.get("background", background_RC.to(next(iter(params.values())).device))
+        if self.cfg.background != "random" or draws is None:
+            return given_RC
+        return given_RC + self.cfg.background_spread * (2 * draws((self.channels,)) - 1)
 
     @torch.no_grad()
     def surface(self, params: Params, camera: Cameras, side: int, normals: bool = False) -> Surface:
@@ -168,18 +182,19 @@ class Scene(ABC):
         value_RN, _ = self.query(params, x_RN3)
         return -value_RN if self.quantity == "distance" else value_RN
 
-    def normals(self, params: Params, x_RN3: Tensor, step: float = 0.0) -> Tensor:
-        """Unit normals [R, N, 3], against the gradient of `solidity`, from four differences of half width
-        `step` (NORMAL_STEP · bound).
-
-        Differentiable in the parameters through first derivatives only, as the fused encoders need.
-        """
-        step = step or NORMAL_STEP * self.bound
+    def slope(self, params: Params, x_RN3: Tensor, step: float) -> Tensor:
+        """Gradient [R, N, 3] of `solidity` from four differences of half width `step`, differentiable in the
+        parameters through first derivatives only, as the fused encoders need."""
         signs_43 = torch.tensor([[1.0, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], device=x_RN3.device)
         gradient_RN3 = torch.zeros_like(x_RN3)
         for sign_3 in signs_43:
             value_RN = self.solidity(params, x_RN3 + step * sign_3)
             gradient_RN3 = gradient_RN3 + value_RN[..., None] * (sign_3 / (4 * step))
+        return gradient_RN3
+
+    def normals(self, params: Params, x_RN3: Tensor, step: float = 0.0) -> Tensor:
+        """Unit normals [R, N, 3], against the `slope` of half width `step` (NORMAL_STEP · bound)."""
+        gradient_RN3 = self.slope(params, x_RN3, step or NORMAL_STEP * self.bound)
         x, y, z = gradient_RN3.unbind(-1)
         return -gradient_RN3 / (x * x + y * y + z * z + 1e-12).sqrt()[..., None]
 

@@ -42,6 +42,14 @@ def orientation(scene: VolumeScene, params: Params, render: Render) -> Tensor:
     return mean_by_run((render.weights_RPS.detach() * away_RPS).sum(-1))
 
 
+def variation(grid: Tensor, dims: int) -> Tensor:
+    """Mean squared difference of neighbours along each of a grid's last `dims` dimensions, summed, [R]: total
+    variation as Plenoxels has it (arXiv 2112.05131, eq. 3), squared, so that it is smooth."""
+    return sum(
+        (mean_by_run(grid.diff(dim=dim).square()) for dim in range(-dims, 0)), grid.new_zeros(len(grid))
+    )
+
+
 def penalties(scene: VolumeScene, params: Params, render: Render) -> dict[str, Tensor]:
     """The weighted regularisers that the config asks for, by name, each [R]; their sum joins the loss."""
     cfg, terms = scene.cfg, {}

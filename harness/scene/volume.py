@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from harness.scene import occupancy
 from harness.scene.cameras import Cameras
@@ -33,8 +34,9 @@ class VolumeScene(Scene):
 
     quantity = "density"
     reads = (
-        *("resolution", "samples", "bound", "density_bias", "density_radius", "background", "background_rgb"),
-        *("entropy", "sparsity", "orientation", "occupancy", "occupancy_every", "occupancy_density"),
+        *("resolution", "samples", "bound", "density_bias", "density_radius"),
+        *("background", "background_spread", "background_rgb", "entropy", "sparsity", "orientation"),
+        *("occupancy", "occupancy_every", "occupancy_density"),
     )
 
     def __init__(self, cfg: SceneConfig, channels: int, encoder: str = "torch"):
@@ -69,6 +71,11 @@ class VolumeScene(Scene):
             ..., None
         ]
 
+    def blobbed(self, x_RN3: Tensor, out_RNO: Tensor) -> Tensor:
+        """What a network or a grid says at points, [R, N, 1 + C], with the first as a density: the softplus
+        of it and the blob."""
+        return torch.cat([softplus(out_RNO[..., :1] + self.blob(x_RN3)), out_RNO[..., 1:]], -1)
+
     def state(self, runs: int) -> Params:
         """The grids of `harness.scene.occupancy`, where the scene keeps them."""
         return occupancy.fresh(self.cfg, runs) if self.cfg.occupancy else {}
@@ -93,6 +100,7 @@ class VolumeScene(Scene):
         side = side or self.cfg.resolution
         jitter_RPS = draws((side * side, self.cfg.samples)) if draws else None
         kept = partial(occupancy.kept, self.cfg, state) if state and "kept" in state else None
+        background_RC = self.backdrop(params, background_RC, draws)
         out = self.render(params, cameras, background_RC, jitter_RPS, side, kept)
         # An evaluation view is only looked at: its regularisers are nobody's loss.
         return View(out.x_RCHW, out.opacity_RHW, out.depth_RHW, self.penalties(params, out) if draws else {})

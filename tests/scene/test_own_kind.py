@@ -13,7 +13,7 @@ from harness.records.identity import RunSpec, run_id
 from harness.scene import kind
 from harness.scene.kind import discover, load_kind, look_in, settle
 
-VOXELS = '''"""A dense grid of density and latent, read by trilinear interpolation (DVGO)."""
+DENSE = '''"""A dense grid of density and latent, read by trilinear interpolation (DVGO)."""
 
 import torch
 from pydantic import Field
@@ -29,7 +29,7 @@ class Settings(SceneSettings):
     variation: float = Field(default=0.01, ge=0, description="weight of the total variation")
 
 
-class Voxels(VolumeScene):
+class Dense(VolumeScene):
     Settings = Settings
 
     @property
@@ -56,7 +56,7 @@ class Voxels(VolumeScene):
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
     (tmp_path / "scenes").mkdir()
-    (tmp_path / "scenes" / "voxels.py").write_text(VOXELS)
+    (tmp_path / "scenes" / "dense.py").write_text(DENSE)
     look_in([tmp_path / "scenes"])
     return tmp_path / "scenes"
 
@@ -82,7 +82,7 @@ def test_a_kind_is_one_file_from_the_sweep_to_the_report(
     suite = tmp_path / "suite.txt"
     suite.write_text("a red bus\na blue boat\n")
     words = ("--seeds", "0", "--steps", "8", "--methods", "uniform_sds", "--out", runs, "--wandb", "disabled")
-    items = ("--set", "scene.kind=voxels", "--set", "scene.voxels.cells=10", "--set", "views.count=2")
+    items = ("--set", "scene.kind=dense", "--set", "scene.dense.cells=10", "--set", "views.count=2")
     assert call(monkeypatch, "sweep", suite, *words, *items, "--device", "cpu", *dirs) == 0
     folders = list(run_folders(runs))
     assert [folder.status() for folder in folders] == ["done", "done"]
@@ -98,16 +98,16 @@ def test_a_kind_is_one_file_from_the_sweep_to_the_report(
     )
     assert "watertight" in capsys.readouterr().out and mesh.is_file()
     assert call(monkeypatch, "export", folders[0].id, "--runs", runs, "--out", mesh, "--device", "cpu") == 2
-    assert "no scene 'voxels'" in (told := capsys.readouterr().err) and "--scenes-dir" in told
+    assert "no scene 'dense'" in (told := capsys.readouterr().err) and "--scenes-dir" in told
 
 
 def test_the_contract_is_tried_by_command(
     scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "check-scene", "voxels", "--scenes-dir", scenes) == 0
+    assert call(monkeypatch, "check-scene", "dense", "--scenes-dir", scenes) == 0
     told = capsys.readouterr().out
     assert told.count("ok") >= 7 and "BROKEN" not in told
-    packed = VOXELS.replace('{"grid": 0.02 * (2 * u - 1)}', '{"grid": 0.02 * (2 * u - 1) + 0.1 * len(keys)}')
+    packed = DENSE.replace('{"grid": 0.02 * (2 * u - 1)}', '{"grid": 0.02 * (2 * u - 1) + 0.1 * len(keys)}')
     (scenes / "loose.py").write_text(packed)
     assert call(monkeypatch, "check-scene", "loose", "--scenes-dir", scenes) == 1
     assert "grid depends on the other runs of the pack" in capsys.readouterr().out
@@ -117,19 +117,19 @@ def test_kinds_are_listed_with_their_settings(
     scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, "scenes", "--scenes-dir", scenes) == 0
-    assert "voxels  A dense grid of density" in capsys.readouterr().out
-    assert call(monkeypatch, "scenes", "voxels", "--scenes-dir", scenes) == 0
+    assert "dense  A dense grid of density" in capsys.readouterr().out
+    assert call(monkeypatch, "scenes", "dense", "--scenes-dir", scenes) == 0
     listed = capsys.readouterr().out
-    assert "scene.voxels.cells = 12  # along an axis" in listed and "scene.samples = 32" in listed
+    assert "scene.dense.cells = 12  # along an axis" in listed and "scene.samples = 32" in listed
     assert "levels" not in listed
 
 
 def test_what_a_kind_has_of_its_own_is_checked_written_out_and_hashed_where_it_differs(scenes: Path) -> None:
-    plain = settle(Config(), ["scene.kind=voxels"])
+    plain = settle(Config(), ["scene.kind=dense"])
     assert plain.scene.own == {"cells": 12, "variation": 0.01} and plain.scene.own_set == ()
-    assert settle(plain) == plain and settle(plain, ["scene.voxels.cells=12"]) == plain
-    larger = settle(plain, ["scene.voxels.cells=20"])
-    assert larger.scene.own_set == ("cells",) and dotted(larger)["scene.voxels.cells"] == 20
+    assert settle(plain) == plain and settle(plain, ["scene.dense.cells=12"]) == plain
+    larger = settle(plain, ["scene.dense.cells=20"])
+    assert larger.scene.own_set == ("cells",) and dotted(larger)["scene.dense.cells"] == 20
     ids = {
         run_id(RunSpec(method="m", prompt="p", seed=0, config=config)) for config in (Config(), plain, larger)
     }
@@ -140,8 +140,8 @@ def test_what_a_kind_has_of_its_own_is_checked_written_out_and_hashed_where_it_d
         ).config
         == larger
     )
-    (scenes / "voxels.py").write_text(
-        VOXELS.replace("variation: float", "extra: int = 3\n    variation: float")
+    (scenes / "dense.py").write_text(
+        DENSE.replace("variation: float", "extra: int = 3\n    variation: float")
     )
     again = settle(
         larger.model_copy(update={"scene": larger.scene.model_copy(update={"own": {"cells": 20}})})
@@ -149,11 +149,11 @@ def test_what_a_kind_has_of_its_own_is_checked_written_out_and_hashed_where_it_d
     assert again.scene.own["extra"] == 3
     assert run_id(RunSpec(method="m", prompt="p", seed=0, config=again)) in ids
     for items, told in (
-        (["scene.kind=voxel"], "no scene 'voxel'; did you mean 'voxels'"),
-        (["scene.kind=voxels", "scene.voxels.cell=3"], "no setting 'cell'; did you mean 'cells'"),
-        (["scene.kind=voxels", "scene.voxels.cells=1"], "scene voxels, cells: .* greater than or equal to 2"),
-        (["scene.voxels.cells=3"], "the scene is of kind field; add --set scene.kind=voxels"),
-        (["scene.kind=voxels", "scene.own=3"], "unknown setting 'scene.own'"),
+        (["scene.kind=dens"], "no scene 'dens'; did you mean 'dense'"),
+        (["scene.kind=dense", "scene.dense.cell=3"], "no setting 'cell'; did you mean 'cells'"),
+        (["scene.kind=dense", "scene.dense.cells=1"], "scene dense, cells: .* greater than or equal to 2"),
+        (["scene.dense.cells=3"], "the scene is of kind field; add --set scene.kind=dense"),
+        (["scene.kind=dense", "scene.own=3"], "unknown setting 'scene.own'"),
     ):
         with pytest.raises(UserError, match=told):
             settle(Config(), items)

@@ -6,13 +6,12 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from harness import rng
 from harness.scene import hashgrid, tcnn
 from harness.scene.contract import Params
+from harness.scene.network import biases, drawn, layers, perceptron
 from harness.scene.volume import VolumeScene
 
 if TYPE_CHECKING:
@@ -48,24 +47,13 @@ class HashField(VolumeScene):
         Table uniform in ±1e-4 (Instant-NGP §3), weights uniform in ±sqrt(6 / inputs) and ±sqrt(3 / inputs)
         (He), biases zero. background_RC: where a learned background starts.
         """
-        inputs, hidden, outputs = self.cfg.levels * self.cfg.features, self.cfg.hidden, 1 + self.channels
-        shapes = {
-            "table": ((self.grid.entries, self.cfg.features), 1e-4),
-            "w1": ((hidden, inputs), (6 / inputs) ** 0.5),
-            "w2": ((outputs, hidden), (3 / hidden) ** 0.5),
+        widths = (self.cfg.levels * self.cfg.features, self.cfg.hidden, 1 + self.channels)
+        table = {"table": ((self.grid.entries, self.cfg.features), 1e-4)}
+        return {
+            **drawn(keys, {**table, **layers(widths)}),
+            **biases(len(keys), widths),
+            **self.learned_background(background_RC),
         }
-        sizes = {name: shape[0] * shape[1] for name, (shape, _) in shapes.items()}
-        u_RG = rng.uniform(keys, [0] * len(keys), "init", (sum(sizes.values()),))
-        draws = u_RG.split(list(sizes.values()), 1)
-        params = {
-            name: ((2 * u - 1) * width).reshape(-1, *shape)
-            for (name, (shape, width)), u in zip(shapes.items(), draws, strict=True)
-        }
-        params["b1"] = torch.zeros(len(keys), hidden)
-        params["b2"] = torch.zeros(len(keys), outputs)
-        if self.cfg.background == "learned":
-            params["background"] = background_RC.detach().float().clone(memory_format=torch.contiguous_format)
-        return params
 
     def density_latent(self, params: Params, x_RN3: Tensor) -> Tensor:
         """`field`, zero outside the cube, by the encoder's kernels where it has any."""
@@ -77,12 +65,13 @@ class HashField(VolumeScene):
 
     def field(self, params: Params, x_RN3: Tensor) -> Tensor:
         """Density is softplus(network + λ(1 - |x|/σ)), DreamFusion's blob."""
+        return self.blobbed(x_RN3, self.outputs(params, x_RN3))
+
+    def outputs(self, params: Params, x_RN3: Tensor) -> Tensor:
+        """What the network says at points, [R, N, 1 + C], in plain torch or by tiny-cuda-nn."""
         unit_RN3 = (x_RN3 * (0.5 / self.cfg.bound) + 0.5).clamp(0, 1)
         if self._by_tcnn:
             features = tcnn.encode(self.grid, self._settings, params["table"], unit_RN3)
         else:
             features = hashgrid.encode(self.grid, params["table"], unit_RN3)
-        hidden = torch.baddbmm(params["b1"][:, None], features, params["w1"].transpose(1, 2)).relu()
-        out_RNO = torch.baddbmm(params["b2"][:, None], hidden, params["w2"].transpose(1, 2))
-        density_RN1 = functional.softplus(out_RNO[..., :1] + self.blob(x_RN3))
-        return torch.cat([density_RN1, out_RNO[..., 1:]], -1)
+        return perceptron(params, features)
