@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +54,16 @@ def unbroken(
 
     `made` creates the same runs, of some steps more than three, in a folder.
     """
+    gc.freeze()  # a pack's end looks for garbage: not again and again among all that is imported
+    try:
+        return _unbroken(made, folder, execution)
+    finally:
+        gc.unfreeze()
+
+
+def _unbroken(
+    made: Callable[[Path], Sequence[RunFolder]], folder: Path, execution: Execution
+) -> list[dict[str, Any]]:
     seen = {how: folder / how for how in ("packed", "solo", "resumed")}
     [ids, *_] = [[each.id for each in made(root)] for root in seen.values()]
     advance(seen["packed"], ids, execution)

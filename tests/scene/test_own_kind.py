@@ -1,5 +1,6 @@
 """A kind of scene in a folder of somebody's own: swept, measured, exported and reported by command."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_kinds_are_listed_with_their_settings(
     scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, "scenes", "--scenes-dir", scenes) == 0
-    assert "dense  A dense grid of density" in capsys.readouterr().out
+    assert re.search("^dense +A dense grid of density", capsys.readouterr().out, re.M)
     assert call(monkeypatch, "scenes", "dense", "--scenes-dir", scenes) == 0
     listed = capsys.readouterr().out
     assert "scene.dense.cells = 12  # along an axis" in listed and "scene.samples = 32" in listed
