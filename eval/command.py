@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from eval.figures.contact_sheet import Cell, contact_sheets, shown_views, texts
 from eval.figures.fonts import boxes, fallbacks
@@ -20,7 +19,7 @@ from eval.tables.notes import all_notes
 from eval.tables.table import Table, as_csv, console_for_tables, markdown, terminal, write
 from eval.values import keep_values
 from harness.config import first_line
-from harness.console import Console
+from harness.console import Console, busy
 from harness.records.environment import packages
 from harness.records.files import make_folder, write_bytes, write_json
 from harness.records.reader import names
@@ -29,14 +28,17 @@ from harness.records.stamp import TOY
 _SHEET = re.compile(r"contact_sheet(-\d{2,})?\.png")
 
 
-def open_runs(root: Path, console: Console | None = None, **options: Any) -> Runs:
-    """The runs of a folder (options as `Runs`'), with a progress bar on a terminal."""
+def open_runs(root: Path, **options: Any) -> Runs:
+    """The runs of a folder (options as `Runs`'); what is computed of them is told on a terminal."""
 
-    def bar(items: Sequence[RunRecord], text: str) -> Iterable[RunRecord]:
-        shown = console is not None and console.is_terminal
-        return track(items, text, console=Console(stderr=True), transient=True, disable=not shown)
+    def told(items: Sequence[RunRecord], text: str) -> Iterable[RunRecord]:
+        with busy(text) as more:
+            for done, item in enumerate(items):
+                more(f"{done}/{len(items)}")
+                yield item
 
-    return Runs(root, track=bar, **options)
+    with busy("reading runs and loading the scorer"):
+        return Runs(root, track=told, **options)
 
 
 def evaluate(runs: Runs, out: Path | None = None, console: Console | None = None) -> list[Table]:
@@ -51,7 +53,8 @@ def evaluate(runs: Runs, out: Path | None = None, console: Console | None = None
     make_folder(folder)
     write_bytes(folder / "table.md", markdown(tables, runs.stamp, "CLIP R-Precision", notes).encode())
     write_bytes(folder / "table.csv", as_csv(tables[0], runs.stamp).encode())
-    missing = _write_sheets(folder, runs)
+    with busy("contact sheet"):
+        missing = _write_sheets(folder, runs)
     write_json(folder / "manifest.json", manifest(runs))
     keep_values(runs)
     for table in tables:

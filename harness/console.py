@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import rich.console
@@ -23,6 +25,35 @@ class Console(rich.console.Console):
         """Every string that is printed comes by here."""
         never: dict[str, Any] = {"markup": False, "emoji": False}
         return super().render_str(plain(text, lines=True), **(options | never))
+
+
+_shown: list[Any] = []  # the one status line of this process, while it is there
+
+
+@contextmanager
+def busy(text: str) -> Iterator[Callable[[str], None]]:
+    """A line on a terminal that says what is being done, while it is; what it yields says more of it.
+
+    It is on stderr. Nothing where stderr is no terminal. Inside another one it takes its place for a while.
+    """
+    if _shown:
+        status, before = _shown[0], _shown[0].status
+        status.update(Text(plain(text)))
+        try:
+            yield lambda more: status.update(Text(plain(f"{text} {more}")))
+        finally:
+            status.update(before)
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda more: None
+        return
+    with console.status(Text(plain(text))) as status:
+        _shown.append(status)
+        try:
+            yield lambda more: status.update(Text(plain(f"{text} {more}")))
+        finally:
+            _shown.clear()
 
 
 def say(text: str, file: TextIO | None = None) -> None:

@@ -30,7 +30,7 @@ TIMED = {"convergence", "cost", "r_precision_time"}  # tables and figures that s
 
 def evaluated_runs(runs: Path, **options: Any) -> Runs:
     """Runs as tables and figures read them, with the toy world's truth where they are of it."""
-    return open_runs(runs, console_for_tables(), ground_truth=ground_truth, solids=Solid, **options)
+    return open_runs(runs, ground_truth=ground_truth, solids=Solid, **options)
 
 
 def reproduce(

@@ -32,11 +32,11 @@ class Progress(Display):
     first_step: float | None = None
     last_step: float | None = None
 
-    def advance(self, steps: int) -> None:
-        """Count steps."""
+    def advance(self, steps: int, work: float | None = None) -> None:
+        """Count steps, and what they cost."""
         self.last_step = time.time()
         self.first_step = self.first_step or self.last_step
-        super().advance(steps)
+        super().advance(steps, work)
 
 
 class Ending:
@@ -124,7 +124,8 @@ def _advance(root: Path, launch: Launch, runs: list[str], ending: Ending, progre
     # Runs that another process holds are left to it, once its lease cannot be one that nobody beats any more.
     patience = STALE_SECONDS + FENCE_SECONDS
     with Pool(root, specs, execution_in_job(launch), ending, patience=patience) as pool:
-        progress.steps = sum(pool.plan().steps_left.values())
+        plan = pool.plan()
+        progress.steps, progress.work = sum(plan.steps_left.values()), pool.work(plan)
         return pool.run(progress)
 
 

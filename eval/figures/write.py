@@ -12,6 +12,7 @@ from eval.figures.manifest import image_bytes, manifest
 from eval.figures.style import Sheet, style
 from eval.runs import Runs
 from harness.config import UserError, nearest
+from harness.console import busy
 from harness.records.files import make_folder, write_bytes
 
 FIGURES = figures()  # those of this package
@@ -39,7 +40,8 @@ def write_figures(
     written: list[Path] = []
     for name in dict.fromkeys(names or known):
         try:
-            sheet = known[name].draw(runs)
+            with busy(f"figure {name}"):
+                sheet = known[name].draw(runs)
         except UserError as error:
             line = f"no figure {name}: {error}"
             if names:

@@ -10,6 +10,7 @@ from eval.tables import claims, convergence, cost, differences, own_n, published
 from eval.tables.of_metrics import table_of, tables_of
 from eval.tables.table import Table
 from harness.config import UserError, nearest
+from harness.console import busy
 from harness.records.identity import COMPOSED
 
 OWN: dict[str, Callable[[Runs], Table]] = {
@@ -52,10 +53,11 @@ def make_tables(runs: Runs, names: Sequence[str] = ()) -> tuple[list[Table], lis
     every = [name for name in every if not all(kind.on_request for kind in of_metrics.get(name, [Metric]))]
     for name in dict.fromkeys(guests.get(name, name) for name in names or every):
         try:
-            if name in OWN:
-                made.append(OWN[name](runs))
-            else:
-                made.append(table_of(runs, name, [runs.of(kind) for kind in of_metrics[name]]))
+            with busy(f"table {name}"):
+                if name in OWN:
+                    made.append(OWN[name](runs))
+                else:
+                    made.append(table_of(runs, name, [runs.of(kind) for kind in of_metrics[name]]))
         except UserError as error:
             if names:
                 raise

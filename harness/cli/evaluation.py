@@ -26,23 +26,21 @@ from harness.cli.app import (
     folder_out,
 )
 from harness.config import UserError, nearest
+from harness.console import busy, say
 from harness.records.files import check_file, check_folder
+from harness.records.folder import run_folders
 
 
 def runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, Path]:
     """The folder of runs, made from W&B where they are there, and where results go unless `out` says it."""
     if not source.startswith("wandb:"):
+        run_folders(source)  # a wrong name is told before anything is imported
         results = out or Path(source, "eval", below)
-        if Path(source).is_dir():
-            check_folder(results)
+        check_folder(results)
         return Path(source), results
-    from rich.text import Text
-
     from eval.sources.wandb_runs import run_folders_of
-    from harness.console import Console, say
-    from harness.text import plain
 
-    with Console(stderr=True).status(Text(plain(f"reading {source}"))):
+    with busy(f"reading {source}"):
         runs, problems = run_folders_of(source)
     for problem in problems:
         say(f"left out: {problem}", sys.stderr)
@@ -64,10 +62,11 @@ def evaluate(
     scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """R-Precision of the stored views per method, with intervals, and a contact sheet."""
-    from eval.command import evaluate as run
-    from harness.reproduce import evaluated_runs
-
     folder, results = runs_and_results(runs, out, "")
+    with busy("loading libraries"):
+        from eval.command import evaluate as run
+        from harness.reproduce import evaluated_runs
+
     run(evaluated_runs(folder, clip=clip, device=device, allow_mixed=allow_mixed), results)
 
 
@@ -89,12 +88,13 @@ def tables(
     metrics_dir: MetricsDir = [],  # noqa: B006
 ) -> None:
     """Tables with intervals as md, csv and tex: R-Precision, convergence, diversity, failures, claims."""
-    from eval.command import write_tables
-    from harness.reproduce import evaluated_runs
+    folder, results = runs_and_results(runs, out, "tables")
+    with busy("loading libraries"):
+        from eval.command import write_tables
+        from harness.reproduce import evaluated_runs
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     options["metrics_dirs"] = metrics_dir
-    folder, results = runs_and_results(runs, out, "tables")
     write_tables(evaluated_runs(folder, **options), names, results)
 
 
@@ -134,12 +134,13 @@ def figures(
     figures_dir: FiguresDir = [],  # noqa: B006
 ) -> None:
     """Figures as pdf and png, each with a manifest of the runs that made it."""
-    from eval.figures.write import write_figures
-    from harness.reproduce import evaluated_runs
+    folder, results = runs_and_results(runs, out, "figures")
+    with busy("loading libraries"):
+        from eval.figures.write import write_figures
+        from harness.reproduce import evaluated_runs
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     command = " ".join(["harness figures", runs, *names])
-    folder, results = runs_and_results(runs, out, "figures")
     for path in write_figures(evaluated_runs(folder, **options), names, results, command, dirs=figures_dir):
         print(path)
 
@@ -271,7 +272,6 @@ def _export_logs(source: str, out: Path, metrics: str) -> None:
     check_file(out)
     from eval.sources.logs import load_logs
     from eval.tables.table import write_frame
-    from harness.console import say
 
     frame = load_logs(source, [name.strip() for name in metrics.split(",") if name.strip()] or None)
     for problem in frame.attrs["problems"]:

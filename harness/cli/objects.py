@@ -70,14 +70,9 @@ def _write(folder: RunFolder, azimuths: int, elevation: float, size: int | None,
 
 
 def _load(folder: RunFolder, device: str) -> Final:
-    import diffusers
-    import transformers
-
     from harness.device import pick_device
     from harness.objects.final import load
 
-    diffusers.utils.logging.set_verbosity_error()  # it would advise a package that changes nothing here
-    transformers.utils.logging.disable_progress_bar()
     return load(folder, pick_device(device))
 
 

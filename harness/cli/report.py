@@ -20,6 +20,7 @@ from harness.cli.app import (
     folder_out,
 )
 from harness.cli.evaluation import runs_and_results
+from harness.console import busy
 
 Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
 
@@ -44,13 +45,14 @@ def report(
     """Pages that open from disk: tables, curves, every run, any two side by side."""
     import webbrowser
 
-    from eval.report.results import results
-    from eval.report.write import write_report
-    from harness.reproduce import evaluated_runs
+    folder, where = runs_and_results(runs, out, "report")
+    with busy("loading libraries"):
+        from eval.report.results import results
+        from eval.report.write import write_report
+        from harness.reproduce import evaluated_runs
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     options["metrics_dirs"] = metrics_dir
-    folder, where = runs_and_results(runs, out, "report")
     index = write_report(folder, where, lambda: results(evaluated_runs(folder, **options)))
     print(index)
     if open_:

@@ -123,6 +123,7 @@ def sweep(
     ] = False,
 ) -> None:
     """Run every prompt × method × seed that is not done yet; the same command again continues."""
+    from harness.console import busy
     from harness.sweep.request import Request, execution_of, parse_steps
 
     if wandb not in (None, "online", "offline", "disabled"):
@@ -146,8 +147,9 @@ def sweep(
         methods_dirs=tuple(d.resolve() for d in methods_dir),
         recommended=recommended,
     )
-    suite, specs = request.resolve()
-    request.tell_of_scorers(suite, specs[0].config)
+    with busy("reading methods, prompts and the prior's tokenizer"):
+        suite, specs = request.resolve()
+        request.tell_of_scorers(suite, specs[0].config)
     execution = execution_of(
         out,
         wandb,

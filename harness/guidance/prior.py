@@ -30,6 +30,16 @@ class Shapes:
     time: int
 
 
+def _quieten_libraries() -> None:
+    """No progress bars of weights that load in a moment, no advice of packages that change nothing here."""
+    import diffusers
+    import transformers
+
+    for each in (diffusers, transformers):
+        each.utils.logging.set_verbosity_error()
+        each.utils.logging.disable_progress_bar()
+
+
 class Guidance:
     """A frozen diffusion model: noise prediction with and without a prompt, noise schedule, autoencoder.
 
@@ -79,6 +89,7 @@ class Guidance:
         """
         found = folders.find(cfg, local_only=local_files_only)
         folders.check_content(cfg, found)
+        _quieten_libraries()
         return cls(cfg, found, torch.device(device))
 
     def compile(self) -> None:

@@ -15,8 +15,8 @@ WINDOW_SECONDS = 60.0
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `3:07` or `1:02:03`."""
-    whole = round(seconds)
+    """`45 s`, `3:07` or `1:02:03`; no time that is left is 0 s."""
+    whole = max(round(seconds), 1) if seconds > 0 else 0
     if whole < 60:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
@@ -29,15 +29,25 @@ def number(value: float) -> str:
     return f"{value:,.0f}".replace(",", " ")
 
 
-class Display:
-    """Shows steps and runs done, the rate in steps/s over the last minute, and the time left."""
+def speed(rate: float) -> str:
+    """Steps per second: `12 400`, `29` or `0.31`."""
+    return number(rate) if rate >= 100 else f"{rate:.2g}"
 
-    def __init__(self, runs: int, steps: int, console: Console | None = None):
+
+class Display:
+    """Shows steps and runs done, the rate in steps/s over the last minute, and the time left.
+
+    `work` is all steps, each weighted by what it costs; the time left goes by it.
+    """
+
+    def __init__(self, runs: int, steps: int, console: Console | None = None, work: float = 0.0):
         self.console = console or Console(file=sys.stdout)
         self.runs, self.steps = runs, steps
+        self.work = work or float(steps)
         self.runs_done = self.steps_done = 0
         self.note = ""
-        self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self.work_done = 0.0
+        self._recent: deque[tuple[float, int, float]] = deque()  # from the first step on
         self._last_line = time.monotonic()
         self._progress: Progress | None = None
         if self.console.is_terminal:
@@ -53,8 +63,18 @@ class Display:
     @property
     def rate(self) -> float:
         """Steps per second, summed over the runs of all packs."""
-        (begin, before), (now, after) = self._recent[0], self._recent[-1]
+        if not self._recent:
+            return 0.0
+        (begin, before, _), (now, after, _) = self._recent[0], self._recent[-1]
         return (after - before) / (now - begin) if now > begin else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the pace of the last minute; None before the first step."""
+        if not self._recent:
+            return None
+        (begin, _, before), (now, _, after) = self._recent[0], self._recent[-1]
+        return (now - begin) * max(self.work - after, 0) / (after - before) if after > before else None
 
     def text(self) -> str:
         """What stands beside the bar."""
@@ -63,15 +83,19 @@ class Display:
             f"{number(self.steps_done)}/{number(self.steps)} steps",
         ]
         if self.rate:
-            parts.append(f"{self.rate:.3g} steps/s")
-            parts.append(f"{duration(max(self.steps - self.steps_done, 0) / self.rate)} left")
+            parts.append(f"{speed(self.rate)} steps/s")
+            if self.seconds_left is not None:
+                parts.append(f"{duration(self.seconds_left)} left")
+        if not self._recent:
+            parts.append("loading the prior")
         return " · ".join([*parts, self.note] if self.note else parts)
 
-    def advance(self, steps: int) -> None:
-        """Count steps."""
+    def advance(self, steps: int, work: float | None = None) -> None:
+        """Count steps, and what they cost."""
         self.steps_done += steps
+        self.work_done += steps if work is None else work
         now = time.monotonic()
-        self._recent.append((now, self.steps_done))
+        self._recent.append((now, self.steps_done, self.work_done))
         while self._recent[0][0] < now - WINDOW_SECONDS and len(self._recent) > 2:
             self._recent.popleft()
         self.refresh()

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.config import Execution
-from harness.console import say
+from harness.console import busy, say
 from harness.faults import INTERRUPTED
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, run_id
-from harness.sweep.display import Display, duration, number
+from harness.sweep.display import Display, duration, speed
 from harness.sweep.grid import Suite, write_suite
 from harness.sweep.plan import check_priors
 from harness.sweep.pool import Pool
@@ -56,13 +56,13 @@ def sweep(
         before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             if plan.packs:
-                measured = pool.measure(plan, by_id)
-                for note in measured.notes:
+                with busy("measuring speed: loading the prior, then a few steps"):
+                    pace = pool.known_pace(plan) or pool.measure(plan, by_id)
+                for note in pace.notes:
                     print(note, flush=True)
-                rate = measured.rate
-                if rate and not presses:
-                    steps = sum(plan.steps_left.values())
-                    print(f"about {duration(steps / rate)} at {number(rate)} steps/s (measured)", flush=True)
+                if pace.rate and not presses:
+                    left = duration(sum(plan.steps_left.values()) / pace.rate)
+                    print(f"about {left} at {speed(pace.rate)} steps/s ({pace.how})", flush=True)
             if dry_run or presses:
                 return INTERRUPTED if presses else 0
             for run in plan.todo:
@@ -71,7 +71,7 @@ def sweep(
                 if retry_failed:
                     folder.forget_failure()
             write_suite(root, suite)
-            display = Display(plan.total, sum(plan.steps_left.values()))
+            display = Display(plan.total, sum(plan.steps_left.values()), work=pool.work(plan))
             display.runs_done = len(plan.done) + len(plan.failed) + len(plan.damaged)
             try:
                 outcome = pool.run(display)

@@ -41,6 +41,7 @@ from harness.distill.events import (
     Stepped,
     Stop,
 )
+from harness.distill.method import load_method
 from harness.records.environment import own_code
 from harness.records.files import make_folder
 from harness.records.folder import RunFolder
@@ -48,11 +49,13 @@ from harness.records.identity import RunSpec, canonical_json, run_id
 from harness.records.lease import holder, slurm_job
 from harness.sweep.display import Display
 from harness.sweep.fits import remember, remembered
+from harness.sweep.pace import Paces
 from harness.sweep.plan import Plan, make_plan, split
 from harness.sweep.versions import code_now
 from harness.threads import cores, environment
 
 STOP_SECONDS = 120.0
+SEEN_SECONDS = 5.0  # that a pack has to take for its pace to be remembered
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class WorkerProcess:
     def __init__(self, root: Path, slot: Slot, execution: Execution, log: Path, events: Events):
         make_folder(log.parent)
         self.pack: list[str] = []
+        self.first_step = 0.0  # of its pack, when
+        self.steps = 0  # taken since, over all runs
         self.ready = True
         self.has_begun = False  # whether it has told that it could be started at all
         with open(log, "ab") as errors:
@@ -122,6 +127,7 @@ class WorkerProcess:
     def advance(self, pack: list[str]) -> None:
         """Give it a pack."""
         self.pack, self.ready = pack, False
+        self.first_step, self.steps = 0.0, 0
         self.send(Advance(runs=pack))
 
     def stop(self) -> None:
@@ -170,11 +176,12 @@ class Outcome:
 @dataclass(frozen=True)
 class Pace:
     """Steps per second of all slots together, 0 where nothing was measured, and a pack's memory in MB;
-    `notes` say what could not be measured and why."""
+    `notes` say what could not be measured and why; `how` it is known."""
 
     rate: float
     memory: float
     notes: tuple[str, ...] = ()
+    how: str = "measured"
 
 
 def _kind(spec: RunSpec) -> tuple[str, str, Config]:
@@ -216,6 +223,22 @@ class Pool:
         self.events: Events = queue.Queue()
         self.workers: dict[WorkerProcess, Slot] = {}
         self.patience = patience
+        self.code = code_now(execution.methods_dirs)
+        self.paces = Paces(device, self.slots[0].threads, self.code)
+        costs = {name: self._cost(name) for name in {spec.method for spec in self.specs}}
+        self._costs = {run: costs[spec.method] for run, spec in self._by_id.items()}
+
+    def _cost(self, method: str) -> float:
+        """What a step costs beside others': its denoiser evaluations, as far as the method says."""
+        try:
+            dirs = [Path(each) for each in self.execution.methods_dirs]
+            return sum(load_method(method, dirs).nfe_range()) / 2
+        except UserError:
+            return 2.0  # its own runs will tell
+
+    def work(self, plan: Plan) -> float:
+        """All steps that are left, each weighted by what it costs."""
+        return sum(steps * self._costs[run] for run, steps in plan.steps_left.items())
 
     def __enter__(self) -> Pool:
         return self
@@ -242,13 +265,26 @@ class Pool:
 
     def plan(self, retry_failed: bool = False, asked: bool = False) -> Plan:
         """What is left to do now; the options are `make_plan`'s."""
-        code = code_now(self.execution.methods_dirs) if asked else None
+        code = self.code if asked else None
         slots = len(self.slots)
         return make_plan(self.root, self.specs, self.most, retry_failed, slots, asked=asked, code=code)
 
     def most(self, spec: RunSpec) -> int:
         """The most runs in a pack of this kind."""
         return self._most[_kind(spec)]
+
+    def known_pace(self, plan: Plan) -> Pace | None:
+        """Steps per second of the whole pool by what its packs did here before; None where one is unknown."""
+        seconds = 0.0
+        for pack in plan.packs:
+            rate = self.paces.known(self._by_id[pack[0]], len(pack))
+            if not rate:
+                return None
+            seconds += sum(plan.steps_left[run] for run in pack) / rate
+        if not seconds:
+            return None
+        at_once = min(len(self.slots), len(plan.packs))
+        return Pace(at_once * sum(plan.steps_left.values()) / seconds, 0.0, how="as before")
 
     def measure(self, plan: Plan, specs: dict[str, RunSpec]) -> Pace:
         """Steps per second of the whole pool, by a short measurement of a pack on one slot.
@@ -271,11 +307,16 @@ class Pool:
                 self._fits(specs[pack[0]], len(pack))
                 notes.append(f"{name}: out of memory with more than {len(pack)} runs in a pack")
             if event.rate:
+                self._keep_pace(specs[pack[0]], len(pack), event.rate)
                 rate = event.rate * min(len(self.slots), len(plan.packs))
                 return Pace(rate, event.memory, tuple(notes))
             notes.append(f"{name} cannot be measured: {event.problem or 'it took no step in time'}")
             one_each = []  # they were looked at
         return Pace(0.0, 0.0, tuple(notes))
+
+    def _keep_pace(self, spec: RunSpec, runs: int, rate: float) -> None:
+        if not self.is_scratch:
+            self.paces.keep(spec, runs, rate)
 
     def _measured(self, pack: list[RunSpec], kinds: list[RunSpec]) -> Measured | None:
         """What a worker says of a pack, after a look at one run of every kind; None once interrupted."""
@@ -380,7 +421,9 @@ class Pool:
             case Ready():
                 worker.has_begun = True
             case Stepped(runs=runs):
-                display.advance(len(runs))
+                display.advance(len(runs), sum(self._costs[run] for run in runs))
+                worker.steps += len(runs) if worker.first_step else 0
+                worker.first_step = worker.first_step or time.monotonic()
             case Finished():
                 display.runs_done += 1
                 display.refresh()
@@ -389,6 +432,9 @@ class Pool:
                 display.say(f"failed: {run}: {reason}")
             case Returned():
                 worker.ready = True
+                spent = time.monotonic() - worker.first_step
+                if worker.first_step and worker.steps and spent > SEEN_SECONDS:
+                    self._keep_pace(self._by_id[worker.pack[0]], len(worker.pack), worker.steps / spent)
                 if event.problem:
                     self._halve(worker.pack, event, packs, plan, display)
             case Refused(message=message):

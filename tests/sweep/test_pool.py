@@ -263,7 +263,7 @@ def test_failed_runs_are_listed_and_retried_only_when_asked(tiny_prior: Path, tm
 
 def test_a_dry_run_writes_nothing(tiny_prior: Path, tmp_path: Path):
     code, out = _run(_command(tiny_prior, tmp_path / "runs", "--dry-run", "--methods", "tp_sds"))
-    assert code == 0 and "3 runs: 3 new" in out and "steps/s (measured)" in out
+    assert code == 0 and "3 runs: 3 new" in out and "steps/s (" in out
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,0 +1,93 @@
+"""What is said of speed and time: remembered, by what steps cost, and never nothing with work left."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.config import Config, Execution
+from harness.console import Console
+from harness.records.identity import RunSpec
+from harness.sweep import display, pool
+from harness.sweep.display import Display, duration, speed
+from harness.sweep.pace import Paces
+from harness.sweep.pool import Pool
+
+
+def _spec(method: str, prompt: str = "a red cup", **config) -> RunSpec:
+    return RunSpec(method=method, prompt=prompt, seed=0, config=Config(**config))
+
+
+def test_nothing_that_is_left_takes_no_time():
+    assert [duration(seconds) for seconds in (0, 0.01, 0.9, 59.6, 3661)] == [
+        "0 s",
+        "1 s",
+        "1 s",
+        "1:00",
+        "1:01:01",
+    ]
+    assert [speed(rate) for rate in (0.031, 2.25, 29.4, 12400)] == ["0.031", "2.2", "29", "12 400"]
+
+
+def test_the_time_left_goes_by_what_steps_cost(monkeypatch: pytest.MonkeyPatch):
+    now = 100.0
+    monkeypatch.setattr(display.time, "monotonic", lambda: now)
+    shown = Display(2, 200, Console(quiet=True), work=100 * 2 + 100 * 6)
+    assert "loading" in shown.text() and shown.rate == 0 and shown.seconds_left is None
+    now += 50  # the prior is loaded
+    for _ in range(11):
+        shown.advance(2, 4.0)
+        now += 0.5
+    assert shown.rate == pytest.approx(4) and shown.seconds_left == pytest.approx((800 - 44) / 8)
+    assert shown.text().endswith("4 steps/s · 1:34 left")
+
+
+def test_a_pace_is_remembered_by_what_it_hangs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code = {"uniform_sds": "a"}
+    paces = Paces("cpu", 2, lambda spec: code)
+    spec = _spec("uniform_sds")
+    assert paces.known(spec, 4) is None
+    paces.keep(spec, 4, 40.0)
+    paces.keep(spec, 16, 64.0)
+    again = Paces("cpu", 2, lambda spec: code)
+    assert again.known(_spec("uniform_sds", "a blue cup", steps=7), 4) == 40.0
+    assert (again.known(spec, 2), again.known(spec, 12)) == (20.0, 48.0)
+    assert Paces("cpu", 1, lambda spec: code).known(spec, 4) is None
+    assert (
+        again.known(_spec("tp_sds"), 4) is None
+        and again.known(_spec("uniform_sds", scene={"hidden": 8}), 4) is None
+    )
+    code["uniform_sds"] = "b"
+    assert again.known(spec, 4) is None
+    (tmp_path / "dreamtime-harness" / "paces.json").write_text("[1]")
+    assert again.known(spec, 4) is None
+
+
+def test_a_sweep_whose_paces_are_known_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(pool, "gpus", lambda: [])
+    specs = [
+        _spec(method, prompt) for method in ("uniform_sds", "csd") for prompt in ("a red cup", "a blue cup")
+    ]
+    with Pool(tmp_path / "runs", specs, Execution(wandb="disabled", device="cpu")) as made:
+        plan = made.plan()
+        assert made.known_pace(plan) is None and made.work(plan) == 400 * 2 * (2 + made._cost("csd"))
+        made.paces.keep(specs[0], 2, 40.0)
+        assert made.known_pace(plan) is None
+        made.paces.keep(specs[2], 2, 10.0)
+        pace = made.known_pace(plan)
+    assert pace and pace.rate == pytest.approx(1600 / (800 / 40 + 800 / 10)) and pace.how == "as before"
+
+
+def test_a_wrong_folder_is_told_before_anything_is_imported(tmp_path: Path):
+    code = (
+        "import sys; from harness.cli import main\n"
+        "try: main()\nfinally: assert not {'torch', 'pandas', 'matplotlib'} & sys.modules.keys()"
+    )
+    for command in ("eval", "tables", "figures", "report"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, command, "nope"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 2 and "no folder nope" in done.stderr, done.stderr
