@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from eval.metric import Metric
 from eval.runs import Runs
-from eval.tables import claims, convergence, cost, differences, own_n, published, r_precision_steps
+from eval.tables import claims, convergence, cost, differences, domains, own_n, published, r_precision_steps
 from eval.tables.of_metrics import table_of, tables_of
 from eval.tables.table import Table
 from harness.config import UserError, nearest
@@ -19,6 +19,7 @@ OWN: dict[str, Callable[[Runs], Table]] = {
     "schedules": differences.by_distillation,
     "convergence": convergence.table,
     "own_n": own_n.table,
+    "domains": domains.table,
     "cost": cost.table,
     "claims": claims.table,
     "published": published.table,
@@ -49,7 +50,8 @@ def make_tables(runs: Runs, names: Sequence[str] = ()) -> tuple[list[Table], lis
             raise UserError(f"no table '{name}'{nearest(name, [*known, *guests])}")
     made, left_out = [], []
     composed = any(COMPOSED in method for method in runs.methods)
-    every = [name for name in known if name != "schedules" or composed]  # most sweeps have no such question
+    rare = {"domains"} if composed else {"domains", "schedules"}  # most sweeps have no such question
+    every = [name for name in known if name not in rare]
     every = [name for name in every if not all(kind.on_request for kind in of_metrics.get(name, [Metric]))]
     for name in dict.fromkeys(guests.get(name, name) for name in names or every):
         try:

@@ -47,7 +47,10 @@ def _paths(incomplete: str, kind: str) -> list[str]:
 
 
 def complete_prompts(incomplete: str) -> list[str]:
-    return _paths(incomplete, ".txt")
+    from harness.prompt import SUITES
+
+    named = sorted(path.stem for path in SUITES.glob("*.txt"))
+    return [*(name for name in named if name.startswith(incomplete)), *_paths(incomplete, ".txt")]
 
 
 def complete_methods(incomplete: str) -> list[str]:

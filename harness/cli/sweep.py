@@ -34,7 +34,9 @@ def sweep(
     prompts: Annotated[
         Path,
         typer.Argument(
-            help="A suite: one prompt a line.", autocompletion=complete_prompts, callback=expanded
+            help="A suite: a name of `harness prompts list`, a file, one prompt a line, or FILE.csv:COLUMN.",
+            autocompletion=complete_prompts,
+            callback=expanded,
         ),
     ],
     methods: Annotated[

@@ -11,6 +11,17 @@ from harness.cli.app import expanded, file_out, folder_out, prompts_app, toyworl
 from harness.config import UserError
 
 
+@prompts_app.command(name="list", epilog="Example: harness prompts list")
+def list_suites() -> None:
+    """The suites that come with the harness, which `harness sweep` takes by their names."""
+    from harness.sweep.grid import read_suite, suites
+
+    for name in suites():
+        suite = read_suite(name)
+        about = {"version": "1", "licence": "no licence named"} | dict(suite.about)
+        print(f"{name:<12} {len(suite.prompts):>4} prompts  v{about['version']}  {about['licence']}")
+
+
 @prompts_app.command(
     name="import-dreamfields",
     epilog="Example: harness prompts import-dreamfields coco_queries_val.py --out dreamfields.txt",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import itertools
 import json
 import math
+import re
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,13 @@ from harness.config import (
     UserError,
     alternatives,
     dotted,
+    nearest,
     override_keys,
     parse_value,
     split_override,
 )
 from harness.distill.method import Method, load_method
-from harness.prompt import normalised
+from harness.prompt import SUITES, normalised
 from harness.records.files import NoSuchFile, make_folder, read_text, write_json
 from harness.records.identity import COMPOSED, HALVES, LARGEST_SEED, OWN, Part, RunSpec, SuiteRef
 from harness.scene.kind import settle
@@ -31,10 +34,12 @@ from harness.text import short
 
 @dataclass(frozen=True)
 class Suite:
-    """A named, ordered list of prompts; all of it is the retrieval pool, however few are run."""
+    """A named, ordered list of prompts; all of it is the retrieval pool, however few are run. `about`: what
+    its head says, by key."""
 
     name: str
     prompts: tuple[str, ...]
+    about: Mapping[str, str] = field(default_factory=dict, compare=False)
     sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,7 +52,9 @@ class Suite:
         return SuiteRef(name=self.name, sha256=self.sha256, size=len(self.prompts))
 
 
-def make_suite(name: str, prompts: Sequence[str], source: str) -> Suite:
+def make_suite(
+    name: str, prompts: Sequence[str], source: str, about: Mapping[str, str] | None = None
+) -> Suite:
     """A checked suite; raises UserError where it is empty or two prompts are the same after normalisation."""
     seen: dict[str, str] = {}
     for prompt in prompts:
@@ -59,20 +66,56 @@ def make_suite(name: str, prompts: Sequence[str], source: str) -> Suite:
         seen[key] = prompt
     if not prompts:
         raise UserError(f"{source} holds no prompt: write one a line, # starts a comment")
-    return Suite(name, tuple(prompts))
+    return Suite(name, tuple(prompts), about or {})
+
+
+def suites() -> list[str]:
+    """The names of the suites that come with the harness."""
+    return sorted(path.stem for path in SUITES.glob("*.txt"))
+
+
+_ABOUT = re.compile(r"#\s*(name|version|licence):\s*(\S.*)")
 
 
 def read_suite(path: Path | str) -> Suite:
-    """The suite in a text file, one prompt a line; blank lines and lines that start with # are left out."""
+    """A suite by its name, from a text file, or from a column of a csv file, `FILE.csv:COLUMN`.
+
+    A text file has one prompt a line; blank lines and lines that start with # are left out, but that of them
+    `# name: …`, `# version: …` and `# licence: …` say what it is. Its name is its file's unless it says
+    another, with @version where that is not 1.
+    """
     path = Path(path).expanduser()
+    file, colon, column = str(path).rpartition(":")
+    if colon and file.lower().endswith(".csv"):
+        return make_suite(Path(file).stem, _column(Path(file), column), str(path))
+    if len(path.parts) == 1 and path.name in suites() and not path.is_file():
+        path = SUITES / f"{path.name}.txt"
+    lines = [unicodedata.normalize("NFC", line).strip() for line in _text(path).splitlines()]
+    about = {found[1]: found[2] for line in lines if (found := _ABOUT.fullmatch(line))}
+    version = about.get("version", "1")
+    name = about.get("name", path.stem) + (f"@{version}" if version != "1" else "")
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    return make_suite(name, prompts, str(path), about)
+
+
+def _text(path: Path) -> str:
     try:
-        text = read_text(path)
+        return read_text(path)
     except NoSuchFile:
         near = sorted(p.name for p in path.parent.glob("*.txt")) if path.parent.is_dir() else []
         hint = f"; {path.parent} has {', '.join(near)}" if near else ""
-        raise UserError(f"no prompt file {path}{hint}") from None
-    lines = (unicodedata.normalize("NFC", line).strip() for line in text.splitlines())
-    return make_suite(path.stem, [line for line in lines if line and not line.startswith("#")], str(path))
+        named = nearest(path.name, suites()) if len(path.parts) == 1 and not path.suffix else ""
+        raise UserError(f"no prompt file {path}{named or hint}") from None
+
+
+def _column(path: Path, column: str) -> list[str]:
+    """The cells of a column, without empty ones."""
+    rows = csv.DictReader(_text(path).splitlines(keepends=True))
+    heads = list(rows.fieldnames or [])
+    if column not in heads:
+        raise UserError(f"{path} has no column '{short(column, 60)}'{nearest(column, heads)}")
+    cells = [unicodedata.normalize("NFC", row[column] or "").strip() for row in rows]
+    return [cell for cell in cells if cell]
 
 
 def write_suite(root: Path, suite: Suite) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.tables.domains import domain
 from harness.config import Config, UserError
 from harness.records.identity import run_id
 from harness.sweep.grid import (
@@ -13,8 +14,10 @@ from harness.sweep.grid import (
     parse_seeds,
     read_suite,
     split_overrides,
+    suites,
     write_suite,
 )
+from harness.toyworld.grammar import caption, exchanged, parse
 
 
 def test_a_suite_is_read_as_written(tmp_path: Path):
@@ -41,10 +44,59 @@ def test_missing_and_empty_suites_are_one_clear_line(tmp_path: Path):
         read_suite(tmp_path / "coco.txt")
 
 
-def test_the_committed_suites_are_as_promised():
-    coco, smoke = (read_suite(Path("prompts") / name) for name in ("coco.txt", "smoke.txt"))
-    assert len(coco.prompts) == 153 and len(smoke.prompts) == 6
-    assert set(smoke.prompts) <= set(coco.prompts)
+def test_the_committed_suites_are_as_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)  # they are named from anywhere
+    found = {name: read_suite(name) for name in suites()}
+    assert len(found["coco"].prompts) == 153 and len(found["smoke"].prompts) == 6
+    assert set(found["smoke"].prompts) <= set(found["coco"].prompts)
+    assert found["coco"].sha256.startswith("8625d89e44b8"), "pools of runs that are there name it"
+    own = {"vehicles", "furniture", "animals", "two_objects", "fronts", "parts"}
+    assert own | {"coco", "smoke"} == set(found)
+    for name, suite in found.items():
+        assert (suite.name, suite.about["version"], suite.about["licence"]) == (name, "1", "Apache-2.0")
+        for prompt in suite.prompts:
+            scene = parse(prompt)
+            assert caption(scene) == prompt, "in the toy world's language, as it writes it"
+            assert name != "two_objects" or scene.support is not None
+            if name == "parts":
+                swapped = exchanged(scene)
+                assert swapped is not None and caption(swapped) in suite.prompts
+    assert {domain(prompt) for prompt in found["animals"].prompts} == {"animals"}
+    assert {domain(prompt) for prompt in found["two_objects"].prompts} == {"one on another"}
+
+
+def test_a_file_beside_goes_before_a_suite_of_its_name_and_a_near_name_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no prompt file vehicels; did you mean 'vehicles'"):
+        read_suite("vehicels")
+    (tmp_path / "coco").write_text("a red bus\n")
+    assert read_suite("coco").prompts == ("a red bus",)
+
+
+def test_a_head_names_a_suite_and_its_version(tmp_path: Path):
+    path = tmp_path / "file.txt"
+    path.write_text(
+        "# name: mugs\n# version: 2\n# licence: CC0-1.0\n# a comment: too\na red mug\na blue mug\n"
+    )
+    suite = read_suite(path)
+    assert suite.name == "mugs@2" and suite.about["licence"] == "CC0-1.0" and len(suite.prompts) == 2
+    assert suite == make_suite("mugs@2", suite.prompts, "") and suite.ref.name == "mugs@2"
+
+
+def test_a_column_of_a_table_and_lines_of_a_benchmark_are_suites(tmp_path: Path):
+    table = tmp_path / "renders.csv"
+    table.write_text('id,prompt,rating\n1,"a red bus, side by side",3\n2,,4\n3,a blue cup,5\n')
+    suite = read_suite(f"{table}:prompt")
+    assert suite.name == "renders" and suite.prompts == ("a red bus, side by side", "a blue cup")
+    with pytest.raises(UserError, match="has no column 'promt'; did you mean 'prompt'"):
+        read_suite(f"{table}:promt")
+    with pytest.raises(UserError, match=r"no prompt file .*none\.csv"):
+        read_suite(f"{tmp_path / 'none.csv'}:prompt")
+    # T3Bench's prompt_single.txt: one prompt a line, in capitals, with or without a stop.
+    (tmp_path / "prompt_single.txt").write_text("A blue vase with a lid.  \nA rusty key\n\n")
+    assert read_suite(tmp_path / "prompt_single.txt").prompts == ("A blue vase with a lid.", "A rusty key")
 
 
 def test_seeds():

@@ -1,0 +1,85 @@
+"""R-Precision by domain of the prompts: which things a method makes, and which it does not."""
+
+from __future__ import annotations
+
+import re
+
+from eval.metrics.r_precision import RPrecision
+from eval.runs import Runs
+from eval.statistics.intervals import holm, paired_difference
+from eval.tables.rows import by_prompt, distinct, groups, mean, rng
+from eval.tables.table import Cell, Number, Table, percent
+from harness.config import UserError
+from harness.prompt import normalised
+
+NOUNS = {
+    "vehicles": "car, truck, bus, train, airplane, boat, bicycle, motorcycle, plane, ship, van, tram",
+    "furniture": "chair, bench, couch, table, bed, sofa, desk, stool, armchair, shelf, wardrobe",
+    "screens": "tv, laptop, phone, monitor, keyboard",
+    "kitchen": "cup, bottle, vase, wine glass, bowl, plate, mug, teapot, pan, kettle, knife, fork, spoon",
+    "food": "apple, orange, banana, carrot, donut, pizza, cake, sandwich, burger, broccoli, hot dog",
+    "street": "traffic light, fire hydrant, stop sign, traffic cone, parking meter",
+    "animals": "dog, cat, bird, sheep, elephant, giraffe, horse, cow, bear, zebra, lion, tiger, rabbit, fox, "
+    "owl, squirrel, corgi, frog, pig, penguin",
+    "toys and things": "teddy bear, sports ball, frisbee, snowman, clock, suitcase, umbrella, potted plant, "
+    "kite, book, backpack, handbag",
+}
+TWO, OTHER = "one on another", "other"
+_DOMAINS = {noun: domain for domain, nouns in NOUNS.items() for noun in nouns.split(", ")}
+
+
+def domain(prompt: str) -> str:
+    """The domain of what a prompt is of: the noun before its first "with", "on" or comma; "one on another"
+    for a known thing on another, and "other" where the noun is not known."""
+    head, *rest = re.split(r"\b(?:with|on)\b|,", normalised(prompt))
+    noun = _noun(head)
+    if noun is None:
+        return OTHER
+    return TWO if re.search(r"\bon (?:a|an)\b", normalised(prompt)) and _noun(rest[-1]) else _DOMAINS[noun]
+
+
+def _noun(text: str) -> str | None:
+    """The longest known noun that a text ends in."""
+    words = text.split()
+    return next(
+        (noun for n in (2, 1) if (noun := " ".join(words[-n:])) in _DOMAINS and len(words) >= n), None
+    )
+
+
+def table(runs: Runs) -> Table:
+    """A row per domain, method and N, with its paired difference to the baseline in that domain."""
+    final = runs.of(RPrecision).frame
+    final = final.assign(domain=[domain(prompt) for prompt in final["prompt"]])
+    names = [name for name in (*NOUNS, TWO, OTHER) if name in set(final["domain"])]
+    if len(names) < 2:
+        raise UserError(f"all prompts are of one domain: {', '.join(names)}")
+    rows, found = [], {}
+    for name in names:
+        part = final.loc[final["domain"] == name]
+        for method, total, own in groups(runs, part):
+            base = part.loc[(part["method"] == runs.base(method)) & (part["total"] == total)]
+            key = (name, method, total)
+            if method != runs.base(method) and len(base):
+                ours, theirs = by_prompt(own, "majority"), by_prompt(base, "majority")
+                found["\0".join(map(str, key))] = paired_difference(ours, theirs, rng(), shares=True)
+            rows.append((key, own))
+    adjusted = holm({key: difference.p_value for key, difference in found.items()})
+    cells: list[list[Cell]] = []
+    for key, own in rows:
+        told = "\0".join(map(str, key))
+        difference: list[Cell] = ["–", "–"]
+        if told in found:
+            difference = [percent(found[told], sign=True), Number(adjusted[told], digits=3)]
+        shares = [percent(mean(own, column, share=True)) for column in ("majority", "per_view")]
+        cells.append([*key, *shares, *difference, distinct(own, "prompt"), distinct(own, "seed")])
+    return Table(
+        "domains",
+        ["r_precision"],
+        "R-Precision by domain at the final step, % [95 % interval over prompts]",
+        ["domain", "method", "step", "majority", "per view", "difference", "p (Holm)", "prompts", "seeds"],
+        cells,
+        [
+            "Domain: by the noun of the prompt; the pool is the whole suite in every row. Difference: of "
+            f"majority to the baseline in the same domain, points; Holm over all {len(found)} of them."
+        ],
+    )
