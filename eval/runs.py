@@ -79,8 +79,9 @@ class Runs(Sequence[RunRecord]):
     """Ended runs under `root` whose numbers may stand in one table, by run id, and the scorer.
 
     `ground_truth(prompt, views)` returns the ceiling's images, [V, H, W, 3] uint8, and `solids(prompt)` the
-    solid they are of. `only` keeps these run ids. `metrics_dirs`: folders with more metrics. What is derived
-    is computed when it is first asked for, and cached in the run folders where it is slow.
+    solid they are of. `only` keeps these run ids, which `chosen` says in words. `metrics_dirs`: folders with
+    more metrics. What is derived is computed when it is first asked for, and cached in the run folders where
+    it is slow.
     Raises UserError for no ended run, for runs that do not belong together, and for an unusable scorer.
     """
 
@@ -94,6 +95,7 @@ class Runs(Sequence[RunRecord]):
         ground_truth: GroundTruth | None = None,
         solids: Callable[[str], Any] | None = None,
         only: Collection[str] | None = None,
+        chosen: Sequence[str] = (),
         samples: int | None = None,
         metrics_dirs: Sequence[Path] = (),
         track: Track = lambda runs, text: runs,
@@ -102,7 +104,10 @@ class Runs(Sequence[RunRecord]):
         SEAM.discover(metrics_dirs)  # a wrong folder is told before anything is computed
         records, self.notes = load_runs(root)
         if only is not None:
+            every = len(records)
             records = [record for record in records if record.run_id in only]
+            if chosen:
+                self.note(f"{len(records)} of {every} runs, chosen by {' '.join(chosen)}")
         self._records = [record for record in records if record.status in ENDED]
         unfinished = sum(record.status not in (*ENDED, DAMAGED) for record in records)
         if not self._records:

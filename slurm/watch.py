@@ -13,7 +13,7 @@ from harness.records.folder import RunFolder
 from harness.records.lease import holder
 from harness.records.reader import RecordError, is_file, is_folder, tail
 from harness.records.schema import FAILURE, LOG, RESULT
-from harness.sweep.status import SweepStatus, sweep_status
+from harness.sweep.status import SweepStatus, blame, sweep_status
 from slurm import site
 from slurm.launches import FOLDER, Hours, Launch, Task, hours, in_queue, launches, tasks_of, unreadable
 
@@ -120,6 +120,7 @@ def why(folder: RunFolder) -> list[tuple[str, str]]:
         failure, env = folder.failure(), folder.env() or {}
         if failure:
             found.append(("reason", f"{failure['reason']} (step {failure['step']})"))
+            found += blame(str(failure.get("detail") or ""))
         host = env.get("host")
         last = holder(folder.path) or (folder.deaths() or [{}])[-1] or env.get("slurm") or {}
     except RecordError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,14 @@ THREADS = min(4, os.cpu_count() or 1)  # decoding and encoding pictures leave th
 
 
 def write_report(
-    runs: Path, out: Path, results: Callable[[], dict[str, Any]], say: Callable[[str], None] = print
+    runs: Path,
+    out: Path,
+    results: Callable[[], dict[str, Any]],
+    say: Callable[[str], None] = print,
+    only: Collection[str] | None = None,
 ) -> Path:
-    """Write the report of `runs` into `out`; its index.html. Pictures of unchanged runs are kept.
+    """Write the report of `runs`, or of those with the ids in `only`, into `out`; its index.html. Pictures of
+    unchanged runs are kept.
 
     `results` computes what eval.report.results says of the runs, and is called only where one has ended.
     Raises UserError for a folder without runs and for an `out` that holds something else.
@@ -32,6 +37,7 @@ def write_report(
     if out.is_dir() and any(out.iterdir()) and not (out / "assets" / "report.css").is_file():
         raise UserError(f"--out {out}: that folder holds something else; name a new one, or an older report")
     records, problems = load_runs(runs)
+    records = [run for run in records if only is None or run.run_id in only]
     numbers: dict[str, Any] = {"notes": ["no run has ended yet, so there are no numbers"]}
     if any(run.status in ENDED for run in records):
         numbers = results()

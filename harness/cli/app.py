@@ -104,6 +104,11 @@ def expanded(value: Any) -> Any:
     return type(value)(path)
 
 
+def expanded_words(value: list[str]) -> list[str]:
+    """Words that may be paths, each with ~ for the home folder."""
+    return [expanded(word) if word.startswith("~") else word for word in value]
+
+
 def folder_out(param: typer.CallbackParam, value: Path | None) -> Path | None:
     """An option's folder that is written to: told before anything starts where that cannot be."""
     return _out(param, value, check_folder)
@@ -185,8 +190,8 @@ RunsOption = Annotated[Path, typer.Option("--runs", help="The folder that a swee
 Filter = Annotated[
     list[str],
     typer.Argument(
-        help="Which: method=tp_sds, seed=0-2, prompt=bus, state=failed, a part of the id, a pattern with *; "
-        "all words must fit.",
+        help="Which: method=tp_sds, seed=0-2, prompt=bus, suite=coco, state=failed, cfg_scale=50, a part of "
+        "the id, a pattern with *; all words must fit.",
     ),
 ]
 Source = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from harness.cli.app import (
     Device,
     Encoder,
     FiguresDir,
+    Filter,
     MetricsDir,
     RunsOption,
     Samples,
@@ -29,27 +31,46 @@ from harness.config import UserError, nearest
 from harness.console import busy, say
 from harness.records.files import check_file, check_folder
 from harness.records.folder import run_folders
+from harness.sweep.select import select
+
+WHICH = "Which; all that the runs allow by default. Words such as method=tp_sds or prompt=bus choose runs."
 
 
-def runs_and_results(source: str, out: Path | None, below: str) -> tuple[Path, Path]:
-    """The folder of runs, made from W&B where they are there, and where results go unless `out` says it."""
+def runs_and_results(
+    source: str, out: Path | None, below: str, words: Sequence[str] = ()
+) -> tuple[Path, Path, list[str] | None]:
+    """The folder of runs, made from W&B where they are there; where results go unless `out` says it; and
+    which runs fit the words, None for no words. Results of some never take the place of those of all."""
+    if words and not below:
+        below = "chosen"
+    elif words:
+        below = f"chosen/{below}"
     if not source.startswith("wandb:"):
         run_folders(source)  # a wrong name is told before anything is imported
+        only = [folder.id for folder in select(Path(source), words)] if words else None
         results = out or Path(source, "eval", below)
         check_folder(results)
-        return Path(source), results
+        return Path(source), results, only
     from eval.sources.wandb_runs import run_folders_of
 
     with busy(f"reading {source}"):
         runs, problems = run_folders_of(source)
     for problem in problems:
         say(f"left out: {problem}", sys.stderr)
-    return runs, out or Path("wandb-" + source.rpartition("/")[2], below)
+    only = [folder.id for folder in select(runs, words)] if words else None
+    return runs, out or Path("wandb-" + source.rpartition("/")[2], below), only
+
+
+def filters(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names, and the words that choose runs: those with = or *."""
+    chosen = [word for word in words if "=" in word or "*" in word]
+    return [word for word in words if word not in chosen], chosen
 
 
 @app.command(name="eval", epilog="Example: harness eval runs --out figures")
 def evaluate(
     runs: Source = "runs",
+    words: Filter = [],  # noqa: B006
     clip: ClipName = "toy-clip",
     out: Annotated[
         Path | None,
@@ -62,18 +83,19 @@ def evaluate(
     scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """R-Precision of the stored views per method, with intervals, and a contact sheet."""
-    folder, results = runs_and_results(runs, out, "")
+    folder, results, only = runs_and_results(runs, out, "", words)
     with busy("loading libraries"):
         from eval.command import evaluate as run
         from harness.reproduce import evaluated_runs
 
-    run(evaluated_runs(folder, clip=clip, device=device, allow_mixed=allow_mixed), results)
+    options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "only": only, "chosen": words}
+    run(evaluated_runs(folder, **options), results)
 
 
 @app.command(epilog="Example: harness tables runs convergence diversity")
 def tables(
     runs: Source = "runs",
-    names: Annotated[list[str], typer.Argument(help="Which; all that the runs allow by default.")] = [],  # noqa: B006
+    names: Annotated[list[str], typer.Argument(help=WHICH)] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
     out: Annotated[
         Path | None,
@@ -88,12 +110,14 @@ def tables(
     metrics_dir: MetricsDir = [],  # noqa: B006
 ) -> None:
     """Tables with intervals as md, csv and tex: R-Precision, convergence, diversity, failures, claims."""
-    folder, results = runs_and_results(runs, out, "tables")
+    names, words = filters(names)
+    folder, results, only = runs_and_results(runs, out, "tables", words)
     with busy("loading libraries"):
         from eval.command import write_tables
         from harness.reproduce import evaluated_runs
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
+    options |= {"only": only, "chosen": words}
     options["metrics_dirs"] = metrics_dir
     write_tables(evaluated_runs(folder, **options), names, results)
 
@@ -119,7 +143,7 @@ def metrics(
 @app.command(epilog="Example: harness figures runs r_precision seeds_grid --out figures")
 def figures(
     runs: Source = "runs",
-    names: Annotated[list[str], typer.Argument(help="Which; all that the runs allow by default.")] = [],  # noqa: B006
+    names: Annotated[list[str], typer.Argument(help=WHICH)] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
     out: Annotated[
         Path | None,
@@ -134,13 +158,15 @@ def figures(
     figures_dir: FiguresDir = [],  # noqa: B006
 ) -> None:
     """Figures as pdf and png, each with a manifest of the runs that made it."""
-    folder, results = runs_and_results(runs, out, "figures")
+    names, words = filters(names)
+    folder, results, only = runs_and_results(runs, out, "figures", words)
     with busy("loading libraries"):
         from eval.figures.write import write_figures
         from harness.reproduce import evaluated_runs
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
-    command = " ".join(["harness figures", runs, *names])
+    options |= {"only": only, "chosen": words}
+    command = " ".join(["harness figures", runs, *names, *words])
     for path in write_figures(evaluated_runs(folder, **options), names, results, command, dirs=figures_dir):
         print(path)
 

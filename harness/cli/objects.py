@@ -100,9 +100,9 @@ def export_run(
 ) -> None:
     """One run's object as a mesh file, and a line on what it is."""
     from harness.objects.export import export_mesh
-    from harness.sweep.status import find_run
+    from harness.sweep.select import find_run
 
-    final = _load(find_run(name, runs), device)
+    final = _load(find_run([name], runs), device)
     path, about = export_mesh(final, kind, out, threshold, resolution, components)
     stamp = f" ({about['mark']})" if about["mark"] else ""
     parts = "" if about["components"] == about["components_kept"] else f" of {about['components']}"

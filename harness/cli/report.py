@@ -11,6 +11,7 @@ from harness.cli.app import (
     AllowMixed,
     ClipName,
     Device,
+    Filter,
     MetricsDir,
     Runs,
     Samples,
@@ -28,6 +29,7 @@ Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
 @app.command(epilog="Example: harness report runs --open")
 def report(
     runs: Source = "runs",
+    words: Filter = [],  # noqa: B006
     out: Annotated[
         Path | None,
         typer.Option(
@@ -45,15 +47,15 @@ def report(
     """Pages that open from disk: tables, curves, every run, any two side by side."""
     import webbrowser
 
-    folder, where = runs_and_results(runs, out, "report")
+    folder, where, only = runs_and_results(runs, out, "report", words)
     with busy("loading libraries"):
         from eval.report.results import results
         from eval.report.write import write_report
         from harness.reproduce import evaluated_runs
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
-    options["metrics_dirs"] = metrics_dir
-    index = write_report(folder, where, lambda: results(evaluated_runs(folder, **options)))
+    options |= {"metrics_dirs": metrics_dir, "only": only, "chosen": words}
+    index = write_report(folder, where, lambda: results(evaluated_runs(folder, **options)), only=only)
     print(index)
     if open_:
         webbrowser.open(index.resolve().as_uri())

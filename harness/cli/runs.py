@@ -6,12 +6,21 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.app import Filter, Runs, RunsOption, app, complete_run, expanded
+from harness.cli.app import (
+    Filter,
+    Runs,
+    RunsOption,
+    app,
+    complete_run,
+    expanded,
+    expanded_words,
+)
 from harness.config import UserError
 
 if TYPE_CHECKING:
@@ -32,15 +41,16 @@ def status(
 ) -> None:
     """Per method: how many runs are done, running, queued and failed, the rate, time left and cost."""
     from harness.console import Console, say
-    from harness.sweep.status import find_run, sweep_status
+    from harness.sweep.select import find_run
+    from harness.sweep.status import sweep_status
     from slurm import watch as slurm
 
     if why:
-        found = slurm.why(find_run(why, runs))
+        found = slurm.why(find_run(why.split(), runs))
         if as_json:
             print(json.dumps(dict(found), indent=2, ensure_ascii=False))
-        for name, text in [] if as_json else found:
-            say(f"{name:<12} {text}")
+        else:
+            say(listed(found))
         return
     look = slurm.status if slurm.used_here(runs) else sweep_status
     if as_json:
@@ -165,31 +175,40 @@ def _tell_waste(waste: Any) -> None:
         print(f"{item.size / 1e6:9.1f} MB  {item.path}  ({item.why})")
 
 
-@app.command(epilog="Example: harness show tp_sds-a-red-bus-s0-f69ab924")
+def listed(found: Sequence[tuple[str, str]]) -> str:
+    """Names beside their texts, whose further lines stand below their first."""
+    width = max(len(name) for name, _ in found) + 2
+    lines = [
+        f"{name if first else '':<{width}}{line}"
+        for name, text in found
+        for first, line in zip((True, *[False] * text.count("\n")), text.split("\n"), strict=True)
+    ]
+    return "\n".join(lines)
+
+
+@app.command(epilog="Example: harness show method=tp_sds seed=0 prompt=bus")
 def show(
     run: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            help="A run: its folder, its id, or a part of it.", autocompletion=complete_run, callback=expanded
+            help="A run: its folder, a part of its id, or words that it alone fits, as in FILTER.",
+            autocompletion=complete_run,
+            callback=expanded_words,
         ),
     ],
     runs: Annotated[Path, typer.Option(help="The folder of runs.", callback=expanded)] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all of its settings.")] = False,
 ) -> None:
-    """One run: what was asked, where it stands, its last metrics and where its views are."""
+    """One run: what was asked, where it stands, why it failed, its last metrics, where its views are."""
     from harness.console import say
-    from harness.sweep.status import describe, find_run
+    from harness.sweep.select import find_run
+    from harness.sweep.status import describe, reading
 
-    about = describe(find_run(run, runs))
+    folder = find_run(run, runs)
     if as_json:
-        print(json.dumps(about, indent=2, ensure_ascii=False))
-        return
-    config = about.pop("config", {})
-    about |= {f"config.{key}": value for key, value in config.items()}
-    for key, value in about.items():
-        if value not in (None, {}, ""):
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            say(f"{key:<16} {text}")
+        print(json.dumps(describe(folder), indent=2, ensure_ascii=False))
+    else:
+        say(listed(reading(folder)))
 
 
 @app.command(epilog="Example: harness sync runs --study dreamtime")

@@ -15,6 +15,7 @@ from harness.sweep.display import Display, duration, speed
 from harness.sweep.grid import Suite, write_suite
 from harness.sweep.plan import check_priors
 from harness.sweep.pool import Pool
+from harness.sweep.status import blame
 from harness.sweep.versions import Others, settle
 
 
@@ -99,9 +100,9 @@ def _report(done: Sequence[str], failed: Sequence[str], left: Sequence[str], roo
     text = f"{len(done)} done"
     if failed:
         failure = RunFolder(root / failed[0]).failure() or {"reason": "unknown"}
-        text += (
-            f", {len(failed)} failed (--retry-failed tries again), such as {failed[0]}: {failure['reason']}"
-        )
+        where = "".join(f" (at {place})" for name, place in blame(failure.get("detail", "")) if name == "at")
+        text += f", {len(failed)} failed (--retry-failed tries again), such as {failed[0]}: "
+        text += f"{failure['reason']}{where}"
     if left:
         text += f", {len(left)} left unfinished, such as {left[0]}"
     say(f"{text}; next: harness eval {root}")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-from harness.config import UserError, nearest
+from harness.config import Config, UserError, nearest, override_keys, parse_value
 from harness.records.folder import Look, RunFolder, Status, run_folders
+from harness.records.rows import setting_of, value_shown
+from harness.records.schema import SPEC
+from harness.scene.kind import annotation_of
 from harness.sweep.grid import seed_ranges
 from harness.text import short
 
@@ -22,8 +25,9 @@ def select(root: Path, words: Sequence[str]) -> list[RunFolder]:
     """The runs under `root` that fit every word; all of them for no word.
 
     `method=` takes a method, with its variant or without; `seed=` as `--seeds`; `prompt=` a part of the
-    prompt; `state=` new, resume, running, done, failed, cancelled or damaged. A word without `=` is a
-    part of the id, or a pattern of it with `*`. A run without a readable spec has no method, seed or prompt.
+    prompt; `suite=` its suite's name; `state=` new, resume, running, done, failed, cancelled or damaged; a
+    setting's key, such as guidance.cfg_scale or cfg_scale alone, its value. A word without `=` is a part of
+    the id, or a pattern of it with `*`. A run without a readable spec fits its id and its state alone.
     Raises UserError for an unknown key or state, and where no run fits.
     """
     tests = [_test(word) for word in words]
@@ -37,15 +41,66 @@ def select(root: Path, words: Sequence[str]) -> list[RunFolder]:
     return found
 
 
+def find_run(words: Sequence[str], root: Path) -> RunFolder:
+    """The one run that its path names, or that fits every word: see `select`; raises UserError."""
+    path = Path(words[0]) if len(words) == 1 else None
+    if path and (path / SPEC).exists():
+        return RunFolder(path)
+    if path and path.parent != Path("."):
+        root, words = path.parent, [path.name]
+    try:
+        found = select(root, words)
+    except UserError as error:
+        ids = [folder.id for folder in run_folders(root)] if len(words) == 1 and "=" not in words[0] else []
+        raise UserError(f"{error}{nearest(words[0], ids) if 0 < len(ids) < 2000 else ''}") from None
+    exact = [folder for folder in found if [folder.id] == list(words)]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    some = f"{len(found)} runs, such as {found[0].id} and {found[1].id}"
+    raise UserError(f"'{' '.join(words)}' fits {some}: write more of it")
+
+
 def _test(word: str) -> Test:
     if len(word) > LONGEST_WORD:
         raise UserError(f"a filter has at most {LONGEST_WORD} letters, '{short(word, 60)}' has {len(word)}")
     key, equals, value = word.partition("=")
     if not equals:
         return lambda folder, _: word in folder.id or fnmatch.fnmatchcase(folder.id, word)
-    if key not in TESTS:
-        raise UserError(f"no filter '{key}'{nearest(key, TESTS)}")
-    return TESTS[key](value)
+    if key in TESTS:
+        return TESTS[key](value)
+    known = override_keys(Config)
+    keys = [each for each in known if key in (each, each.rpartition(".")[2])]
+    if not keys and not key.startswith("scene."):
+        raise UserError(f"no filter '{key}'{nearest(key, [*TESTS, *(known if '.' in key else ())])}")
+    return _setting(keys or [key], value)
+
+
+def _setting(keys: Sequence[str], value: str) -> Test:
+    """A run that has that value of one of these settings; as `--set` takes it, or as tables show it."""
+
+    def test(_: RunFolder, look: Look) -> bool:
+        if look.spec is None:
+            return False
+        found = [setting_of(look.spec.config, key) for key in keys]
+        return any(
+            value in (value_shown(each), str(each)) or _same(each, parse_value(value, annotation_of(key)))
+            for key, each in zip(keys, found, strict=True)
+        )
+
+    return test
+
+
+def _same(value: Any, asked: Any) -> bool:
+    asked = tuple(asked) if isinstance(asked, list) else asked
+    return isinstance(value, bool) == isinstance(asked, bool) and value == asked
+
+
+def _suite(value: str) -> Test:
+    def test(_: RunFolder, look: Look) -> bool:
+        suite = look.spec.suite if look.spec else None
+        return suite is not None and (suite.name == value or suite.sha256.startswith(value))
+
+    return test
 
 
 def _method(value: str) -> Test:
@@ -71,5 +126,6 @@ TESTS: dict[str, Callable[[str], Test]] = {
     "method": _method,
     "seed": _seed,
     "prompt": _prompt,
+    "suite": _suite,
     "state": _state,
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,11 +13,10 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from harness.config import UserError, nearest
+from harness.config import Config, UserError, dotted
 from harness.records import rows as naming
 from harness.records.folder import RunFolder, run_folders
 from harness.records.reader import RecordError
-from harness.records.schema import SPEC
 from harness.sweep.display import duration, number
 
 
@@ -150,25 +151,6 @@ def sweep_status(root: Path, in_tasks: Collection[str] = ()) -> SweepStatus:
     )
 
 
-def find_run(name: str, root: Path) -> RunFolder:
-    """A run by its path, its id under `root`, or the beginning or end of its id; raises UserError."""
-    path = Path(name)
-    if (path / SPEC).exists():
-        return RunFolder(path)
-    folders = run_folders(path.parent if path.parent != Path(".") else root)
-    exact = [f for f in folders if f.id == path.name]
-    some = exact or [f for f in folders if f.id.startswith(path.name) or f.id.endswith(path.name)]
-    if len(some) == 1:
-        return some[0]
-    if some:
-        raise UserError(
-            f"'{name}' fits {len(some)} runs, such as {some[0].id} and {some[1].id}: write more of it"
-        )
-    raise UserError(
-        f"no run '{name}' in {root}{nearest(name, [f.id for f in folders]) if len(folders) < 2000 else ''}"
-    )
-
-
 def describe(folder: RunFolder) -> dict[str, Any]:
     """What `harness show` prints of a run."""
     look = folder.look()
@@ -196,6 +178,52 @@ def describe(folder: RunFolder) -> dict[str, Any]:
         "lines_left_out": lost or None,
         "views": str(folder.views_path(steps[-1])) if steps else None,
     }
+
+
+_FRAME = re.compile(r'^  File "(?P<file>.+)", line (?P<line>\d+), in (?P<name>.+)$', re.M)
+TRACEBACK_LINES = 12
+
+
+def blame(detail: str) -> list[tuple[str, str]]:
+    """What a traceback says, at once: file and line of the last frame that is neither of this package nor of
+    an installed one, or of the last one, and its end."""
+    frames = list(_FRAME.finditer(detail))
+    if not frames:
+        return []
+    package = f"{Path(__file__).parents[1]}{os.sep}"
+    ours = ("-packages", package)
+    own = [each for each in frames if not any(part in each["file"] for part in ours)]
+    last = (own or frames)[-1]
+    end = detail.rstrip().splitlines()[-TRACEBACK_LINES:]
+    return [("at", f"{last['file']}:{last['line']} in {last['name']}"), ("traceback", "\n".join(end))]
+
+
+def reading(folder: RunFolder) -> list[tuple[str, str]]:
+    """What `harness show` says of a run to people: names and texts, some of several lines."""
+    about = describe(folder)
+    state, failure, spec = about["state"] or {}, about["failure"] or {}, folder.look().spec
+    step = failure.get("step", state.get("step", 0))
+    found = [("run", folder.id), ("folder", str(folder.path))]
+    found.append(("status", about["status"] + (f" at step {step}" if step else "")))
+    if about["damage"]:
+        found.append(("damage", about["damage"]))
+    if failure:
+        found += [("reason", str(failure.get("reason"))), *blame(str(failure.get("detail") or ""))]
+    if spec:
+        code = ", ".join(f"{name} {version}" for name, version in about["code"].items())
+        found += [("method", spec.label), ("code", code), ("prompt", spec.prompt), ("seed", str(spec.seed))]
+        found += [("steps", str(spec.config.steps)), ("suite", spec.suite.name if spec.suite else "")]
+        found.append(("params", "\n".join(f"{k} = {_text(v)}" for k, v in spec.settings.items())))
+        default, config = dotted(Config()), dotted(spec.config)
+        changed = [f"{k} = {_text(v)}" for k, v in config.items() if v != default.get(k) and k != "steps"]
+        found.append(("settings", "\n".join(changed) or "all at their defaults"))
+    if last := about["last_metrics"]:
+        found.append(("last metrics", "\n".join(f"{k} = {_text(v)}" for k, v in last.items())))
+    return [(name, text) for name, text in [*found, ("views", about["views"] or "")] if text]
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def _readable(read: Callable[[], Any]) -> Any:

@@ -107,7 +107,8 @@ class Worker:
                 return Returned(problem=reason, oom=oom)
             folder = RunFolder(self.root / runs[0])
             if folder.status() in ("new", "resume"):
-                folder.fail("out of memory" if oom else "error", folder.state().get("step", 0), reason)
+                step, detail = folder.state().get("step", 0), traceback.format_exc()
+                folder.fail("out of memory" if oom else f"error: {reason}", step, detail)
                 folder.log(f"failed: {reason}")
             elif folder.status() == "damaged":
                 reason = f"damaged: {folder.damage()}"

@@ -67,7 +67,7 @@ def test_a_pace_is_remembered_by_what_it_hangs_on(tmp_path: Path, monkeypatch: p
 
 def test_a_sweep_whose_paces_are_known_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(pool, "gpus", lambda: [])
+    monkeypatch.setattr(pool, "gpus", list)
     specs = [
         _spec(method, prompt) for method in ("uniform_sds", "csd") for prompt in ("a red cup", "a blue cup")
     ]

@@ -10,7 +10,8 @@ from harness.config import Config, UserError
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, run_id
 from harness.sweep.plan import make_plan, split
-from harness.sweep.status import describe, find_run, sweep_status
+from harness.sweep.select import find_run
+from harness.sweep.status import describe, sweep_status
 
 
 def _specs(methods: str = "ab", seeds: int = 4, **config) -> list[RunSpec]:
@@ -95,11 +96,14 @@ def test_a_setting_that_a_method_gains_leaves_its_runs_alone(tmp_path: Path):
 
 def test_runs_are_found_by_a_part_of_their_name(tmp_path: Path):
     folders = [RunFolder.create(tmp_path, spec) for spec in _specs("ab", 1)]
-    assert find_run(folders[0].id[-8:], tmp_path).id == folders[0].id
-    assert find_run(str(folders[1].path), tmp_path / "elsewhere").id == folders[1].id
+    assert find_run([folders[0].id[-8:]], tmp_path).id == folders[0].id
+    assert find_run([str(folders[1].path)], tmp_path / "elsewhere").id == folders[1].id
     assert describe(folders[0])["status"] == "new"
     with pytest.raises(UserError, match="did you mean"):
-        find_run("a-red-bus-s0", tmp_path)
+        find_run(["a-red-buss0"], tmp_path)
+    assert find_run(["method=b", "prompt=BUS"], tmp_path).id == folders[1].id
+    with pytest.raises(UserError, match="fits 2 runs, such as"):
+        find_run(["red-bus"], tmp_path)
     with pytest.raises(UserError, match="holds no runs"):
         (tmp_path / "empty").mkdir()
         sweep_status(tmp_path / "empty")

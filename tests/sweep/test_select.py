@@ -1,5 +1,6 @@
 """Choosing runs by words."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from harness.config import UserError
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef
 from harness.sweep.select import select
+from harness.sweep.status import blame, reading
+from slurm.watch import why
 
 SUITE = SuiteRef(name="s", sha256="a" * 64, size=2)
 
@@ -41,6 +44,9 @@ def test_words_narrow_the_choice(root: Path):
     assert _count(root, "seed=0,2") == 6
     assert _count(root, "prompt=CUP", "method=uniform_sds") == 1
     assert _count(root, "tp_sds-*-s1-*") == 2
+    assert (_count(root, "suite=s"), _count(root, "suite=aaaa", "seed=1")) == (9, 3)
+    assert (_count(root, "cfg_scale=20"), _count(root, "guidance.cfg_scale=20.0")) == (9, 9)
+    assert _count(root, "clip_norm=none", "guidance.t_range=[0.02,0.98]", "weighting=one") == 9
     assert _count(root, "uniform") == 3
     (failed,) = select(root, ["uniform_sds-a-green"])
     failed.fail("no", 3)
@@ -61,6 +67,8 @@ def test_a_run_without_a_readable_spec_is_chosen_by_id_and_state_alone(root: Pat
     [
         ("metod=tp_sds", "'method'"),
         ("state=dead", "state=dead"),
+        ("cfg_scale=50", "fits 'cfg_scale=50'"),
+        ("guidance.cfg_scal=50", "guidance.cfg_scale"),
         ("seed=x", "--seeds"),
         ("prompt=zebra", "fits 'prompt=zebra'"),
         ("no-such-run", "fits 'no-such-run'"),
@@ -70,3 +78,18 @@ def test_a_word_that_fits_nothing_is_one_line(root: Path, word: str, says: str):
     with pytest.raises(UserError, match=says) as caught:
         select(root, [word])
     assert "\n" not in str(caught.value)
+
+
+def test_a_traceback_is_told_by_its_file_and_line(root: Path):
+    code = compile("def broken():\n    return 1 // 0\n\nbroken()\n", "/theirs/method.py", "exec")
+    try:
+        exec(code)
+    except ZeroDivisionError:
+        detail = traceback.format_exc()
+    (run,) = select(root, ["uniform_sds-a-green"])
+    run.fail("ZeroDivisionError: by zero", 3, detail)
+    told = dict(reading(run))
+    assert told["at"] == dict(why(run))["at"] == "/theirs/method.py:2 in broken"
+    assert told["traceback"].endswith("ZeroDivisionError: integer division or modulo by zero")
+    assert told["status"] == "failed at step 3" and told["settings"] == "all at their defaults"
+    assert blame("") == []
