@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from harness.guidance.prior import Guidance
 
 ROUNDS = 5
-PROMPTS = 8  # the autoencoder's pictures come in eights
+PROMPTS = 4
 Known = dict[Any, Tensor]  # codes [R, C, H, W] by the runs and their steps
 
 

@@ -58,8 +58,8 @@ class SplatScene(Scene):
             logging.getLogger(__name__).warning("no fast splatting (%s); using torch", reason)
 
     def learning_rates(self) -> Mapping[str, float]:
-        """In about the proportions of 3DGS."""
-        return {"mean": 0.3, "scale": 0.5, "rotation": 0.5, "opacity": 3.0, "latent": 2.0}
+        """A Gaussian is seen by few rays, as a corner of a grid is."""
+        return {"mean": 0.6, "scale": 1.0, "rotation": 1.0, "opacity": 5.0, "latent": 6.0}
 
     @property
     def finest_cells(self) -> int:
