@@ -1,4 +1,4 @@
-"""Built-in kinds of scene against what their papers say, computed otherwise; test_contract has what all keep."""
+"""Built-in kinds of scene against what their papers say, computed otherwise; test_contract has the rest."""
 
 import io
 import math
