@@ -144,10 +144,10 @@ class SceneConfig(Strict):
         exclude_if=operator.not_,
         description="those of them that differ from the kind's defaults, which alone enter the identity",
     )
-    levels: int = Field(default=8, ge=1, le=32)
+    levels: int = Field(default=8, ge=1, le=32, description="levels of the hash grid")
     features: int = Field(default=2, ge=1, le=8, description="features per level")
     log2_hashmap: int = Field(default=13, ge=4, le=24, description="log2 of the entries per level")
-    base_resolution: int = Field(default=4, ge=1)
+    base_resolution: int = Field(default=4, ge=1, description="cells along an axis of its coarsest level")
     growth: float = Field(default=1.45, ge=1, description="resolution ratio of neighbouring levels")
     hidden: int = Field(default=32, ge=1, description="width of the hidden layer")
     density_bias: float = Field(default=5.0, description="λ of DreamFusion's initial blob λ(1 - |x| / σ)")
@@ -169,7 +169,9 @@ class SceneConfig(Strict):
     background_spread: float = Field(
         default=1.0, ge=0, description="most that a channel of a random background differs by, in latents"
     )
-    background_rgb: tuple[float, float, float] = (0.62, 0.68, 0.75)
+    background_rgb: tuple[float, float, float] = Field(
+        default=(0.62, 0.68, 0.75), description="the constant colour, RGB in 0..1"
+    )
     entropy: float = Field(default=1e-3, ge=0, description="weight of the opacity entropy")
     sparsity: float = Field(default=0.0, ge=0, description="weight of the mean opacity")
     orientation: float = Field(default=0.0, ge=0, description="weight of the orientation loss")
@@ -181,10 +183,10 @@ class SceneConfig(Strict):
 class CameraConfig(Strict):
     """Where training cameras are drawn: degrees and world units, z up, azimuth 0 = front."""
 
-    elevation: Range = (-5.0, 75.0)
-    azimuth: Range = (0.0, 360.0)
-    distance: Range = (2.5, 3.1)
-    fov: Range = (38.0, 42.0)
+    elevation: Range = Field(default=(-5.0, 75.0), description="degrees above the horizon, uniform")
+    azimuth: Range = Field(default=(0.0, 360.0), description="degrees around, 0 is the front")
+    distance: Range = Field(default=(2.5, 3.1), description="from the origin, world units")
+    fov: Range = Field(default=(38.0, 42.0), description="vertical field of view, degrees")
     front_sector: float = Field(
         default=90.0, gt=0, le=180, description="width of the front and of the back sector"
     )
@@ -196,9 +198,9 @@ class CameraConfig(Strict):
 class OptimConfig(Strict):
     """Adam's settings."""
 
-    lr: float = Field(default=1e-2, gt=0)
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = Field(default=1e-15, gt=0)
+    lr: float = Field(default=1e-2, gt=0, description="Adam's learning rate")
+    betas: tuple[float, float] = Field(default=(0.9, 0.99), description="Adam's decay of both moments")
+    eps: float = Field(default=1e-15, gt=0, description="Adam's epsilon")
     clip_norm: float | None = Field(
         default=None, gt=0, description="largest norm of the method's gradient at the latent; none: any"
     )
@@ -210,11 +212,11 @@ class OptimConfig(Strict):
 class ViewsConfig(Strict):
     """The fixed evaluation cameras: `azimuths` on a ring, then a held-out view from azimuth 0, if any."""
 
-    azimuths: int = Field(default=8, ge=1, le=3600)
-    elevation: float = 30.0
+    azimuths: int = Field(default=8, ge=1, le=3600, description="views on the ring, evenly around")
+    elevation: float = Field(default=30.0, description="degrees of the ring above the horizon")
     heldout_elevation: float | None = Field(default=45.0, description="none: there is no held-out view")
-    distance: float = Field(default=2.8, gt=0)
-    fov: float = Field(default=40.0, gt=0, lt=180)
+    distance: float = Field(default=2.8, gt=0, description="of the evaluation cameras, world units")
+    fov: float = Field(default=40.0, gt=0, lt=180, description="their field of view, degrees")
     count: int = Field(
         default=10, ge=1, le=10_000, description="evaluation points, evenly spaced, the last at the last step"
     )

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import typer
 from typer.exceptions import TyperException
@@ -46,7 +46,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     threading.excepthook = _thread_failed
     try:
-        code = app(_with_a_profile(sys.argv[1:]), standalone_mode=False)
+        code = _run(_with_a_profile(sys.argv[1:]))
         sys.stdout.flush()
     except UserError as error:
         code = _complain(str(error))
@@ -64,6 +64,16 @@ def main() -> None:
             raise
         code = _complain(f"{error.filename}: {error.strerror}") if _is_of_a_place(error) else _failed(error)
     sys.exit(code)
+
+
+def _run(arguments: list[str]) -> Any:
+    try:
+        return app(arguments, standalone_mode=False)
+    except TyperException as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # of a module of Typer's own
+            raise
+        print(error.format_message())
+        return 0
 
 
 def _nobody_reads() -> int:

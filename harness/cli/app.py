@@ -8,12 +8,78 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from harness.config import ENCODERS, UserError, nearest
 from harness.records.files import check_file, check_folder
 
+GROUPS = {
+    "run": {
+        "sweep": "prompts × methods × seeds; the same command again continues",
+        "reproduce": "a named experiment, from its sweep to its figures",
+        "status": "what is done, running and failed; the time left; why",
+        "show": "one run: what was asked, how it stands, why it failed",
+        "retry": "let failed and cancelled runs be tried again",
+        "cancel": "take runs out of whatever advances them",
+        "gc": "what belongs to no run, and away with it",
+        "sync": "bring to W&B what it lacks",
+    },
+    "look": {
+        "report": "pages that open from disk: tables, curves, every run",
+        "watch": "the same pages live, while a sweep runs",
+        "turntable": "finished runs from all around, as films",
+        "export": "a run as a mesh, or all logs as one table",
+        "study": "a blind preference study that anyone can host",
+    },
+    "analyse": {
+        "eval": "R-Precision with intervals, and a contact sheet",
+        "tables": "tables as md, csv and tex",
+        "figures": "figures as pdf and png",
+        "metrics": "the metrics there are",
+        "import": "other people's renders as runs",
+    },
+    "cluster": {"slurm": "profiles of Slurm sites, and what a site makes of them"},
+    "extend": {
+        "methods": "the methods there are; one's equations and settings",
+        "new-method": "the folder of a new method, or of a schedule",
+        "check-method": "whether a method keeps what all do",
+        "scenes": "the kinds of scene there are",
+        "check-scene": "whether a kind of scene keeps what all do",
+        "settings": "every key of --set: its value, meaning and source",
+        "presets": "the presets of settings there are",
+        "families": "the families of priors there are",
+    },
+    "machine and toy world": {
+        "doctor": "what this machine has of what a preset needs",
+        "bench": "speed, side by side",
+        "make-prior": "a prior of a published size with random weights",
+        "prompts": "prompt suites",
+        "toyworld": "the embedded world and its weights",
+    },
+}
+
+
+class Grouped(TyperGroup):
+    """Lists its commands by what they are for, each on a line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The groups, then whatever is in none."""
+        named = {name for commands in GROUPS.values() for name in commands}
+        others = {
+            name: command.get_short_help_str(60)
+            for name, command in self.commands.items()
+            if name not in named and not command.hidden
+        }
+        width = max(map(len, self.commands))
+        for title, commands in (GROUPS | ({"others": others} if others else {})).items():
+            rows = [(f"{name:<{width}}", text) for name, text in commands.items() if name in self.commands]
+            with formatter.section(title[:1].upper() + title[1:]):
+                formatter.write_dl(rows)
+
+
 app = typer.Typer(
     name="harness",
+    cls=Grouped,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -21,6 +87,27 @@ app = typer.Typer(
     help="Durable sweeps of score-distillation text-to-3D: prompts × methods × seeds.",
     epilog="Example: harness sweep prompts/smoke.txt --methods uniform_sds,tp_sds && harness eval runs",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from harness.records.environment import code_version, packages
+
+        code = code_version()
+        commit = f" ({code['commit'][:12]}{', changed' if code['dirty'] else ''})" if code else ""
+        print(f"dreamtime-harness {packages().get('dreamtime-harness', 'not installed')}{commit}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
+
+
 prompts_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Prompt suites.")
 toyworld_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The embedded toy world and its weights."

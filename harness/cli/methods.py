@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.app import MethodsDir, app, folder_out
+from harness.presets import DEFAULT
 
 
 @app.command(epilog="Example: harness methods csd")
@@ -22,12 +23,13 @@ def methods(
     methods_dir: MethodsDir = [],  # noqa: B006
 ) -> None:
     """The methods there are, by the first line of their docstrings."""
-    from harness.distill.method import discover
+    from harness.distill.method import discover, in_full
 
     if name is not None or page:
         from harness.distill import catalogue
 
-        print(catalogue.about(name, methods_dir) if name is not None else catalogue.page(methods_dir), end="")
+        whole = in_full(name, methods_dir) if name is not None else ""
+        print(catalogue.about(whole, methods_dir) if whole else catalogue.page(methods_dir), end="")
         return
     found = discover(methods_dir)
     width = max(map(len, found), default=0)
@@ -82,12 +84,43 @@ def presets(
         print(f"{each:<{max(map(len, names()))}}  {shown.title}; {len(shown.changes)} settings differ")
 
 
+@app.command(epilog="Example: harness settings paper")
+def settings(
+    preset: Annotated[
+        str, typer.Argument(help="Whose values: one of `harness presets`, or a .toml file.")
+    ] = DEFAULT,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Every key of --set with its value under a preset, what it means, and where the value comes from."""
+    from rich.table import Table
+
+    from harness.console import Console
+    from harness.presets import settings as every
+
+    found = every(preset)
+    if as_json:
+        print(json.dumps([each._asdict() for each in found], indent=2, ensure_ascii=False))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head, whole in (("key", True), ("value", False), ("meaning", False), ("from", False)):
+        table.add_column(head, no_wrap=whole, overflow="fold")
+    for each in found:
+        table.add_row(each.key, json.dumps(each.value, ensure_ascii=False), each.meaning, each.source)
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    console.print(table)
+    print("a method's own, METHOD.key: harness methods METHOD; a scene's own, scene.KIND.key: harness scenes")
+
+
 @app.command(name="new-method", epilog="Example: harness new-method my_sds --dir methods")
 def new_method(
     name: Annotated[str, typer.Argument(help="The method's name: lower-case letters, digits and _.")],
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", help="Where to; the built-in methods by default.", callback=folder_out),
+        typer.Option(
+            "--dir", help="Where to; in a checkout its methods, else ./methods.", callback=folder_out
+        ),
     ] = None,
     schedule: Annotated[
         bool, typer.Option("--schedule", help="SDS with timesteps of its own: one function.")
@@ -97,6 +130,7 @@ def new_method(
     from harness.distill.method import BUILT_IN
     from harness.distill.method import new_method as write
 
-    path = write(name, directory or BUILT_IN, schedule)
-    dirs = f" --methods-dir {path.parent}" if directory and path.parent.resolve() != BUILT_IN else ""
+    where = BUILT_IN if (BUILT_IN.parent / "pyproject.toml").is_file() else Path("methods")
+    path = write(name, directory or where, schedule)
+    dirs = f" --methods-dir {path.parent}" if path.parent.resolve() != BUILT_IN else ""
     print(f"{path} written; try it: harness sweep prompts/smoke.txt --methods {name} --steps 50{dirs}")

@@ -32,13 +32,16 @@ from harness.text import short
 )
 def sweep(
     prompts: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             help="A suite: a name of `harness prompts list`, a file, one prompt a line, or FILE.csv:COLUMN.",
             autocompletion=complete_prompts,
             callback=expanded,
         ),
-    ],
+    ] = None,
+    prompt: Annotated[
+        list[str], typer.Option("--prompt", help="A prompt, of the suite where one is named; several times.")
+    ] = [],  # noqa: B006
     methods: Annotated[
         str,
         typer.Option(
@@ -134,11 +137,14 @@ def sweep(
         )
     if pack != "auto" and not (pack.isdecimal() and len(pack) < 10 and int(pack) > 0):
         raise UserError(f"--pack takes a number of runs or auto, not '{short(pack, 60)}'")
+    if prompts is None and not prompt:
+        raise UserError('which prompts? Name a suite, such as coco, or give --prompt "a red car"')
     if keep and redo:
         raise UserError("--keep and --redo are for the same runs: give one of them")
     others = "keep" if keep else "redo" if redo else "refuse"
     request = Request(
         prompts=prompts,
+        texts=tuple(prompt),
         methods=methods,
         seeds=seeds,
         steps=parse_steps(steps) if steps else (),

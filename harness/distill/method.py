@@ -175,6 +175,21 @@ def load_method(name: str, dirs: Sequence[Path] = ()) -> type[Method]:
     return compose(*(load_method(half, dirs) for half in halves))
 
 
+ALIASES = {"sds": "uniform_sds"}
+
+
+def in_full(name: str, dirs: Sequence[Path] = ()) -> str:
+    """A method's name, or a composed one's, with what its halves are called in short written out; presets and
+    settings after a colon stay."""
+    short = [half for half in name.split(COMPOSED) if half.partition(":")[0] in ALIASES]
+    known = discover(dirs) if short else {}
+    halves = []
+    for half in name.split(COMPOSED):
+        first, colon, rest = half.partition(":")
+        halves.append((first if first in known else ALIASES.get(first, first)) + colon + rest)
+    return COMPOSED.join(halves)
+
+
 def code_of(name: str, dirs: Sequence[Path | str] = ()) -> dict[str, str]:
     """Which code a method is, or both halves of a composed one, by their names: see `Extension.code`."""
     known = discover([Path(each) for each in dirs])

@@ -7,11 +7,12 @@ stands for what `--set` would make of it, so that "none" is None. Importing this
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from harness.config import (
     Config,
@@ -51,12 +52,16 @@ def names() -> list[str]:
     return sorted((path.stem for path in FOLDER.glob("*.toml")), key=lambda name: (name != DEFAULT, name))
 
 
+def _path(name: str) -> Path:
+    return Path(name).expanduser() if name.endswith(".toml") else FOLDER / f"{name}.toml"
+
+
 def load(name: str) -> Preset:
     """The preset of a name, or of a path to a TOML file.
 
     Raises UserError where there is none, and for a file that does not fit.
     """
-    path = Path(name).expanduser() if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    path = _path(name)
     if path.parent == FOLDER and path.stem not in names():
         raise UserError(f"unknown preset '{name}'{nearest(name, names())}; or a path to a .toml file")
     data = read_toml(read_text(path), path)
@@ -75,6 +80,46 @@ def load(name: str) -> Preset:
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix('--set ')}") from None
     return Preset(title, tuple(scorers), config)
+
+
+class Setting(NamedTuple):
+    """A key of `--set`: its value under a preset, what it means, and where the value comes from."""
+
+    key: str
+    value: Any
+    meaning: str
+    source: str
+
+
+def settings(name: str) -> list[Setting]:
+    """Every key of `--set` under a preset; what a preset's file says behind a value is its source."""
+    shown, default = load(name), dotted(Config())
+    notes = _notes(read_text(_path(name)))
+    found = []
+    for key, value in dotted(shown.config).items():
+        if key != "preset":
+            source = "default" if value == default.get(key) else f"preset {shown.config.preset}"
+            source = f"{shown.config.preset}: {notes[key]}" if key in notes else source
+            found.append(Setting(key, value, _meaning(key), source))
+    return found
+
+
+def _meaning(key: str) -> str:
+    section, _, name = key.rpartition(".")
+    kind = Config.model_fields[section].annotation if section in Config.model_fields else Config
+    field = kind.model_fields.get(name) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return (field.description or "") if field else ""
+
+
+def _notes(text: str) -> dict[str, str]:
+    """Dotted key → the comment behind it, of a TOML file whose values have no # in them."""
+    section, found = "", {}
+    for line in text.splitlines():
+        if head := re.fullmatch(r"\[(\w+)\]\s*(#.*)?", line.strip()):
+            section = f"{head[1]}."
+        elif said := re.match(r"(\w+) = [^#]*# (.+)$", line):
+            found[section + said[1]] = said[2].strip()
+    return found
 
 
 def preset(name: str) -> Config:

@@ -24,7 +24,7 @@ from harness.config import (
     parse_value,
     split_override,
 )
-from harness.distill.method import Method, load_method
+from harness.distill.method import Method, in_full, load_method
 from harness.prompt import SUITES, normalised
 from harness.records.files import NoSuchFile, make_folder, read_text, write_json
 from harness.records.identity import COMPOSED, HALVES, LARGEST_SEED, OWN, Part, RunSpec, SuiteRef
@@ -163,6 +163,7 @@ def choose_methods(names: str, overrides: Sequence[str], dirs: Sequence[Path] = 
     Imports their folders. Raises UserError for unknown methods, presets, keys and values.
     """
     wanted = [name.strip() for name in (names.strip(" ,") or COMPARISON).split(",") if name.strip()]
+    wanted = [in_full(name, dirs) for name in wanted]
     choices: list[Part] = []
     for text in wanted:
         halves = text.split(COMPOSED)

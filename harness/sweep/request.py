@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,7 @@ from harness.distill.method import discover, load_method
 from harness.guidance.folder import pinned
 from harness.guidance.reading import check_prompts
 from harness.presets import CLIPS, DEFAULT, load
+from harness.prompt import normalised
 from harness.records.identity import COMPOSED, Part, RunSpec, canonical_json
 from harness.scene.kind import annotation_of, settle
 from harness.sweep import grid
@@ -27,14 +29,14 @@ to_stderr = partial(print, file=sys.stderr, flush=True)
 @dataclass(frozen=True)
 class Request:
     """Prompts × methods × seeds × numbers of steps. `limit` takes the first prompts, `spread` evenly spaced
-    ones; all of the suite stays the pool.
+    ones; all of the suite stays the pool. `texts` are prompts of the suite, or without one they are it.
 
     `recommended`: each method at its own settings, except for what `settings` says. `nfe` gives each method
     the steps that so many denoiser evaluations allow, at its NFE per step; `per_step`, by the method's name
     with its variant or without, says it where that is no one number.
     """
 
-    prompts: Path
+    prompts: Path | None
     methods: str = ""
     seeds: str = "0"
     steps: tuple[int, ...] = ()
@@ -46,6 +48,25 @@ class Request:
     recommended: bool = False
     nfe: int | None = None
     per_step: Mapping[str, float] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
+
+    def _suite(self) -> grid.Suite:
+        if self.prompts is not None:
+            return grid.read_suite(self.prompts)
+        texts = [unicodedata.normalize("NFC", text).strip() for text in self.texts]
+        return grid.make_suite("prompts", texts, "--prompt")
+
+    def _chosen(self, suite: grid.Suite) -> list[str]:
+        """The prompts that are run of the suite."""
+        known = {normalised(prompt): prompt for prompt in suite.prompts}
+        for text in self.texts:
+            if normalised(text) not in known:
+                raise UserError(f"--prompt: '{short(text, 80)}' is not in {self.prompts}, which is its pool")
+        if self.texts and (self.limit, self.spread) != (None, None):
+            raise UserError("--prompt names the prompts, so --limit and --spread choose none")
+        if self.texts:
+            return list(dict.fromkeys(known[normalised(text)] for text in self.texts))
+        return choose(suite.prompts, self.limit, self.spread)
 
     def resolve(self, say: Callable[[str], None] = to_stderr) -> tuple[grid.Suite, list[RunSpec]]:
         """The suite and every run asked for; `say` is told of words that the prior will not read.
@@ -59,7 +80,7 @@ class Request:
         configs = [settle(base, items) for items in combinations]
         guidances = {each.guidance: pinned(each.guidance) for each in configs}
         configs = [each.model_copy(update={"guidance": guidances[each.guidance]}) for each in configs]
-        suite = grid.read_suite(self.prompts)
+        suite = self._suite()
         if any(each.guidance.prior == "toy-sd" for each in configs):
             from harness.toyworld.grammar import check
 
@@ -78,7 +99,7 @@ class Request:
             raise UserError(f"--set {sorted(unused)[0]}.…: that method is not in this sweep")
         if self.limit is not None and self.spread is not None:
             raise UserError("--limit takes the first prompts and --spread even ones: give one of them")
-        chosen = choose(suite.prompts, self.limit, self.spread)
+        chosen = self._chosen(suite)
         for guidance in guidances.values():
             for line in check_prompts(guidance, chosen) if guidance.prior != "toy-sd" else ():
                 say(line)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from harness.config import Config, UserError, nearest, override_keys, parse_value
+from harness.distill.method import in_full
 from harness.records.folder import Look, RunFolder, Status, run_folders
 from harness.records.rows import setting_of, value_shown
 from harness.records.schema import SPEC
@@ -104,6 +105,7 @@ def _suite(value: str) -> Test:
 
 
 def _method(value: str) -> Test:
+    value = in_full(value)
     return lambda _, look: look.spec is not None and value in (look.spec.method, look.spec.label)
 
 

@@ -15,10 +15,10 @@ class Params(MethodParams):
 
     prior: Literal["piecewise", "gaussian", "constant"] = "piecewise"
     snr_weight: bool = False
-    m: float = 500.0
+    m: float = Field(default=500.0, ge=0)
     s: float = Field(default=125.0, gt=0)
-    m1: float = 800.0
-    m2: float = 500.0
+    m1: float = Field(default=800.0, ge=0)
+    m2: float = Field(default=500.0, ge=0)
     s1: float = Field(default=300.0, gt=0)
     s2: float = Field(default=100.0, gt=0)
     order: Literal["descending", "ascending", "random"] = "descending"

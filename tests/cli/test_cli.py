@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.cli import main
+from harness.cli.app import GROUPS
+from harness.config import Config, UserError, override_keys
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
+from harness.sweep.request import Request
 
 LIGHT = (["--help"], ["methods"], ["scenes"], ["sweep", "--help"])
 
@@ -40,6 +44,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["sweep", "prompts/smoke.txt", "--preset", "papr"], "'paper'"),
         (["sweep", "prompts/smoke.txt", "--set", "scene.sampels=3"], "'scene.samples'"),
         (["sweep", "prompts/smoke.txt", "--set", "tp_sds.m11=3"], "m1"),
+        (["sweep", "prompts/smoke.txt", "--methods", "tp_sds:m=-4"], "m: Input should be greater"),
         (
             ["sweep", "prompts/smoke.txt", "--set", "tp_sds.m1=3", "--methods", "uniform_sds"],
             "not in this sweep",
@@ -163,3 +168,47 @@ def test_import_dreamfields_writes_a_suite_and_names_its_hash(
     suite = read_suite(out)
     assert len(suite.prompts) == 153 and suite.sha256 in capsys.readouterr().out
     assert _call(monkeypatch, "prompts", "import-dreamfields", str(source), "--out", str(out)) == 2
+
+
+def test_a_group_alone_is_help_and_commands_are_grouped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for group in ([], ["study"], ["slurm"], ["slurm", "profile"]):
+        assert _call(monkeypatch, *group) == 0
+        out, err = capsys.readouterr()
+        assert out.startswith("Usage: ") and "\n\nOptions:\n" in out and not err
+    assert _call(monkeypatch, "--help") == 0
+    out = capsys.readouterr().out
+    assert [f"\n{title}:\n" in out for title in ("Run", "Look", "Analyse", "Cluster", "Extend")] == [True] * 5
+    listed = {name for group in GROUPS.values() for name in group}
+    assert "Others:" not in out and {command[0] for command in COMMANDS} <= listed
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert _call(monkeypatch, "--version") == 0 and "dreamtime-harness" in capsys.readouterr().out
+
+
+def test_every_setting_is_listed_with_its_meaning_and_source(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert _call(monkeypatch, "settings", "paper", "--json") == 0
+    found = {each["key"]: each for each in json.loads(capsys.readouterr().out)}
+    assert found.keys() == set(override_keys(Config)) and all(each["meaning"] for each in found.values())
+    scale, range_ = found["guidance.cfg_scale"], found["guidance.t_range"]
+    assert (scale["value"], scale["source"], range_["source"]) == (50.0, "paper: v1", "default")
+    assert _call(monkeypatch, "settings") == 0 and "optim.clip_pixel" in capsys.readouterr().out
+
+
+def test_prompts_are_named_by_hand(tmp_path: Path):
+    suite = tmp_path / "three.txt"
+    suite.write_text("a red cup\na blue cup\na red car\n")
+
+    def prompts(path: Path | None, *texts: str, **more: Any) -> tuple[int, set[str]]:
+        found, specs = Request(path, methods="sds", texts=texts, **more).resolve(lambda _: None)
+        assert {spec.method for spec in specs} == {"uniform_sds"}
+        return len(found.prompts), {spec.prompt for spec in specs}
+
+    assert prompts(None, "a red car", "a blue cup") == (2, {"a red car", "a blue cup"})
+    assert prompts(suite, "A red car.") == (3, {"a red car"})
+    with pytest.raises(UserError, match="'a red bus' is not in"):
+        prompts(suite, "a red bus")
+    with pytest.raises(UserError, match="--limit and --spread choose none"):
+        prompts(suite, "a red car", limit=1)
