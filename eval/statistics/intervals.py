@@ -235,6 +235,23 @@ def bootstrap_mean(
     return Interval(float(means_P.mean()), float(low), float(high), len(means_P), len(runs_R))
 
 
+def paired(
+    method: Mapping[str, Seeds], baseline: Mapping[str, Seeds]
+) -> tuple[dict[str, dict[int, float]], int]:
+    """Method minus baseline, prompt → seed, of the (prompt, seed) pairs that both have; how many one lacks.
+
+    Raises UserError where they have no pair in common.
+    """
+    ours, theirs = _by_pair(method), _by_pair(baseline)
+    pairs = sorted(ours.keys() & theirs.keys())
+    if not pairs:
+        raise UserError("no difference to the baseline: the two methods have no (prompt, seed) in common")
+    gaps: dict[str, dict[int, float]] = {}
+    for prompt, seed in pairs:
+        gaps.setdefault(prompt, {})[seed] = ours[prompt, seed] - theirs[prompt, seed]
+    return gaps, len(ours.keys() | theirs.keys()) - len(pairs)
+
+
 def paired_difference(
     method: Mapping[str, Seeds],
     baseline: Mapping[str, Seeds],
@@ -250,18 +267,13 @@ def paired_difference(
     misses, or shares of them; their interval is `difference_interval`, that of other values Student's. Raises
     UserError where the two have no pair in common, ValueError for a value that is not finite.
     """
-    ours, theirs = _by_pair(method), _by_pair(baseline)
-    pairs = sorted(ours.keys() & theirs.keys())
-    if not pairs:
-        raise UserError("no difference to the baseline: the two methods have no (prompt, seed) in common")
-    gaps: dict[str, list[float]] = {}
-    for pair in pairs:
-        gaps.setdefault(pair[0], []).append(ours[pair] - theirs[pair])
+    gaps, n_dropped = paired(method, baseline)
+    n_pairs = sum(map(len, gaps.values()))
     means_P, gaps_R = _flat(gaps)
     if not np.isfinite(means_P).all():
         raise ValueError("paired_difference needs finite values")
     if shares:
-        low, high = difference_interval(means_P, np.square(gaps_R).mean(), len(pairs), level)
+        low, high = difference_interval(means_P, np.square(gaps_R).mean(), n_pairs, level)
     else:
         low, high = student_interval(means_P, level)
     return Difference(
@@ -269,12 +281,12 @@ def paired_difference(
         float(low),
         float(high),
         n_prompts=len(means_P),
-        n_runs=len(pairs),
+        n_runs=n_pairs,
         wins=int((gaps_R > 0).sum()),
         ties=int((gaps_R == 0).sum()),
         losses=int((gaps_R < 0).sum()),
         p_value=sign_flip_test(means_P, rng, resamples),
-        n_dropped=len(ours.keys() | theirs.keys()) - len(pairs),
+        n_dropped=n_dropped,
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.sources.load import BASELINE
-from eval.statistics.intervals import holm, paired_difference, prompts_to_decide
+from eval.statistics.intervals import holm, paired, paired_difference, prompts_to_decide
+from eval.statistics.power import POWERS, smallest, spread_of
 from eval.tables.cost import counted
 from eval.tables.rows import by_prompt, distinct, groups, rng
 from eval.tables.table import Cell, Number, Table, percent
@@ -25,7 +26,7 @@ BUDGET = 0.05  # runs whose denoiser evaluations differ by no larger share count
 def table(runs: Runs) -> Table:
     """Every method against the baseline at the same prompts and seeds."""
     baseline = baseline_of(runs)
-    found = list(_compared(runs, runs.of(RPrecision).frame))
+    found = list(compared(runs, runs.of(RPrecision).frame))
     budgets = {int(n) for _, total, _, theirs in found for n in set(theirs["total"]) - {total}}
     notes = [
         f"Runs of other numbers of steps than {baseline}'s {n} are held against these at an equal budget: "
@@ -33,7 +34,7 @@ def table(runs: Runs) -> Table:
         for n in sorted(budgets)
     ]
     title = f"Difference to {baseline} at the final step: R-Precision by majority, points [95 % interval]"
-    return _table("differences", title, found, [*notes, *power(runs)])
+    return _table("differences", title, found, [*notes, *decidable(runs)])
 
 
 def by_distillation(runs: Runs) -> Table:
@@ -61,32 +62,48 @@ Compared = tuple[
 ]  # method, its N, its rows, those it is held against
 
 
-def _table(name: str, title: str, compared: Sequence[Compared], notes: Sequence[str]) -> Table:
+def _table(name: str, title: str, asked: Sequence[Compared], notes: Sequence[str]) -> Table:
     found = {}
-    for method, total, part, theirs in compared:
+    for method, total, part, theirs in asked:
         ours, base = by_prompt(part, "majority"), by_prompt(theirs, "majority")
-        found[f"{method} {total}"] = (method, total, paired_difference(ours, base, rng(), shares=True))
-    adjusted = holm({name: difference.p_value for name, (_, _, difference) in found.items()})
+        gaps, _ = paired(ours, base)
+        found[f"{method} {total}"] = (method, total, paired_difference(ours, base, rng(), shares=True), gaps)
+    adjusted = holm({name: difference.p_value for name, (_, _, difference, _) in found.items()})
     rows: list[list[Cell]] = [
         [
-            method, total, percent(difference, sign=True), difference.wins, difference.ties,
-            difference.losses, Number(difference.p_value, digits=3), Number(adjusted[name], digits=3),
-            difference.n_prompts, difference.n_pairs, difference.n_dropped,
+            method, total, percent(difference, sign=True), shown_from(gaps), difference.wins,
+            difference.ties, difference.losses, Number(difference.p_value, digits=3),
+            Number(adjusted[name], digits=3), difference.n_prompts, difference.n_pairs, difference.n_dropped,
         ]
-        for name, (method, total, difference) in found.items()
+        for name, (method, total, difference, gaps) in found.items()
     ]  # fmt: skip
     return Table(
         name,
         ["r_precision"],
         title,
-        ["method", "step", "difference", "won", "tied", "lost", "p", "p (Holm)", "prompts", "pairs",
-         "dropped"],
+        ["method", "step", "difference", "visible from", "won", "tied", "lost", "p", "p (Holm)", "prompts",
+         "pairs", "dropped"],
         rows,
-        ["Paired by prompt and seed; won, tied, lost: pairs. p: sign flips over prompts.", *notes],
+        [
+            "Paired by prompt and seed; won, tied, lost: pairs. p: sign flips over prompts.",
+            f"Visible from: so large a true difference these pairs would show, its interval clear of 0, with "
+            f"{POWERS[0]:.0%} power (`harness power`).",
+            *notes,
+        ],
     )  # fmt: skip
 
 
-def _compared(runs: Runs, final: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame, pd.DataFrame]]:
+def shown_from(gaps: Mapping[str, Mapping[int, float]], power: float = POWERS[0]) -> Number:
+    """The smallest difference of shares that so many pairs as these show so often, points; "–" for one
+    prompt, and infinite where no share is so large."""
+    if len(gaps) < 2:
+        return Number(math.nan)
+    seeds = sum(map(len, gaps.values())) / len(gaps)
+    found = smallest(spread_of(gaps, shares=True), len(gaps), seeds, power)
+    return Number(found if found <= 1 else math.inf, scale=100.0)
+
+
+def compared(runs: Runs, final: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame, pd.DataFrame]]:
     """Method, its N, its rows and the baseline's: of equal N, or where it has none of equal NFE."""
     for method, total, part in groups(runs, final):
         name = runs.base(method)
@@ -107,13 +124,13 @@ def _evaluations(runs: Runs) -> dict[str, float]:
     return counted(runs, runs.labels)
 
 
-def power(runs: Runs) -> list[str]:
+def decidable(runs: Runs) -> list[str]:
     """What these prompts could show at best, as a note: the smallest difference to the baseline that the
     sign-flip test would call after Holm; none without a baseline to compare with."""
     final = runs.of(RPrecision).frame
     if runs.baseline is None or len(runs.methods) < 2:
         return []
-    own = [part for _, _, part, _ in _compared(runs, final)]
+    own = [part for _, _, part, _ in compared(runs, final)]
     if not own:
         return []
     prompts, seeds = (max(distinct(part, name) for part in own) for name in ("prompt", "seed"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
-from eval.tables.differences import power
+from eval.tables.differences import decidable
 
 SMALL_POOL = 30  # captions; the field's has 153
 
@@ -44,3 +44,4 @@ def _small_pools(runs: Runs) -> list[str]:
         for pool in runs.pools.values()
         if len(pool.prompts) < SMALL_POOL
     ]
+    return [*dict.fromkeys(runs.notes), *misses, *(balance if unpaired else []), *decidable(runs)]

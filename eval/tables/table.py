@@ -102,12 +102,12 @@ class Table:
                 raise ValueError(f"{self.name}: {len(row)} cells for {len(self.columns)} columns: {row}")
 
 
-def _stamp(table: Table, stamp: Stamp) -> str:
-    return stamp.line(table.metrics) if table.metrics else ""
+def _stamp(table: Table, stamp: Stamp | None) -> str:
+    return stamp.line(table.metrics) if stamp and table.metrics else ""
 
 
-def terminal(table: Table, stamp: Stamp) -> rich.table.Table:
-    """The table as it is printed; an interval goes on a line of its own."""
+def terminal(table: Table, stamp: Stamp | None) -> rich.table.Table:
+    """The table as it is printed; an interval goes on a line of its own. Without metrics it has no stamp."""
     out = rich.table.Table(
         title=table.title, caption=_stamp(table, stamp), title_justify="left", caption_justify="left"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -120,6 +121,78 @@ def tables(
     options |= {"only": only, "chosen": words}
     options["metrics_dirs"] = metrics_dir
     write_tables(evaluated_runs(folder, **options), names, results)
+
+
+@app.command(epilog="Example: harness power runs --difference 5 --hours 10")
+def power(
+    runs: Source = "runs",
+    words: Filter = [],  # noqa: B006
+    difference: Annotated[
+        list[float], typer.Option(min=0, max=100, help="A difference to be shown, points; may be repeated.")
+    ] = [5.0, 10.0, 20.0],  # noqa: B006
+    ratio: Annotated[float, typer.Option(help="A ratio of steps to be shown.")] = 0.65,
+    seeds: Annotated[str, typer.Option(help="Numbers of seeds to plan with.")] = "1,2,3,5",
+    prompts: Annotated[
+        int | None, typer.Option(min=2, help="The most prompts to plan with; the suite's by default.")
+    ] = None,
+    spread: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BETWEEN,WITHIN",
+            help="Without runs: standard deviations of a pair's difference, in points, between prompts and "
+            "between the seeds of a prompt.",
+        ),
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="A budget: what it can show at best.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="What a run takes; as `harness bench methods` measured by default.")
+    ] = None,
+    methods: Annotated[
+        int | None, typer.Option(min=2, help="How many methods share the budget; the runs' by default.")
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option(help="A half width of the interval, points: how many seeds it takes.")
+    ] = None,
+    clip: ClipName = "toy-clip",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the tables there, too, as md, csv and tex.", callback=folder_out),
+    ] = None,
+    device: Device = "auto",
+    allow_mixed: AllowMixed = False,
+) -> None:
+    """How many prompts and seeds show a difference, and what the runs at hand could have shown."""
+    from eval.tables import power as program
+    from eval.tables.table import console_for_tables, terminal, write
+    from harness.sweep.grid import parse_seeds
+
+    plan = program.Plan(tuple(difference), ratio, parse_seeds(seeds), prompts or 153, width=width)
+    if spread is None:
+        from harness.reproduce import evaluated_runs
+
+        folder, _, only = runs_and_results(runs, out, "power", words)
+        options = {"clip": clip, "device": device, "allow_mixed": allow_mixed}
+        found = evaluated_runs(folder, **options, only=only, chosen=words)
+        plan = program.planned_with(plan, found, prompts, hours, seconds, methods)
+        tables, lines = program.of_runs(found, plan)
+        stamp = found.stamp
+    else:
+        if out is not None or (hours is not None and (seconds is None or methods is None)):
+            raise UserError("--spread plans without runs: --hours needs --seconds and --methods; no --out")
+        assumed = program.spread_named(spread)
+        if hours is not None:
+            assert seconds is not None and methods is not None
+            plan = replace(plan, budget=program.runs_in(hours, seconds, methods))
+        tables, lines, stamp = [program.needed(assumed, plan)], program.advice(assumed, plan), None
+    console = console_for_tables()
+    for table in tables:
+        console.print(terminal(table, stamp))
+        for line in table.notes:
+            console.print(line, soft_wrap=True)
+        if out is not None and stamp is not None:
+            write(table, stamp, out)
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 @app.command(epilog="Example: harness metrics --metrics-dir mine")

@@ -99,7 +99,7 @@ def test_rows_say_it_and_are_compared_at_equal_values(swept: Sweep, clip_folder:
     assert study.methods == [*uniform, *tp]
     table = differences.table(study)
     assert [row[0] for row in table.rows] == tp
-    assert [row[3:6] for row in table.rows] == [[3, 0, 0], [2, 1, 0], [3, 0, 0]]
+    assert [row[4:7] for row in table.rows] == [[3, 0, 0], [2, 1, 0], [3, 0, 0]]
     ratios = {row[0]: str(row[2]) for row in convergence.table(study).rows}
     assert [ratios[name] for name in uniform] == ["1.00"] * 3 and ratios[tp[1]].startswith("0.33 [")
     sheet = FIGURES["axes"].draw(study)

@@ -107,5 +107,5 @@ def test_a_schedule_is_held_against_uniform_timesteps_on_the_same_distillation(
         add(runs, method, TOY, params=params, shows=shows)
     add(runs, "ism@tp_sds", TOY, params={"distillation": {}, "schedule": {}})  # without ism@uniform_sds
     table = differences.by_distillation(opened(runs, clip_folder))
-    told = {row[0]: (round(row[2].value, 6), *row[3:6]) for row in table.rows}  # type: ignore[union-attr]
+    told = {row[0]: (round(row[2].value, 6), *row[4:7]) for row in table.rows}  # type: ignore[union-attr]
     assert told == {"csd@tp_sds": (1.0, 6, 0, 0), "uniform_sds@tp_sds": (round(1 / 6, 6), 1, 5, 0)}

@@ -23,7 +23,7 @@ from eval.runs import Runs
 from eval.sources.load import load_runs
 from eval.sources.samples import prior_samples
 from eval.tables import claims, differences
-from eval.tables.differences import power
+from eval.tables.differences import decidable
 from eval.tables.made import make_tables, table_names
 from eval.tables.table import Number, Table, as_csv, latex
 from harness.config import GuidanceConfig, UserError, ViewsConfig
@@ -61,8 +61,9 @@ def test_every_table_of_a_full_study_is_written_three_ways(
     tables = write_tables(
         study_of(runs, clip_folder), out=tmp_path / "out", console=Console(file=text, width=200)
     )
-    # The runs are views alone, without a solid, and no method is composed.
-    names = [name for name in table_names(kinds()) if name not in ("shapes", "schedules")]
+    # The runs are views alone, without a solid, no method is composed, and nothing was asked for.
+    asked_for = {name for name, kind in kinds().items() if kind.on_request} | {"domains"}
+    names = [name for name in table_names(kinds()) if name not in {"shapes", "schedules", *asked_for}]
     assert [table.name for table in tables] == names
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert {f"{name}.{kind}" for name in names for kind in ("md", "csv", "tex")} <= set(written)
@@ -87,14 +88,15 @@ def test_every_table_of_a_full_study_is_written_three_ways(
 def test_the_paired_difference_is_that_of_the_runs(runs: Sweep, clip_folder: Path) -> None:
     [row] = differences.table(study_of(runs, clip_folder)).rows
     assert row[:2] == ["tp_sds", 20]
-    gap = row[2]
+    gap, visible = row[2:4]
     assert isinstance(gap, Number) and gap.value == pytest.approx(1 / 6)
     assert gap.low < 0 < gap.high, "three prompts"
-    assert row[3:6] == [1, 5, 0] and row[-3:] == [3, 6, 0]
+    assert isinstance(visible, Number) and visible.value > gap.high
+    assert row[4:7] == [1, 5, 0] and row[-3:] == [3, 6, 0]
 
 
 def test_few_prompts_are_said_to_decide_nothing(runs: Sweep, clip_folder: Path) -> None:
-    [note] = power(study_of(runs, clip_folder))
+    [note] = decidable(study_of(runs, clip_folder))
     assert note == (
         "3 prompts decide nothing: among 1 row compared with uniform_sds, even one that wins on every prompt "
         "has p (Holm) = 0.25; it takes 6 prompts"
@@ -103,14 +105,14 @@ def test_few_prompts_are_said_to_decide_nothing(runs: Sweep, clip_folder: Path) 
         for method in ("tp_sds", "uniform_sds"):
             runs.add(method, prompt, 0)
     study = study_of(runs, clip_folder)
-    assert power(study) == [
+    assert decidable(study) == [
         "6 prompts can show a difference of 50.0 points at the least: 6 won and none lost have p (Holm) ≤ "
         ".05 among 1 row compared with uniform_sds"
     ]
-    assert power(study)[0] in all_notes(study) and power(study)[0] in differences.table(study).notes
+    assert decidable(study)[0] in all_notes(study) and decidable(study)[0] in differences.table(study).notes
     ours = [run.run_id for run in study if run.method == "tp_sds"]
     alone = open_runs(runs.root, clip=str(clip_folder), device="cpu", only=ours)
-    assert power(alone) == []
+    assert decidable(alone) == []
 
 
 def two_toned(prompt: str, views: ViewsConfig) -> np.ndarray:
