@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.app import Device, Filter, RunsOption, ScenesDir, app
-from harness.config import UserError
+from harness.cli.app import Device, Filter, RunsOption, ScenesDir, app, folder_out
+from harness.config import UserError, nearest
 
 if TYPE_CHECKING:
     from harness.objects.final import Final
@@ -57,6 +57,40 @@ def turntable(
     if not done:
         raise UserError("no run of these is done: " + ", ".join(folder.id for folder in folders[:3]))
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command(name="export-to", epilog="Example: harness export-to gpteval3d seed=0 --out theirs")
+def export_to(
+    benchmark: Annotated[str, typer.Argument(help="gpteval3d or t3bench.")],
+    words: Filter = [],  # noqa: B006
+    runs: RunsOption = Path("runs"),
+    out: Annotated[Path, typer.Option(help="The folder to write.", callback=folder_out)] = Path("exported"),
+    azimuths: Annotated[int, typer.Option(min=1, max=3600, help="gpteval3d: frames of the full turn.")] = 120,
+    size: Annotated[int, typer.Option(min=16, max=4096, help="gpteval3d: pixels a side.")] = 512,
+    group: Annotated[
+        str, typer.Option(help="t3bench: its prompts' group: single, surr or multi.")
+    ] = "single",
+    device: Device = "auto",
+    scenes_dir: ScenesDir = [],  # noqa: B006
+) -> None:
+    """Finished runs as GPTEval3D's folders of renders, or as T3Bench's folders of meshes."""
+    from harness.objects import benchmarks
+
+    if benchmark not in ("gpteval3d", "t3bench"):
+        raise UserError(f"no benchmark '{benchmark}'{nearest(benchmark, ['gpteval3d', 't3bench'])}")
+    folders = _chosen(words, runs)
+    finals = [_load(folder, device) for folder in folders if folder.status() == "done"]
+    if not finals:
+        raise UserError("no run of these is done: " + ", ".join(folder.id for folder in folders[:3]))
+    if len(folders) > len(finals):
+        print(f"left out: {len(folders) - len(finals)} runs that are not done", file=sys.stderr)
+    made = (
+        benchmarks.gpteval3d(finals, out, azimuths, size)
+        if benchmark == "gpteval3d"
+        else benchmarks.t3bench(finals, out, group)
+    )
+    for path in made:
+        print(path, flush=True)
 
 
 def _write(folder: RunFolder, azimuths: int, elevation: float, size: int | None, device: str) -> None:

@@ -44,20 +44,15 @@ def write_turntable(
     One turn from the front at `elevation` degrees, at the distance and with the field of view of the run's
     evaluation views. Frames are `size` pixels wide, by default as the prior decodes them.
     """
-    prior = load_prior(final)
-    views = final.spec.config.views
-    turn = [360.0 * n / azimuths for n in range(azimuths)]
-    cameras = make(turn, [elevation] * azimuths, [views.distance] * azimuths, [views.fov] * azimuths)
+    prior, views = load_prior(final), final.spec.config.views
     side = size or prior.image_size
-    near, far = views.distance - final.scene.bound, views.distance + final.scene.bound
-    colour_VHWC = pictures(prior, latents(final, prior, cameras)).numpy()
-    depth_VHWC, normals_VHWC = _shape(final, cameras, side, near, far)
-    films = {"colour": _resized(colour_VHWC, side), "depth": depth_VHWC, "normals": normals_VHWC}
+    shown = films(final, azimuths, elevation, side)
+    near, far = _depths(final)
     out = final.folder.turntable
     out.mkdir(exist_ok=True)
     with disk_errors(out / ABOUT):
         (out / ABOUT).unlink(missing_ok=True)  # it says that the films are whole: it is written last
-    for name, frames_VHWC in films.items():
+    for name, frames_VHWC in shown.items():
         write_bytes(out / f"{name}.mp4", mp4(frames_VHWC, FPS))
         write_bytes(out / f"{name}.webp", webp(frames_VHWC, FPS))
     about = final.about | {
@@ -72,10 +67,26 @@ def write_turntable(
         "fps": FPS,
         "depth": {"near": near, "far": far, "colours": f"{DEPTH_COLOURS}, reversed: near is bright"},
         "normals": "(n + 1) / 2 in the camera's frame: red right, green up, blue towards the camera",
-        "files": [f"{name}.{kind}" for name in films for kind in ("mp4", "webp")],
+        "files": [f"{name}.{kind}" for name in shown for kind in ("mp4", "webp")],
     }
     write_json(out / ABOUT, about)
     return out
+
+
+def films(final: Final, azimuths: int, elevation: float, size: int) -> dict[str, np.ndarray]:
+    """Frames of one turn from the front on, by name: colour, depth and normals, each uint8 [V, size, size,
+    3]."""
+    prior, views = load_prior(final), final.spec.config.views
+    turn = [360.0 * n / azimuths for n in range(azimuths)]
+    cameras = make(turn, [elevation] * azimuths, [views.distance] * azimuths, [views.fov] * azimuths)
+    colour_VHWC = pictures(prior, latents(final, prior, cameras)).numpy()
+    depth_VHWC, normals_VHWC = _shape(final, cameras, size, *_depths(final))
+    return {"colour": _resized(colour_VHWC, size), "depth": depth_VHWC, "normals": normals_VHWC}
+
+
+def _depths(final: Final) -> tuple[float, float]:
+    distance = final.spec.config.views.distance
+    return distance - final.scene.bound, distance + final.scene.bound
 
 
 def _shape(

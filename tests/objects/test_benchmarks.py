@@ -1,0 +1,83 @@
+"""Folders that other benchmarks read: renders come back through the importer, a mesh through trimesh."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from eval.sources.foreign import import_renders
+from eval.sources.load import load_run
+from harness.config import GuidanceConfig, UserError
+from harness.guidance.prior import Guidance
+from harness.objects.benchmarks import t3bench
+from harness.objects.final import latents, load, load_prior, pictures
+from harness.records.folder import RunFolder, run_folders
+from harness.scene.cameras import make
+from harness.scene.kind import look_in
+from harness.sweep.grid import Suite
+from tests import planted
+from tests.eval.conftest import PROMPTS, SUITE, Sweep
+
+BODY = (0.0, 0.0, 0.0, 0.5, 200.0)
+
+
+@pytest.fixture
+def runs(tmp_path: Path):
+    """Two prompts of a method, two seeds of one of them, with the toy prior's own weights."""
+    planted.kinds(tmp_path / "kinds")
+    sweep = Sweep(tmp_path / "runs")
+    record = Guidance.load(GuidanceConfig(), local_files_only=True).record
+    for prompt, seed in ((PROMPTS[1], 0), (PROMPTS[0], 0), (PROMPTS[0], 1)):
+        folder = planted.run(sweep.root, [BODY], prompt=prompt, seed=seed)
+        folder.save_env({"prior": record})
+    yield sweep.root
+    look_in([])
+
+
+def test_renders_are_where_gpteval3d_looks_and_the_importer_reads_them_back(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "theirs"
+    finals = [load(folder) for folder in run_folders(runs) if folder.spec().seed == 0]
+    paths = list(gpteval3d(finals, out, azimuths=4, size=32))
+    assert sorted(str(path.relative_to(out)) for path in paths) == [
+        "methods/tp_sds/0/0",
+        "methods/tp_sds/1/0",
+    ]
+    assert json.loads((out / "prompts.json").read_text()) == list(PROMPTS)
+    assert sorted(path.name for path in paths[0].iterdir()) == sorted(
+        f"{name}_{n}.png" for name in ("rgb", "normal") for n in range(4)
+    )
+    final = next(each for each in finals if each.spec.prompt == PROMPTS[0])
+    views = final.spec.config.views
+    turn = make([0.0, 90.0, 180.0, 270.0], [15.0] * 4, [views.distance] * 4, [views.fov] * 4)
+    expected = pictures(load_prior(final), latents(final, load_prior(final), turn)).numpy()
+    shown = np.asarray(Image.open(out / "methods/tp_sds/0/0/rgb_2.png"))
+    small = np.asarray(Image.fromarray(expected[2]).resize((32, 32), Image.Resampling.BICUBIC))
+    assert shown.shape == (32, 32, 3) and np.array_equal(shown, small)
+    written = import_renders(out, Suite("six", PROMPTS), tmp_path / "back", azimuths=4)
+    back = [load_run(RunFolder(tmp_path / "back" / name)) for name in written]
+    assert {(run.method, run.prompt, run.seed) for run in back} == {
+        ("tp_sds", prompt, 0) for prompt in PROMPTS[:2]
+    }
+    first = next(run for run in back if run.prompt == PROMPTS[0])
+    assert np.array_equal(first.views(1)[2], shown) and first.suite == SUITE.sha256
+
+
+def test_meshes_are_where_t3bench_looks_one_of_a_prompt(runs: Path, tmp_path: Path) -> None:
+    finals = [load(folder) for folder in run_folders(runs)]
+    with pytest.raises(UserError, match="one mesh of a method and prompt"):
+        list(t3bench(finals, tmp_path / "none", "single"))
+    assert not (tmp_path / "none").exists()
+    one = [final for final in finals if final.spec.prompt == PROMPTS[1]]
+    list(t3bench(one, tmp_path / "t3", "single", resolution=32))
+    [path] = (tmp_path / "t3" / "outputs_mesh_t3" / "tp_sds_single").glob(
+        PROMPTS[1].replace(" ", "_") + "*/save/it*-export/model.obj"
+    )
+    mesh = trimesh.load_mesh(path)
+    assert mesh.is_watertight and mesh.volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.1)
