@@ -30,7 +30,7 @@ def all_notes(runs: Runs) -> list[str]:
         *_small_pools(runs),
         *misses,
         *(balance if unpaired else []),
-        *power(runs),
+        *decidable(runs),
     ]
 
 
@@ -44,4 +44,3 @@ def _small_pools(runs: Runs) -> list[str]:
         for pool in runs.pools.values()
         if len(pool.prompts) < SMALL_POOL
     ]
-    return [*dict.fromkeys(runs.notes), *misses, *(balance if unpaired else []), *decidable(runs)]
