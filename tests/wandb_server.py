@@ -381,6 +381,7 @@ def assert_whole(server: Server, folder: RunFolder) -> None:
     assert stored.files[RECORD] == record(folder, folder.spec())
     status = folder.status()
     assert stored.summary["status"] == status
+    assert stored.summary["last"] == (truth[-1] if truth else {})
     assert stored.summary["ending"] == (folder.result() if status == "done" else folder.failure())
     assert stored.state == {"done": "finished", "failed": "failed"}[status]
 

@@ -216,12 +216,15 @@ def sync(
     runs: Runs = Path("runs"),
     words: Filter = [],  # noqa: B006
     study: Annotated[
-        str | None, typer.Option(help="W&B's project; the one that the sweep was given by default.")
+        str | None,
+        typer.Option("--study", "--wandb-project", help="W&B's project; the sweep's by default."),
     ] = None,
     sweep: Annotated[
         str,
         typer.Option(
-            "--group", help="W&B's group; as in the sweep, which took the name of RUNS, by default."
+            "--group",
+            "--wandb-group",
+            help="W&B's group; the sweep's, or the name of RUNS, by default.",
         ),
     ] = "",
     entity: Annotated[

@@ -91,8 +91,13 @@ def sweep(
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option(help="W&B's project, dreamtime or that of the runs there; the group is --out's name."),
+        typer.Option(
+            "--study", "--wandb-project", help="W&B's project; dreamtime, or that of the runs there."
+        ),
     ] = None,
+    wandb_group: Annotated[
+        str, typer.Option("--wandb-group", help="W&B's group; the name of --out, or that of the runs there.")
+    ] = "",
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between rows of metrics.jsonl.")] = 10,
     keep_params: Annotated[
@@ -167,6 +172,7 @@ def sweep(
         checkpoint_every=checkpoint_every,
         log_every=log_every,
         study=study,
+        group=wandb_group,
         keep_params=keep_params,
         deterministic=deterministic,
         encoder=encoder,

@@ -59,17 +59,21 @@ class Place:
             group or kept.get("group") or root.resolve().name,
         )
         _check_name("project", place.project)
+        if group:
+            _check_name("group", place.group)
         return place
 
     @classmethod
-    def to_sweep(cls, root: Path, project: str | None) -> Place:
-        """Where a sweep's runs go; UserError where those of the folder are in another project."""
-        place, kept = cls.of(root, project), cls.of(root)
-        if project is not None and (root / PLACE).exists() and kept.project != project:
-            raise UserError(
-                f"--study {project}: the runs of {root} are in W&B project {kept.project}; "
-                "leave --study out, or take another --out"
-            )
+    def to_sweep(cls, root: Path, project: str | None, group: str = "") -> Place:
+        """Where a sweep's runs go; UserError where those of the folder are in another project or group."""
+        place, kept = cls.of(root, project, group), cls.of(root)
+        for option, asked, there in (("study", project, kept.project), ("wandb-group", group, kept.group)):
+            if asked and (root / PLACE).exists() and there != asked:
+                what = "project" if option == "study" else "group"
+                raise UserError(
+                    f"--{option} {asked}: the runs of {root} are in W&B {what} {there}; "
+                    f"leave --{option} out, or take another --out"
+                )
         return place
 
     def keep(self, root: Path) -> Place:
@@ -131,6 +135,12 @@ def evaluated(folder: RunFolder) -> dict[str, Any]:
     """Metric → its values of a run, as evaluation keeps them: "eval" of the summary; {} before it did."""
     values = folder.json(VALUES)
     return values if isinstance(values, dict) else {}
+
+
+def last_metrics(folder: RunFolder) -> dict[str, Any]:
+    """The last row that a run logged: "last" of the summary."""
+    rows = folder.metrics()
+    return {name: value for name, value in rows[-1].items() if value is not None} if rows else {}
 
 
 def _tags(folder: RunFolder, spec: RunSpec) -> list[str] | None:
@@ -221,6 +231,8 @@ class Mirror:
         status = self.folder.status()
         self._run.summary["status"] = status
         self._run.summary["ending"] = self.folder.result() if status == "done" else self.folder.failure()
+        if last := last_metrics(self.folder):
+            self._run.summary["last"] = last
         if values := evaluated(self.folder):
             self._run.summary["eval"] = values
 

@@ -23,6 +23,7 @@ from harness.records.mirror import (
     Place,
     client,
     evaluated,
+    last_metrics,
     picture_hash,
     picture_of,
     record,
@@ -211,6 +212,7 @@ class _Account:
             and remote.summaryMetrics.get("status") == folder.status()
             and remote.summaryMetrics.get("ending") == (folder.result() or folder.failure())
             and (remote.summaryMetrics.get("eval") or {}) == evaluated(folder)
+            and (remote.summaryMetrics.get("last") or {}) == last_metrics(folder)
         )
         return _Gap(
             rows=common < len(steps),

@@ -149,12 +149,14 @@ class Request:
             to_stderr(line)
 
 
-def execution_of(out: Path, wandb: str | None, study: str | None = None, **settings: Any) -> Execution:
+def execution_of(
+    out: Path, wandb: str | None, study: str | None = None, group: str = "", **settings: Any
+) -> Execution:
     """How the runs of `out` are advanced: W&B's project and group as its mirror has them, and as asked."""
     from harness.records.mirror import Place
     from harness.records.tracking import default_mode
 
-    place = Place.to_sweep(out, study)
+    place = Place.to_sweep(out, study, group)
     named = {"wandb": wandb or default_mode(), "study": place.project, "sweep": place.group}
     return Execution.model_validate(named | settings)
 
