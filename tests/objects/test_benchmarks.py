@@ -12,6 +12,7 @@ from PIL import Image
 
 from eval.sources.foreign import import_renders
 from eval.sources.load import load_run
+from harness.cli import main
 from harness.config import GuidanceConfig, UserError
 from harness.guidance.prior import Guidance
 from harness.objects.benchmarks import t3bench
@@ -44,11 +45,15 @@ def test_renders_are_where_gpteval3d_looks_and_the_importer_reads_them_back(
 ) -> None:
     out = tmp_path / "theirs"
     finals = [load(folder) for folder in run_folders(runs) if folder.spec().seed == 0]
-    paths = list(gpteval3d(finals, out, azimuths=4, size=32))
-    assert sorted(str(path.relative_to(out)) for path in paths) == [
-        "methods/tp_sds/0/0",
-        "methods/tp_sds/1/0",
-    ]
+    words = ["seed=0", "--runs", str(runs), "--out", str(out), "--azimuths", "4", "--size", "32"]
+    words += ["--scenes-dir", str(tmp_path / "kinds")]
+    monkeypatch.setattr("sys.argv", ["harness", "export-to", "gpteval3d", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None)
+    paths = sorted(out.glob("methods/*/*/*"))
+    named = [str(path.relative_to(out)) for path in paths]
+    assert named == ["methods/tp_sds/0/0", "methods/tp_sds/1/0"]
     assert json.loads((out / "prompts.json").read_text()) == list(PROMPTS)
     assert sorted(path.name for path in paths[0].iterdir()) == sorted(
         f"{name}_{n}.png" for name in ("rgb", "normal") for n in range(4)
@@ -80,4 +85,4 @@ def test_meshes_are_where_t3bench_looks_one_of_a_prompt(runs: Path, tmp_path: Pa
         PROMPTS[1].replace(" ", "_") + "*/save/it*-export/model.obj"
     )
     mesh = trimesh.load_mesh(path)
-    assert mesh.is_watertight and mesh.volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.1)
+    assert mesh.is_watertight and mesh.volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.2)
