@@ -35,8 +35,10 @@ GROUPS = {
         "eval": "R-Precision with intervals, and a contact sheet",
         "tables": "tables as md, csv and tex",
         "figures": "figures as pdf and png",
+        "power": "the prompts and seeds that show a difference",
         "metrics": "the metrics there are",
         "import": "other people's renders as runs",
+        "export-to": "runs in the folders of other benchmarks",
     },
     "cluster": {"slurm": "profiles of Slurm sites, and what a site makes of them"},
     "extend": {
