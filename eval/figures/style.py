@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 
 from eval.figures.fonts import fallbacks
 from eval.figures.looks import Look
+from harness.config import UserError, nearest
 from harness.text import plain
 
 COLUMN, PAGE = 3.3, 6.8  # inches: a column and the full width of a paper's page
@@ -66,6 +70,56 @@ RC: Any = {
 }
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What a reader asks of all figures: a chart's width in inches, the font, whether it says at its foot
+    what it rests on, and what methods are called in it."""
+
+    width: float | None = None
+    font: str = ""
+    footnote: bool = True
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def shown(self, text: str) -> str:
+        """A text with methods called as asked; their variants and settings stay."""
+        for name in sorted(self.names, key=len, reverse=True):
+            text = re.sub(rf"(?<![\w.]){re.escape(name)}(?!\w)", lambda _, to=self.names[name]: to, text)
+        return text
+
+
+# As their authors write them.
+NAMES = {
+    "uniform_sds": "SDS", "linear_decay": "Linear decay", "tp_sds": "TP-SDS", "csd": "CSD", "vsd": "VSD",
+    "nfsd": "NFSD", "sjc": "SJC", "ism": "ISM", "sdi": "SDI", "jsd": "JSD", "sctd": "SCTD", "ucm": "UCM",
+    "dsd": "DSD", "asd": "ASD", "cfd": "CFD", "rfds": "RFDS", "rfds_rev": "RFDS-Rev", "hifa": "HiFA",
+    "sds_bridge": "SDS-Bridge", "consistent3d": "Consistent3D", "annealed_range": "Annealed range",
+    "curved_decay": "Curved decay",
+}  # fmt: skip
+_choices: ContextVar[Choices] = ContextVar("choices")
+
+
+def _asked() -> Choices:
+    return _choices.get(Choices())
+
+
+@contextmanager
+def chosen(choices: Choices) -> Iterator[None]:
+    """Figures are drawn and saved as asked inside it; UserError for a font that is not installed."""
+    if choices.font:
+        try:
+            font_manager.findfont(choices.font, fallback_to_default=False)
+        except ValueError:
+            known = {entry.name for entry in font_manager.fontManager.ttflist}
+            raise UserError(
+                f"--font: '{choices.font}' is not installed{nearest(choices.font, known)}"
+            ) from None
+    token = _choices.set(choices)
+    try:
+        yield
+    finally:
+        _choices.reset(token)
+
+
 @contextmanager
 def style(texts: Iterable[str] = ()) -> Iterator[None]:
     """Drawing and saving inside it depends on this module alone, not on a user's matplotlibrc; and, where
@@ -74,7 +128,8 @@ def style(texts: Iterable[str] = ()) -> Iterator[None]:
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing")  # it is told once (fonts.boxes)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(RC)
-        matplotlib.rcParams["font.family"] = [*RC["font.family"], *map(_family, fallbacks(texts)[0])]
+        own = [_asked().font] if _asked().font else []
+        matplotlib.rcParams["font.family"] = [*own, *RC["font.family"], *map(_family, fallbacks(texts)[0])]
         yield
 
 
@@ -94,7 +149,7 @@ class Sheet(Figure):
         self.run_ids: list[str] = []
         self.caption = caption
         self.mark = mark
-        lines = textwrap.wrap(caption, int(width * 21))
+        lines = textwrap.wrap(caption, int(width * 21)) if _asked().footnote else []
         self.foot = (0.04 + 0.115 * len(lines)) / height
         if lines:
             self.text(
@@ -123,7 +178,7 @@ class Sheet(Figure):
         without what no font can draw."""
         for text in self.findobj(Text):
             assert isinstance(text, Text)
-            text.set_text(plain(text.get_text(), lines=True))
+            text.set_text(_asked().shown(plain(text.get_text(), lines=True)))
         engine = self.get_layout_engine()
         if engine is not None:
             engine.execute(self)
@@ -138,7 +193,7 @@ def at_foot(caption: str, settings: str) -> str:
 
 def chart(width: float, height: float, **options: Any) -> Sheet:
     """A sheet whose axes arrange themselves."""
-    return Sheet(width, height, layout="constrained", **options)
+    return Sheet(_asked().width or width, height, layout="constrained", **options)
 
 
 def legend(sheet: Sheet, handles: Sequence[Line2D]) -> None:

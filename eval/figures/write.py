@@ -9,7 +9,7 @@ from pathlib import Path
 from eval.figures.figure import Figure, figures, texts
 from eval.figures.fonts import boxes, fallbacks
 from eval.figures.manifest import image_bytes, manifest
-from eval.figures.style import Sheet, style
+from eval.figures.style import Choices, Sheet, chosen, style
 from eval.runs import Runs
 from harness.config import UserError, nearest
 from harness.console import busy
@@ -25,13 +25,26 @@ def write_figures(
     command: str,
     say: Callable[[str], None] = print,
     dirs: Sequence[Path] = (),
+    choices: Choices | None = None,
 ) -> list[Path]:
     """Draw the figures named, or all that the runs support; the paths of pdf, png and json, in that order.
-    `dirs`: folders with more figures.
+    `dirs`: folders with more figures; `choices`: what is asked of all of them.
 
     A figure that is not named and lacks its data is left out, and `say` is told why in one line. Raises
     UserError for an unknown name and for a named figure that lacks its data.
     """
+    with chosen(choices or Choices()):
+        return _drawn(runs, names, out, command, say, dirs)
+
+
+def _drawn(
+    runs: Runs | None,
+    names: Sequence[str],
+    out: Path,
+    command: str,
+    say: Callable[[str], None],
+    dirs: Sequence[Path],
+) -> list[Path]:
     known = figures(dirs) if dirs else FIGURES
     for name in names:
         if name not in known:

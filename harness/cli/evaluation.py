@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,6 +34,15 @@ from harness.console import busy, say
 from harness.records.files import check_file, check_folder
 from harness.records.folder import run_folders
 from harness.sweep.select import select
+from harness.text import short
+
+
+def _called(word: str) -> tuple[str, str]:
+    name, equals, text = word.partition("=")
+    if not equals or not name or not text:
+        raise UserError(f"--name takes METHOD=TEXT, not '{short(word, 60)}'")
+    return name, text
+
 
 WHICH = "Which; all that the runs allow by default. Words such as method=tp_sds or prompt=bus choose runs."
 
@@ -229,18 +239,39 @@ def figures(
     scenes_dir: ScenesDir = [],  # noqa: B006
     prior_samples: Samples = None,
     figures_dir: FiguresDir = [],  # noqa: B006
+    width: Annotated[
+        float | None,
+        typer.Option(min=1, max=50, help="Inches of a chart; by default a column's."),
+    ] = None,
+    font: Annotated[str, typer.Option(help="An installed font; DejaVu Sans by default.")] = "",
+    footnote: Annotated[
+        bool, typer.Option("--footnote/--no-footnote", help="Say under each what it rests on.")
+    ] = True,
+    display_names: Annotated[
+        bool, typer.Option("--display-names", help="Methods as their authors write them, such as TP-SDS.")
+    ] = False,
+    called: Annotated[
+        list[str], typer.Option("--name", metavar="METHOD=TEXT", help="Call a method so; several times.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Figures as pdf and png, each with a manifest of the runs that made it."""
     names, words = filters(names)
     folder, results, only = runs_and_results(runs, out, "figures", words)
     with busy("loading libraries"):
+        from eval.figures.style import NAMES, Choices
         from eval.figures.write import write_figures
         from harness.reproduce import evaluated_runs
 
+    own = dict(_called(word) for word in called)
+    choices = Choices(width, font, footnote, (NAMES if display_names else {}) | own)
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     options |= {"only": only, "chosen": words}
-    command = " ".join(["harness figures", runs, *names, *words])
-    for path in write_figures(evaluated_runs(folder, **options), names, results, command, dirs=figures_dir):
+    flags = [*[f"--width {width:g}"] * bool(width), *[f"--font {shlex.quote(font)}"] * bool(font)]
+    flags += [*["--no-footnote"] * (not footnote), *["--display-names"] * display_names]
+    flags += [f"--name {shlex.quote(word)}" for word in called]
+    command = " ".join(["harness figures", runs, *names, *words, *flags])
+    study = evaluated_runs(folder, **options)
+    for path in write_figures(study, names, results, command, dirs=figures_dir, choices=choices):
         print(path)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from eval.command import open_runs
-from eval.figures.write import FIGURES
+from eval.figures.style import NAMES, Choices, chosen, style
+from eval.figures.write import FIGURES, write_figures
 from eval.runs import Runs
 from eval.tables import convergence, differences
 from harness.config import UserError, alternatives, apply_overrides
@@ -122,3 +124,20 @@ def test_what_no_sweep_spanned_is_refused_as_ever(swept: Sweep, clip_folder: Pat
     only = [run.run_id for run in mixed if run.config.guidance.cfg_scale == 50]
     with pytest.raises(UserError, match="no setting was spanned"):
         FIGURES["axes"].draw(opened(swept, clip_folder, only=only))
+
+
+def test_figures_are_drawn_as_asked(swept: Sweep, clip_folder: Path, tmp_path: Path) -> None:
+    study = opened(swept, clip_folder)
+    choices = Choices(width=5.0, font="DejaVu Serif", footnote=False, names=NAMES | {"tp_sds": "Ours $x$"})
+    with chosen(choices), style():
+        assert matplotlib.rcParams["font.family"][0] == "DejaVu Serif"
+        sheet = FIGURES["r_precision"].draw(study)
+    named = [text.get_text() for text in sheet.legends[0].get_texts()]
+    assert named == [f"{name}, cfg_scale {scale}" for name in ("SDS", "Ours $x$") for scale in SCALES]
+    assert sheet.get_figwidth() == 5.0 and "pool" in sheet.caption
+    assert not [text for text in sheet.texts if "pool" in text.get_text()]
+    as_ever = FIGURES["r_precision"].draw(study)
+    assert as_ever.get_figwidth() != 5.0 and [text for text in as_ever.texts if "pool" in text.get_text()]
+    with pytest.raises(UserError, match=r"--font: 'DejaVu Serf' is not installed; did you mean 'DejaVu Ser"):
+        write_figures(study, ["r_precision"], tmp_path, "x", choices=Choices(font="DejaVu Serf"))
+    assert Choices(names=NAMES).shown("csd@tp_sds:iclr, my_tp_sds") == "CSD@TP-SDS:iclr, my_tp_sds"
