@@ -11,7 +11,8 @@ exact.
 - Covered: the share of a view's pixels of the object that the neighbour shows.
 
 All are means over pairs. Views are compared at `SIDE` pixels at most. A prior's autoencoder decodes each view
-by itself, and resampling blurs: ground truth, warped by its own geometry, is the floor.
+by itself, and resampling blurs: ground truth, warped by its own geometry, says how little a right object
+differs. An object of less contrast differs less: read it beside `contrast`.
 """
 
 from __future__ import annotations
@@ -185,6 +186,7 @@ class ConsistencyOfRuns(RunMetric):
     needs = (VIEWS, FEATURES, RING, PARAMETERS)
     slow = True
     on_request = True
+    remarks = ("An object of less contrast differs less from view to view: read it beside `signatures`.",)
     lacking = "consistency needs rings of views of scenes with sides, and their parameters of the last step"
 
     def of_run(self, run: RunRecord) -> Values | None:
@@ -196,7 +198,7 @@ class ConsistencyOfRuns(RunMetric):
             return None
 
     @cached_property
-    def floor(self) -> pd.DataFrame:
+    def truth(self) -> pd.DataFrame:
         """Of the ground truth: prompt, seed and the fields of `Consistency`; empty where there is none."""
         views, rows = self.runs[0].config.views, []
         cameras = evaluation(views)[: views.azimuths]
@@ -209,7 +211,7 @@ class ConsistencyOfRuns(RunMetric):
 
     def references(self) -> list[Reference]:
         """Ground truth, where there is any."""
-        if not len(self.floor):
+        if not len(self.truth):
             return []
-        cells = [column.cell(self.floor) for column in self.columns]
-        return [Reference("ground truth (floor)", cells, distinct(self.floor, "prompt"))]
+        cells = [column.cell(self.truth) for column in self.columns]
+        return [Reference("ground truth", cells, distinct(self.truth, "prompt"))]

@@ -108,7 +108,7 @@ def test_what_is_hidden_from_the_neighbour_does_not_count() -> None:
     assert shown[hit & ~left].any() and not shown[hit & left].any()
 
 
-def test_runs_stand_beside_the_floor(runs: Sweep, clip_folder: Path, tmp_path: Path) -> None:
+def test_runs_stand_beside_the_ground_truth(runs: Sweep, clip_folder: Path, tmp_path: Path) -> None:
     planted.kinds(tmp_path / "kinds")
     images, _, _ = ball_views()
     folders = [
@@ -127,8 +127,8 @@ def test_runs_stand_beside_the_floor(runs: Sweep, clip_folder: Path, tmp_path: P
     write_tables(found, ["consistency"], tmp_path / "out")
     look_in([])
     lines = {line["method"]: line for line in csv.DictReader((tmp_path / "out" / "consistency.csv").open())}
-    assert list(lines) == ["uniform_sds", "worse", "ground truth (floor)"]
+    assert list(lines) == ["uniform_sds", "worse", "ground truth"]
     pixels = {method: float(line["pixels"]) for method, line in lines.items()}
-    assert pixels["uniform_sds"] == pytest.approx(pixels["ground truth (floor)"], abs=0.03)
+    assert pixels["uniform_sds"] == pytest.approx(pixels["ground truth"], abs=0.03)
     assert pixels["worse"] > 4 * pixels["uniform_sds"]
     assert (folders[0].eval / "consistency-v1.json").is_file()
