@@ -18,7 +18,6 @@ from harness.device import upload
 from harness.scene.cameras import Cameras
 
 NEAR = 0.01  # world units: what is nearer to the camera, or behind it, is not seen
-BLUR = 0.3  # square pixels of the scene's own resolution, by which every projected Gaussian is widened (3DGS)
 FAR = -40.0  # exponent of a Gaussian below which it is nothing: CPUs are slow on the smallest numbers
 OPAQUE = 0.999  # most of a pixel's light that one Gaussian takes
 

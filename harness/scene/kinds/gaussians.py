@@ -33,6 +33,9 @@ class Settings(SceneSettings):
     first: int = Field(default=256, ge=1, description="of them alive at the start")
     size: float = Field(default=0.07, gt=0, description="deviation they start with, in world units")
     opacity: float = Field(default=0.2, gt=0, lt=1, description="opacity they start with")
+    blur: float = Field(
+        default=0.1, gt=0, description="square pixels of scene.resolution that each is widened by (3DGS: 0.3)"
+    )
     every: int = Field(default=40, ge=1, description="steps between two prunings and splittings")
     until: float = Field(default=0.7, ge=0, le=1, description="share of the run after which they end")
     grow: float = Field(default=0.15, ge=0, le=1, description="share of the alive that split at a time")
@@ -152,7 +155,7 @@ class SplatScene(Scene):
         names, device = list(params), params["mean"].device
         on_cuda = device.type == "cuda" and self.encoder != "torch" and splats.missing() is None
         splat = splats.rasterise if on_cuda else splats.composite
-        blur = splats.BLUR * (side / self.cfg.resolution) ** 2
+        blur = self.own.blur * (side / self.cfg.resolution) ** 2
 
         def shown(
             view_R44: Tensor, focal_R: Tensor, background_RC: Tensor, *values: Tensor
@@ -193,6 +196,9 @@ class SplatScene(Scene):
 
         def at(x_RN3: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
             each = dict(zip(names, values, strict=True))
+            if len(x_RN3) == 1:  # where runs are computed by themselves those that are not there cost nothing
+                alive_N = each["alive"][0] > 0
+                each |= {name: each[name][:, alive_N] for name in (*MOVED, "alive")}
             inverse_RN33 = splats.axes(each["scale"], each["rotation"], -1)
             centre_RN3 = (inverse_RN33 * each["mean"][..., None]).sum(-2)
             opacity_R1N, parts = self._opacity(each)[:, None], []
