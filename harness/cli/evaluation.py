@@ -266,8 +266,9 @@ def figures(
     choices = Choices(width, font, footnote, (NAMES if display_names else {}) | own)
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     options |= {"only": only, "chosen": words}
-    flags = [*[f"--width {width:g}"] * bool(width), *[f"--font {shlex.quote(font)}"] * bool(font)]
-    flags += [*["--no-footnote"] * (not footnote), *["--display-names"] * display_names]
+    asked = {"width": width, "font": font}
+    flags = [f"--{option} {shlex.quote(str(value))}" for option, value in asked.items() if value]
+    flags += ["--no-footnote"] * (not footnote) + ["--display-names"] * display_names
     flags += [f"--name {shlex.quote(word)}" for word in called]
     command = " ".join(["harness figures", runs, *names, *words, *flags])
     study = evaluated_runs(folder, **options)
