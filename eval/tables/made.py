@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from eval.metric import Metric
 from eval.runs import Runs
-from eval.tables import claims, convergence, cost, differences, domains, own_n, published, r_precision_steps
+from eval.tables import (
+    claims,
+    controls,
+    convergence,
+    cost,
+    differences,
+    domains,
+    own_n,
+    published,
+    r_precision_steps,
+)
 from eval.tables.of_metrics import table_of, tables_of
 from eval.tables.table import Table
 from harness.config import UserError, nearest
@@ -14,6 +24,7 @@ from harness.console import busy
 from harness.records.identity import COMPOSED
 
 OWN: dict[str, Callable[[Runs], Table]] = {
+    "controls": controls.table,
     "r_precision_steps": r_precision_steps.table,
     "differences": differences.table,
     "schedules": differences.by_distillation,
@@ -25,9 +36,10 @@ OWN: dict[str, Callable[[Runs], Table]] = {
     "published": published.table,
 }
 FIRST = (
-    "r_precision", "r_precision_steps", "differences", "schedules", "convergence", "own_n", "cost",
-    "diversity", "shapes", "signatures", "spectrum",
+    "controls", "r_precision", "r_precision_steps", "differences", "schedules", "convergence", "own_n",
+    "cost", "diversity", "shapes", "signatures", "spectrum",
 )  # fmt: skip
+RARE = {"controls", "domains"}  # most sweeps have no such question
 LAST = ("claims", "published")  # other people's words and numbers
 
 
@@ -50,7 +62,7 @@ def make_tables(runs: Runs, names: Sequence[str] = ()) -> tuple[list[Table], lis
             raise UserError(f"no table '{name}'{nearest(name, [*known, *guests])}")
     made, left_out = [], []
     composed = any(COMPOSED in method for method in runs.methods)
-    rare = {"domains"} if composed else {"domains", "schedules"}  # most sweeps have no such question
+    rare = RARE if composed else {*RARE, "schedules"}
     every = [name for name in known if name not in rare]
     every = [name for name in every if not all(kind.on_request for kind in of_metrics.get(name, [Metric]))]
     for name in dict.fromkeys(guests.get(name, name) for name in names or every):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
+from eval.tables import controls
 from eval.tables.differences import decidable
 
 SMALL_POOL = 30  # captions; the field's has 153
@@ -26,6 +27,7 @@ def all_notes(runs: Runs) -> list[str]:
     unpaired = len({frozenset(pairs) for pairs in covered.values()}) > 1
     balance = ["the methods do not cover the same prompts and seeds, so their rows are not paired"]
     return [
+        *controls.told(runs),
         *dict.fromkeys(runs.notes),
         *_small_pools(runs),
         *misses,

@@ -24,7 +24,7 @@ from eval.sources.load import load_runs
 from eval.sources.samples import prior_samples
 from eval.tables import claims, differences
 from eval.tables.differences import decidable
-from eval.tables.made import make_tables, table_names
+from eval.tables.made import RARE, make_tables, table_names
 from eval.tables.table import Number, Table, as_csv, latex
 from harness.config import GuidanceConfig, UserError, ViewsConfig
 from harness.console import Console
@@ -62,7 +62,7 @@ def test_every_table_of_a_full_study_is_written_three_ways(
         study_of(runs, clip_folder), out=tmp_path / "out", console=Console(file=text, width=200)
     )
     # The runs are views alone, without a solid, no method is composed, and nothing was asked for.
-    asked_for = {name for name, kind in kinds().items() if kind.on_request} | {"domains"}
+    asked_for = {name for name, kind in kinds().items() if kind.on_request} | RARE
     names = [name for name in table_names(kinds()) if name not in {"shapes", "schedules", *asked_for}]
     assert [table.name for table in tables] == names
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}

@@ -1,0 +1,88 @@
+"""Controls on planted runs: what must be seen is seen, what fails comes first, here and beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eval.command import open_runs
+from eval.runs import Runs
+from eval.tables import controls
+from eval.tables.notes import all_notes
+from eval.tables.table import Number
+from harness.config import UserError, apply_overrides
+from harness.records.files import write_json
+from tests.eval.conftest import PROMPTS, TOY, Sweep
+
+WRONG = dict(zip(PROMPTS, (*PROMPTS[2:], *PROMPTS[:2]), strict=True))
+CFG = "guidance.cfg_scale"
+AT = {cfg: apply_overrides(TOY, [f"{CFG}={cfg}"]) for cfg in (1, 20)}
+T = {"params": {"t": 100}, "params_set": ("t",), "variant": "t=100"}
+RISING = {"params": {"order": "ascending"}, "params_set": ("order",), "variant": "reversed"}
+
+
+def filled(root: Path, small_t_is_right: bool = False) -> Sweep:
+    """Everything as it must be, unless a run that sees t = 100 alone is right, and full ones wrong."""
+    sweep = Sweep(root)
+    for prompt in PROMPTS:
+        wrong = WRONG[prompt]
+        for seed in range(2):
+            for cfg, config in AT.items():
+                right = wrong if small_t_is_right or cfg == 1 else prompt
+                about = {"config": config, "axes": (CFG,)}
+                sweep.add("uniform_sds", prompt, seed, shows=right, **about)
+                sweep.add(
+                    "uniform_sds", prompt, seed, shows=prompt if small_t_is_right else wrong, **about, **T
+                )
+                sweep.add("tp_sds", prompt, seed, shows=prompt, **about)
+                sweep.add("tp_sds", prompt, seed, shows=wrong, **about, **RISING)
+            short = AT[20].model_copy(update={"steps": 5})
+            sweep.add("uniform_sds", prompt, seed, shows=wrong, config=short, axes=(CFG,))
+    return sweep
+
+
+def opened(sweep: Sweep, clip_folder: Path) -> Runs:
+    return open_runs(sweep.root, clip=str(clip_folder), device="cpu", samples=0)
+
+
+def test_what_must_be_seen_is_seen_and_what_must_not_is_not(tmp_path: Path, clip_folder: Path) -> None:
+    runs = opened(filled(tmp_path / "controls"), clip_folder)
+    assert controls.reference(runs) == "uniform_sds, cfg_scale 20"
+    told = {str(row[0]): row for row in controls.table(runs).rows}
+    verdicts = {says: row[1] for says, row in told.items()}
+    assert verdicts.pop("one large timestep, t = 900, lacks detail") == "not run"
+    assert set(verdicts.values()) == {"seen"} and len(verdicts) == 6
+    for says in ("one small timestep, t = 100, fails", "no guidance, CFG 1, is worse"):
+        found = told[says][3]
+        assert isinstance(found, Number) and found.value == -1 and found.high < 0
+    assert told["a method is itself with other seeds"][5] == "9 comparisons"
+    assert controls.told(runs) == ["controls of this setting (controls): 6 of 6 hold"]
+
+
+def test_a_control_that_fails_stands_first_in_all_tables_of_its_setting(
+    tmp_path: Path, clip_folder: Path
+) -> None:
+    [first, *_] = controls.table(opened(filled(tmp_path / "controls", True), clip_folder)).rows
+    assert first[:2] == ["one small timestep, t = 100, fails", "FAILED"]
+    beside = Sweep(tmp_path / "other")
+    for seed in range(2):
+        beside.add("uniform_sds", PROMPTS[0], seed, config=AT[20])
+    notes = all_notes(opened(beside, clip_folder))
+    assert notes[0] == "control FAILED (controls): one small timestep, t = 100, fails"
+    assert notes[1].startswith("controls of this setting (controls): ")
+    unlike = Sweep(tmp_path / "unlike")
+    unlike.add("uniform_sds", PROMPTS[0], 0, config=apply_overrides(TOY, [f"{CFG}=7"]))
+    assert not controls.told(opened(unlike, clip_folder))
+
+
+def test_runs_without_controls_and_files_of_others_are_left_alone(tmp_path: Path, clip_folder: Path) -> None:
+    sweep = Sweep(tmp_path / "runs")
+    for prompt in PROMPTS[:2]:
+        sweep.add("uniform_sds", prompt, 0)
+    (sweep.root / "eval").mkdir()
+    write_json(sweep.root / "eval" / "controls.json", {"verdicts": [1]})
+    runs = opened(sweep, clip_folder)
+    assert controls.told(runs) == []
+    with pytest.raises(UserError, match="no control among these runs"):
+        controls.table(runs)
