@@ -14,7 +14,6 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from harness.device import upload
 from harness.scene.cameras import Cameras
 
 NEAR = 0.01  # world units: what is nearer to the camera, or behind it, is not seen
@@ -145,7 +144,7 @@ def rasterise(
     from gsplat import rasterization  # type: ignore[import-not-found]
 
     runs, device = len(focal_R), splats.mean_RN3.device
-    view_R44, focal_R = upload(view_R44.float(), device), upload(focal_R.float(), device)
+    view_R44, focal_R = view_R44.float(), focal_R.float()
     intrinsics_R33 = torch.zeros(runs, 3, 3, device=device)
     intrinsics_R33[:, 0, 0] = intrinsics_R33[:, 1, 1] = focal_R
     intrinsics_R33[:, :2, 2] = side / 2

@@ -16,7 +16,7 @@ from harness.distill.assemble import load_guidance
 from harness.scene import splats
 from harness.scene.cameras import make, rays
 from harness.scene.contract import Draws, Params, Scene
-from harness.scene.kind import make_scene, settle
+from harness.scene.kind import discover, make_scene, settle
 from harness.scene.kinds.gaussians import SplatScene
 from harness.scene.kinds.sdf import SignedDistance
 from harness.scene.regularisers import variation
@@ -335,7 +335,27 @@ def test_a_picture_of_gaussians_is_their_sum_over_the_background() -> None:
         assert found_CHW[:, row, column].numpy() == pytest.approx(expected, abs=1e-5)
 
 
-# ---- backgrounds, and what a scene can show
+# ---- packs, backgrounds, and what a scene can show
+
+
+@pytest.mark.parametrize("kind", sorted({*discover()} - {"field", "image"}))
+def test_a_pack_at_once_as_on_a_gpu_is_its_runs_to_rounding(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, cameras = scene_of(kind, "samples=8"), make([0.0, 80], [20.0, 40], [2.8] * 2, [40.0] * 2)
+    params = trained(scene)
+
+    def seen() -> list[Tensor]:
+        draws: Draws = lambda shape: torch.full((2, *shape), 0.3)  # noqa: E731
+        view = scene.view(params, cameras, BEHIND_1C.expand(2, -1), draws, side=6)
+        asked = scene.query(params, points(2)) if scene.quantity else ()
+        return [view.x_RCHW, *view.penalties_R.values(), *asked]
+
+    by_themselves = seen()
+    for module in ("volume", "renderer", "kinds.sdf", "kinds.gaussians", "kinds.gaussians_2d"):
+        monkeypatch.setattr(f"harness.scene.{module}.by_run", lambda call, *tensors: call(*tensors))
+    for a, b in zip(seen(), by_themselves, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["voxels", "gaussians"])

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from harness import rng
+from harness.device import upload
 from harness.scene import splats
 from harness.scene.cameras import Cameras
 from harness.scene.contract import Draws, Params, Scene, SceneSettings, View, by_run
@@ -170,8 +171,8 @@ class SplatScene(Scene):
 
         x_RCP, opacity_RP, depth_RP = by_run(
             shown,
-            splats.world_to_camera(cameras).to(device),
-            splats.focal(cameras, side).to(device),
+            upload(splats.world_to_camera(cameras), device),
+            upload(splats.focal(cameras, side), device),
             self.backdrop(params, background_RC, draws),
             *params.values(),
         )
