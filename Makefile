@@ -7,7 +7,7 @@ VIEWER := tests/browser/viewer
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test fuzz browser-test slurm-test lint types ci-sweep clean
+.PHONY: demo test journey-test fuzz browser-test slurm-test lint types ci-sweep clean
 
 demo: $(STAMP)
 	$(BIN)/harness sweep prompts/coco.txt --spread 6 --seeds 0 --out demo
@@ -15,7 +15,11 @@ demo: $(STAMP)
 
 # Two processes of one thread each: tests are many and small, and most of one is not parallel.
 test: lint types
-	$(BIN)/pytest -n 2 --dist worksteal -m "not long and not slurm and not browser"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not journey and not long and not slurm and not browser"
+
+# Sweeps, trainings and W&B projects from end to end, killed and resumed among them.
+journey-test: $(STAMP)
+	$(BIN)/pytest -n 2 --dist worksteal -m "journey and not long"
 
 # Inputs drawn at random: each test for FUZZ_SECONDS. A usual run of the tests has a few seconds of each.
 fuzz: export FUZZ_SECONDS ?= 300

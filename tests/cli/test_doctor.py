@@ -79,6 +79,7 @@ def repository(tiny_prior: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+@pytest.mark.journey
 def test_a_fetched_prior_loads_without_a_network(repository: Path, tmp_path: Path):
     with Hub({"tiny/prior": repository}, cuts={UNET: 10_000}) as hub:
         done = harness(tmp_path, hub.url, *PRIOR)
@@ -112,6 +113,7 @@ def test_a_fetched_prior_loads_without_a_network(repository: Path, tmp_path: Pat
     assert checks["prior"]["facts"]["commit"] == COMMIT and checks["hub"]["facts"]["offline"] is True
 
 
+@pytest.mark.journey
 def test_a_prior_of_many_parts_in_shards_is_fetched_whole(tmp_path: Path):
     """As the large repositories keep theirs: shards, and the same weights once more in another precision."""
     from transformers import T5EncoderModel
@@ -142,6 +144,7 @@ def test_a_prior_of_many_parts_in_shards_is_fetched_whole(tmp_path: Path):
     assert loaded.stdout == "random (1, 281, 40)\n", loaded.stderr
 
 
+@pytest.mark.journey
 def test_a_killed_fetch_goes_on_with_the_files_it_lacks(repository: Path, tmp_path: Path):
     matching = {path for pattern in patterns() for path in repository.glob(pattern)}
     others = {path.relative_to(repository) for path in matching} - {Path(UNET).relative_to("tiny/prior")}
@@ -336,6 +339,7 @@ def test_what_is_missing_is_named_with_what_to_do(
     assert not told["ok"] and not (tmp_path / "cache").exists()
 
 
+@pytest.mark.journey
 def test_an_estimate_is_measured_on_this_machine(tiny_prior: Path, tmp_path: Path) -> None:
     settings = [
         f"--set={item}" for item in ("guidance.dtype=float32", "scene.resolution=8", "scene.samples=4")

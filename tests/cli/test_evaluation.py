@@ -26,6 +26,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.journey
 def test_deleting_every_cache_and_wandb_changes_no_byte(
     runs: Sweep, clip_folder: Path, tmp_path: Path
 ) -> None:

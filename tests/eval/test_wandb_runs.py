@@ -38,6 +38,7 @@ def synced(runs: Sweep, server: Server) -> Sweep:
     return runs
 
 
+@pytest.mark.journey
 def test_figures_and_tables_of_a_synced_project_are_those_of_the_runs(
     synced: Sweep, clip_folder: Path, tmp_path: Path
 ) -> None:

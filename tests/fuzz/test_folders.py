@@ -333,6 +333,7 @@ def targets(world: World) -> list[tuple[str, str]]:
     return [*found, (world.victims[0], f"../slurm/{launch.parent.name}/launch.json")]
 
 
+@pytest.mark.journey
 def test_one_damaged_run_is_told_and_the_others_do_not_notice(world: World, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(site, "here", lambda: False)
     monkeypatch.setattr(gc, "AGE_SECONDS", -10.0)  # nothing is too young to be taken for waste

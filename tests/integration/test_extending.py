@@ -34,6 +34,7 @@ def harness(where: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.journey
 def test_what_is_added_is_found_swept_measured_and_reported(written: Path, tiny_prior: Path) -> None:
     given = sorted(str(path.relative_to(written)) for path in written.rglob("*.*") if path.is_file())
     assert len(given) == 8, given

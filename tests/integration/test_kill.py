@@ -43,6 +43,7 @@ def first_step(process: subprocess.Popen) -> bool:
     return False
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.long)])
 def test_killed_and_regrouped_is_the_same_as_undisturbed(
     kills: int, tiny_prior: Path, tmp_path: Path

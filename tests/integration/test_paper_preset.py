@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from harness.records.folder import run_folders
@@ -23,6 +24,7 @@ def harness(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.journey
 def test_the_smoke_suite_runs_with_the_paper_preset_on_a_folder_of_random_weights(tmp_path: Path) -> None:
     prior, runs = tmp_path / "sd14", tmp_path / "runs"
     harness("make-prior", "--like", "sd14", "--random", "--size", "tiny", "--out", str(prior))

@@ -90,6 +90,7 @@ def worker(root: Path, ids: list[str], **changes: Any) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.journey
 @pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_killed_and_resumed_is_whole_after_all(
     kills: int, server: Server, tiny_prior: Path, tmp_path: Path

@@ -128,6 +128,7 @@ def test_the_threads_of_a_worker_sleep_while_they_wait(undisturbed: Path):
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in told
 
 
+@pytest.mark.journey
 def test_interrupted_killed_and_doubled_it_ends_with_the_same_files(
     undisturbed: Path, tiny_prior: Path, tmp_path: Path
 ):
@@ -227,6 +228,7 @@ def test_out_of_memory_halves_the_packs_goes_on_and_is_remembered(
         assert {told.most(spec) for spec in specs} == {5}
 
 
+@pytest.mark.journey
 def test_failed_runs_are_listed_and_retried_only_when_asked(tiny_prior: Path, tmp_path: Path):
     from harness.config import Execution
     from harness.sweep import grid

@@ -239,6 +239,7 @@ def test_a_misplaced_part_moves_and_nothing_else_does():
         assert np.array_equal(spoilt[:, 4:], whole[:, 4:])
 
 
+@pytest.mark.journey
 def test_one_command_trains_all_and_another_checks_it(tmp_path, monkeypatch):
     """The whole way at tiny size: from nothing, then on from there; weights this young miss their bars."""
     monkeypatch.setattr(command, "CAPACITY", {"cpu": (16, 4)})
