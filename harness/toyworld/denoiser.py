@@ -22,7 +22,7 @@ from harness.toyworld.vae import encode as vae_encode
 from harness.toyworld.words import CONTEXT, clip_tokenizer, vocabulary_size
 
 SCHEDULE = Schedule(lr=1e-3, muon=0.02)
-BATCH, BATCH_CUDA = 24, 512
+BATCH, BATCH_CUDA = 48, 512
 DROPOUT, BARE = 0.1, 0.1  # shares of captions left empty, and left without view words
 SNR_CAP = 5.0
 NOISE = {  # Stable Diffusion's

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 from transformers.models.clip.tokenization_clip import CLIPTokenizer
@@ -31,6 +32,7 @@ def learn_merges() -> list[tuple[str, str]]:
                 at += 1
 
 
+@cache
 def clip_tokenizer() -> CLIPTokenizer:
     """The vocabulary as the tokenizer of a diffusers pipeline."""
     return tokens.clip_tokenizer(learn_merges(), CONTEXT)
