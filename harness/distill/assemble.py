@@ -69,8 +69,10 @@ def make_pack(
     keys: Sequence[Key],
     encoder: str,
     checkpoints: Sequence[Checkpoint | None] = (),
+    schedules: Sequence[Method] = (),
 ) -> Pack:
-    """A pack of these runs, from their keys, and from their checkpoints where there are such.
+    """A pack of these runs, from their keys, and from their checkpoints where there are such; `schedules`:
+    see `Pack`.
 
     Raises MethodError where the method's state is not what it must be.
     """
@@ -95,6 +97,7 @@ def make_pack(
         adam=Adam(config.optim, params, rates=scene.learning_rates()),
         scene_state={name: value.to(device) for name, value in scene.state(runs).items()},
         state_layout=contract.layout(learned, runs),
+        schedules=list(schedules),
     )
     # A checkpoint that counts no evaluations made the usual two a step.
     pack.nfe_R = 2 * pack.step_R

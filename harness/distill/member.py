@@ -48,8 +48,8 @@ class Member:
 
     def check(self, other: Member) -> None:
         """UserError where it cannot be in one pack with another, or not be continued."""
-        alike = [(spec.method, spec.params, spec.config) for spec in (self.spec, other.spec)]
-        if alike[0] != alike[1]:
+        mine, others = ((spec.method, spec.alike, spec.config) for spec in (self.spec, other.spec))
+        if mine != others:
             raise UserError(f"{self.folder.id} and {other.folder.id} cannot be in one pack")
         if self.spec.spec_version != SPEC_VERSION:
             raise UserError(

@@ -21,10 +21,12 @@ from harness.distill.assemble import (
 )
 from harness.distill.contract import MethodError
 from harness.distill.member import Emit, Member
+from harness.distill.method import Method
 from harness.distill.method import code_of as method_code
 from harness.distill.step import Pack, StepReport, evaluation_latents, step
 from harness.records.environment import snapshot
 from harness.records.folder import RunFolder
+from harness.records.identity import canonical_json
 from harness.records.lease import LeaseLost
 from harness.records.reader import RecordError
 from harness.rng import Key
@@ -53,7 +55,8 @@ def advance(
     emit: Emit = lambda event: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Advance these runs (one method, one config) until each is done, failed, or taken by somebody else.
+    """Advance these runs (one method, one config; `RunSpec.alike` is alike) until each is done, failed, or
+    taken by somebody else.
 
     Runs that are done, failed or held by another process are passed over. `emit` is told of every step; where
     `should_stop` turns true, the runs are checkpointed and given free. Raises UserError, PackTooLarge where
@@ -131,9 +134,15 @@ def _begin(
     environment = snapshot(str(device), prior=guidance.record, encoder=encoder, compiled=compiled, code=code)
     for member, checkpoint in zip(members, checkpoints, strict=True):
         member.begin(checkpoint[1] if checkpoint else 0, environment)
-    method = make_method(spec.config, guidance, spec.method, spec.params, execution.methods_dirs)
+    made: dict[str, Method] = {}  # by their settings, which differ in the schedule's alone
+    for each in (member.spec for member in members):
+        name = canonical_json(each.params)
+        made[name] = made.get(name) or make_method(
+            spec.config, guidance, each.method, each.params, execution.methods_dirs
+        )
+    schedules = [made[canonical_json(member.spec.params)] for member in members]
     keys = [Key(member.spec.prompt, member.spec.seed) for member in members]
-    pack = make_pack(spec.config, guidance, method, keys, execution.encoder, checkpoints)
+    pack = make_pack(spec.config, guidance, schedules[0], keys, execution.encoder, checkpoints, schedules)
     del checkpoints
     _Stretch(members, pack, emit).go(should_stop)
 

@@ -11,6 +11,7 @@ from harness.config import Config, OptimConfig
 from harness.device import upload
 from harness.distill import contract
 from harness.distill.context import GradientContext
+from harness.distill.contract import MethodError
 from harness.distill.method import Method
 from harness.distill.optim import Adam
 from harness.guidance.prior import Guidance
@@ -24,6 +25,8 @@ class Pack:
     """R runs of one method and one config in lockstep; any prompts, seeds and steps already done.
 
     `step_R` counts the steps done, `total_R` is each run's N (int64 on the CPU). Parameters have a leading R.
+    `schedules` choose each run's timesteps: the method itself, or the same one with other settings of its
+    schedule.
     """
 
     config: Config
@@ -39,9 +42,11 @@ class Pack:
     scene_state: dict[str, Tensor] = field(default_factory=dict)  # see Scene.state
     diverged_R: Tensor | None = None  # see StepReport
     state_layout: contract.StateLayout = field(default_factory=dict)  # of the method's state
+    schedules: list[Method] = field(default_factory=list)  # by default the method, for every run
     nfe_R: Tensor = field(init=False)  # denoiser evaluations of each run so far, int64 on the CPU
 
     def __post_init__(self) -> None:
+        self.schedules = self.schedules or [self.method] * len(self.keys)
         contract.guard_weight(self.method)
         self.nfe_R = torch.zeros_like(self.step_R)
 
@@ -53,7 +58,7 @@ class Pack:
         """Drop every run whose index is not in `runs`; the others' numbers are copied, not touched."""
         index = torch.tensor(runs, dtype=torch.int64)
         learned = take(self.method_state(), index)
-        self.keys = [self.keys[r] for r in runs]
+        self.keys, self.schedules = ([each[r] for r in runs] for each in (self.keys, self.schedules))
         self.step_R, self.total_R = self.step_R[index], self.total_R[index]
         self.nfe_R = self.nfe_R[index]
         if self.diverged_R is not None:
@@ -132,9 +137,7 @@ def step(pack: Pack) -> StepReport:
 
     # t and the gradient at x are the method's; whatever it asks of the prior is computed for it
     draws_R = rng.uniform(keys, i, "timestep", ())
-    with contract.blamed():
-        t_R = pack.method.timesteps(pack.step_R.clone(), pack.total_R.clone(), draws_R)
-    t_R = upload(contract.timesteps(t_R, pack.step_R, pack.method.noise), device)
+    t_R = upload(_timesteps(pack, draws_R), device)
     context = GradientContext(
         guidance, keys, pack.step_R, pack.total_R, t_R, view, cameras, camera_views(pack, cameras)
     )
@@ -175,6 +178,22 @@ def step(pack: Pack) -> StepReport:
     before_R = now_R if pack.diverged_R is None else pack.diverged_R
     pack.diverged_R = torch.where(before_R > 0, before_R, now_R)
     return StepReport(t_R, pack.nfe_R, pack.diverged_R, grad_norm_R, view, context.logged_R)
+
+
+def _timesteps(pack: Pack, draws_R: Tensor) -> Tensor:
+    """t of each run by its own schedule; MethodError names the runs of the schedule that is to blame."""
+    t_R = torch.empty_like(pack.step_R)
+    for schedule in dict.fromkeys(pack.schedules):
+        runs = [r for r, each in enumerate(pack.schedules) if each is schedule]
+        own = torch.tensor(runs)
+        try:
+            with contract.blamed():
+                given = schedule.timesteps(pack.step_R[own], pack.total_R[own], draws_R[own])
+            t_R[own] = contract.timesteps(given, pack.step_R[own], schedule.noise)
+        except MethodError as error:
+            blamed = range(len(runs)) if error.runs is None else error.runs
+            raise MethodError(str(error), [runs[r] for r in blamed]) from error
+    return t_R
 
 
 def camera_views(pack: Pack, cameras: Cameras) -> list[str]:

@@ -104,6 +104,12 @@ class RunSpec(BaseModel):
         )
 
     @property
+    def alike(self) -> dict[str, Any]:
+        """The settings that runs of one pack share: of a composed method its distillation's, since the
+        schedule's move each run's own timesteps and nothing else."""
+        return {HALVES[0]: self.params[HALVES[0]]} if COMPOSED in self.method else self.params
+
+    @property
     def settings(self) -> dict[str, Any]:
         """`params` as `params_set` names them."""
         if COMPOSED not in self.method:

@@ -37,7 +37,7 @@ def device_name(device: str) -> str:
 def key(spec: RunSpec, device: str) -> str:
     """What the memory of a run depends on: device, method, prior and scene."""
     parts = [part.model_dump(mode="json") for part in (spec.config.guidance, spec.config.scene)]
-    asked = canonical_json([spec.method, spec.params, *parts])
+    asked = canonical_json([spec.method, spec.alike, *parts])
     return f"{device_name(device)} · {hashlib.sha256(asked.encode()).hexdigest()[:12]}"
 
 

@@ -29,7 +29,7 @@ class Paces:
     def _key(self, spec: RunSpec) -> str:
         config = spec.config
         settings = [part.model_dump(mode="json") for part in (config.guidance, config.scene)]
-        asked = [self._machine, spec.method, spec.params, dict(self._code(spec)), settings]
+        asked = [self._machine, spec.method, spec.alike, dict(self._code(spec)), settings]
         return hashlib.sha256(canonical_json(asked).encode()).hexdigest()[:16]
 
     def known(self, spec: RunSpec, pack: int) -> float | None:

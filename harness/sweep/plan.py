@@ -124,7 +124,7 @@ def make_plan(
             step = folder.state().get("step", 0) if status == "resume" else 0
             plan.steps_left[name] = max(spec.config.steps - step, 0)
             alone = {DEATHS, LEASE} & names and len(folder.deaths()) >= DEATHS_ALLOWED - 1
-            key = (canonical_json([spec.method, spec.params]), _dump(spec.config)[1], bool(alone))
+            key = (canonical_json([spec.method, spec.alike]), _dump(spec.config)[1], bool(alone))
             groups.setdefault(key, []).append(name)
             kinds[key] = spec
     for method, told in differing.items():

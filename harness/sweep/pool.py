@@ -186,7 +186,7 @@ class Pace:
 
 def _kind(spec: RunSpec) -> tuple[str, str, Config]:
     """What is alike in the runs of a pack."""
-    return spec.method, canonical_json(spec.params), spec.config
+    return spec.method, canonical_json(spec.alike), spec.config
 
 
 class Pool:
@@ -294,7 +294,8 @@ class Pool:
         worker that measured stays, warm. Raises UserError where the runs cannot be started at all.
         """
         packs = {specs[pack[0]].label: pack for pack in reversed(plan.packs)}
-        one_each = list({_kind(specs[run]): run for run in plan.todo}.values())
+        settings = {run: canonical_json(specs[run].params) for run in plan.todo}
+        one_each = list({(_kind(specs[run]), settings[run]): run for run in plan.todo}.values())
         notes: list[str] = []
         for name, pack in reversed(packs.items()):
             while True:

@@ -12,11 +12,15 @@ import torch
 from eval.report.command import sweep_command
 from harness.check.runs import content
 from harness.config import Config, UserError
+from harness.distill.contract import MethodError
+from harness.distill.events import Stepped
 from harness.distill.method import NoiseSchedule, load_method
+from harness.distill.runner import advance
 from harness.distill.schedules import sd_alphas_cumprod
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, hashed, run_id
 from harness.sweep.grid import choose_methods, expand, make_suite
+from harness.sweep.plan import make_plan
 from harness.sweep.request import Request
 from tests import tinyruns
 
@@ -146,3 +150,48 @@ def test_settings_of_either_half_can_be_set(mine: list[Path], tmp_path: Path) ->
 def test_what_is_named_wrongly_is_told(text: str, reason: str, mine: list[Path]) -> None:
     with pytest.raises(UserError, match=reason):
         choose_methods(text, [], mine)
+
+
+KNOTS = ("uniform_sds@knots", "uniform_sds@knots:at=100/60/0", "uniform_sds@knots:at=80/20:band=40")
+
+
+def test_runs_whose_schedules_differ_share_a_pack(tiny_prior: Path, tmp_path: Path) -> None:
+    for root in ("packed", "solo"):
+        ids = [
+            run
+            for number, name in enumerate(KNOTS)
+            for run in tinyruns.create(tmp_path / root, tiny_prior, name, 2 - number % 2)
+        ]
+    specs = [RunFolder(tmp_path / "packed" / run).spec() for run in ids]
+    assert make_plan(tmp_path / "packed", specs, pack=16).packs == [ids]
+    emit, should_stop = tinyruns.stop_after(3)  # a pack of several schedules at several steps
+    advance(tmp_path / "packed", ids[1:4], tinyruns.execution(), emit, should_stop)
+    events = tinyruns.run(tmp_path / "packed", ids)
+    assert len(next(event.runs for event in events if isinstance(event, Stepped))) == len(ids)
+    for run in ids:
+        tinyruns.run(tmp_path / "solo", [run])
+        both = [content(RunFolder(tmp_path / root / run)) for root in ("packed", "solo")]
+        assert both[0] == both[1] and both[0]["status"] == "done"
+    rows = [RunFolder(tmp_path / "packed" / run).metrics()[-1]["t"] for run in (ids[0], ids[2], ids[3])]
+    assert len({*map(str, rows)}) > 1
+
+
+def test_a_schedule_that_fails_fails_its_own_runs(tiny_prior: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "methods" / "breaks"
+    folder.mkdir(parents=True)
+    (folder / "method.py").write_text(
+        '"""Breaks: at a step that is set."""\n'
+        "from harness.distill.method import MethodParams\n\n\n"
+        "class Params(MethodParams):\n    at: float = 2.0\n\n\n"
+        "def timestep(progress, draw, noise, params):\n"
+        '    return float("nan") if progress > params.at else 500\n'
+    )
+    dirs = [tmp_path / "methods"]
+    names = ("uniform_sds@breaks", "uniform_sds@breaks:at=.5")
+    ids = [run for n in names for run in tinyruns.create(tmp_path / "runs", tiny_prior, n, 2, dirs)]
+    with pytest.raises(MethodError, match="timestep returned"):
+        tinyruns.run(tmp_path / "runs", ids, methods_dirs=(str(dirs[0]),))
+    states = [RunFolder(tmp_path / "runs" / run).status() for run in ids]
+    assert states[2:] == ["failed", "failed"] and "failed" not in states[:2]
+    tinyruns.run(tmp_path / "runs", ids[:2], methods_dirs=(str(dirs[0]),))
+    assert [RunFolder(tmp_path / "runs" / run).status() for run in ids[:2]] == ["done", "done"]
