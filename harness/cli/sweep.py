@@ -60,6 +60,9 @@ def sweep(
     spread: Annotated[
         int | None, typer.Option(min=1, help="Run K prompts at even distances through the suite.")
     ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Run a part that the suite's head declares, such as test.")
+    ] = None,
     preset: PresetName = DEFAULT,
     prior: Annotated[
         str | None, typer.Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
@@ -155,6 +158,7 @@ def sweep(
         steps=parse_steps(steps) if steps else (),
         limit=limit,
         spread=spread,
+        split=split,
         preset=preset,
         settings=(*settings, *([f"guidance.prior={prior}"] if prior else [])),
         methods_dirs=tuple(d.resolve() for d in methods_dir),

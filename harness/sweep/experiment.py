@@ -22,6 +22,7 @@ class Size(Strict):
     preset: str
     suite: str = "prompts/coco.txt"  # relative to the repository
     prompts: int | None = Field(default=None, ge=1, description="so many at even distances; none = all")
+    split: str | None = Field(default=None, description="the part of the suite that is run")
     methods: str = COMPARISON
     seeds: str = "0"
     steps: tuple[int, ...] = ()
@@ -72,6 +73,7 @@ class Experiment(Strict):
             seeds=size.seeds,
             steps=size.steps,
             spread=size.prompts,
+            split=size.split,
             preset=size.preset,
             settings=size.set,
             recommended=size.recommended,

@@ -47,6 +47,23 @@ class Suite:
         object.__setattr__(self, "sha256", digest)
 
     @property
+    def splits(self) -> dict[str, list[str]]:
+        """The parts that its head declares: prompt k belongs to part k modulo their number."""
+        parts = [part.strip() for part in self.about.get("splits", "").split(",") if part.strip()]
+        return {
+            name: [prompt for k, prompt in enumerate(self.prompts) if parts[k % len(parts)] == name]
+            for name in dict.fromkeys(parts)
+        }
+
+    def split(self, name: str) -> list[str]:
+        """The prompts of a declared part; raises UserError where there is no such."""
+        if not self.splits:
+            raise UserError(f"{self.name} declares no splits: its head says them, such as {SPLITS_EXAMPLE}")
+        if name not in self.splits:
+            raise UserError(f"{self.name} has no split '{short(name, 60)}'{nearest(name, self.splits)}")
+        return self.splits[name]
+
+    @property
     def ref(self) -> SuiteRef:
         """How a run spec names the suite."""
         return SuiteRef(name=self.name, sha256=self.sha256, size=len(self.prompts))
@@ -74,15 +91,16 @@ def suites() -> list[str]:
     return sorted(path.stem for path in SUITES.glob("*.txt"))
 
 
-_ABOUT = re.compile(r"#\s*(name|version|licence):\s*(\S.*)")
+SPLITS_EXAMPLE = "# splits: train, validation, test"
+_ABOUT = re.compile(r"#\s*(name|version|licence|splits):\s*(\S.*)")
 
 
 def read_suite(path: Path | str) -> Suite:
     """A suite by its name, from a text file, or from a column of a csv file, `FILE.csv:COLUMN`.
 
     A text file has one prompt a line; blank lines and lines that start with # are left out, but that of them
-    `# name: …`, `# version: …` and `# licence: …` say what it is. Its name is its file's unless it says
-    another, with @version where that is not 1.
+    `# name: …`, `# version: …` and `# licence: …` say what it is, and `# splits: …` which parts it has
+    (`Suite.splits`). Its name is its file's unless it says another, with @version where that is not 1.
     """
     path = Path(path).expanduser()
     file, colon, column = str(path).rpartition(":")

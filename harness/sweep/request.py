@@ -28,8 +28,9 @@ to_stderr = partial(print, file=sys.stderr, flush=True)
 
 @dataclass(frozen=True)
 class Request:
-    """Prompts × methods × seeds × numbers of steps. `limit` takes the first prompts, `spread` evenly spaced
-    ones; all of the suite stays the pool. `texts` are prompts of the suite, or without one they are it.
+    """Prompts × methods × seeds × numbers of steps. `split` is a part that the suite declares; `limit` takes
+    the first prompts, `spread` evenly spaced ones; all of the suite stays the pool. `texts` are prompts of
+    the suite, or without one they are it.
 
     `recommended`: each method at its own settings, except for what `settings` says. `nfe` gives each method
     the steps that so many denoiser evaluations allow, at its NFE per step; `per_step`, by the method's name
@@ -49,6 +50,7 @@ class Request:
     nfe: int | None = None
     per_step: Mapping[str, float] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
+    split: str | None = None
 
     def _suite(self) -> grid.Suite:
         if self.prompts is not None:
@@ -62,11 +64,12 @@ class Request:
         for text in self.texts:
             if normalised(text) not in known:
                 raise UserError(f"--prompt: '{short(text, 80)}' is not in {self.prompts}, which is its pool")
-        if self.texts and (self.limit, self.spread) != (None, None):
-            raise UserError("--prompt names the prompts, so --limit and --spread choose none")
+        if self.texts and (self.limit, self.spread, self.split) != (None, None, None):
+            raise UserError("--prompt names the prompts, so --limit, --spread and --split choose none")
         if self.texts:
             return list(dict.fromkeys(known[normalised(text)] for text in self.texts))
-        return choose(suite.prompts, self.limit, self.spread)
+        part = suite.prompts if self.split is None else suite.split(self.split)
+        return choose(part, self.limit, self.spread)
 
     def resolve(self, say: Callable[[str], None] = to_stderr) -> tuple[grid.Suite, list[RunSpec]]:
         """The suite and every run asked for; `say` is told of words that the prior will not read.
