@@ -37,6 +37,7 @@ FLOORS = [
         "harness.check",
         "harness.doctor",
         "harness.reproduce",
+        "harness.search",
     },
 ]
 FLOOR = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}

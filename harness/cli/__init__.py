@@ -16,7 +16,7 @@ from typer.exceptions import TyperException
 
 # Their commands, in the order that --help lists them in.
 from harness.cli import sweep, runs, study, votes, evaluation, report, objects  # noqa: F401 # isort: skip
-from harness.cli import methods, scenes, machine, slurm, toyworld  # noqa: F401 # isort: skip
+from harness.cli import methods, scenes, machine, search, slurm, toyworld  # noqa: F401 # isort: skip
 from harness.cli.app import app
 from harness.config import UserError
 from harness.faults import INTERRUPTED, is_shown, told

@@ -17,6 +17,7 @@ GROUPS = {
     "run": {
         "sweep": "prompts × methods × seeds; the same command again continues",
         "reproduce": "a named experiment, from its sweep to its figures",
+        "search": "settings that do better: found, fixed, and tested elsewhere",
         "status": "what is done, running and failed; the time left; why",
         "show": "one run: what was asked, how it stands, why it failed",
         "retry": "let failed and cancelled runs be tried again",

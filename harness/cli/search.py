@@ -1,0 +1,89 @@
+"""`harness search`: settings that do better, found on some prompts and proved on others."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.app import Device, Encoder, app, complete_profiles, folder_out
+from harness.config import UserError
+
+if TYPE_CHECKING:
+    from harness.config import Execution
+    from harness.records.identity import RunSpec
+    from harness.sweep.grid import Suite
+
+
+@app.command(epilog="Example: harness search schedule --size toy --hours 2")
+def search(
+    name: Annotated[str, typer.Argument(help="A search of experiments/searches/, or a file.toml.")] = "",
+    size: Annotated[str, typer.Option(help="toy or paper.")] = "toy",
+    test: Annotated[
+        str, typer.Option(help="Run a test of the winner, which must be fixed by now; or all.")
+    ] = "",
+    hours: Annotated[
+        float | None, typer.Option(min=0, help="Begin no generation once those before it took so long.")
+    ] = None,
+    runs: Annotated[
+        Path, typer.Option(help="Folders of runs, one per search and test, are in here.", callback=folder_out)
+    ] = Path("runs"),
+    out: Annotated[
+        Path, typer.Option(help="Tables and figures go here, a folder per search.", callback=folder_out)
+    ] = Path("results"),
+    device: Device = "auto",
+    encoder: Encoder = "auto",
+    wandb: Annotated[str | None, typer.Option(help="online, offline or disabled.")] = None,
+    slurm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[PROFILE]",
+            help="Submit what is missing of this generation and return; the same command then goes on.",
+            autocompletion=complete_profiles,
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and an estimate.")] = False,
+) -> None:
+    """Look for better settings on some prompts, fix the winner on others, test it on a third part."""
+    from harness.search import definition
+
+    if not name:
+        for each in definition.names():
+            print(f"{each}: {definition.load(each).title}")
+        return
+    asked = definition.load(name)
+    sized = asked.size(size)
+    from harness.search.conduct import Conduct
+
+    conduct = Conduct(Path(name).stem, asked, size, runs, out, device, encoder, wandb, hours)
+    if slurm is not None:
+        conduct = replace(conduct, advance=_on(slurm))
+    if not test:
+        raise typer.Exit(conduct.find(dry_run))
+    if test == "all" and not sized.tests:
+        raise UserError(f"{name} has no tests")
+    for each in [each.name for each in sized.tests] if test == "all" else [test]:
+        if code := conduct.prove(each, dry_run):
+            raise typer.Exit(code)
+
+
+def _on(name: str):
+    """What submits runs to a Slurm site."""
+    from slurm.profile import load
+    from slurm.submit import Submission, submit
+
+    profile = load(name)
+
+    def advance(root: Path, suite: Suite, specs: Sequence[RunSpec], execution: Execution) -> int:
+        command = shlex.join(["harness", *sys.argv[1:]])
+        packed = submit(Submission(root, suite, specs, execution, name, profile, command, others="keep"))
+        if packed.arrays:
+            print(f"submitted to {name}; harness status {root} --watch")
+        return 0
+
+    return advance
