@@ -87,6 +87,11 @@ class GuidanceConfig(Strict):
     rescale: float = Field(
         default=0.0, ge=0, le=1, description="phi: share of the CFG rescale to eps_c's deviation; 0: off"
     )
+    perturb: float = Field(
+        default=0.0,
+        ge=0,
+        description="noise on the denoiser's last weights, in units of their spread: a control; 0: none",
+    )
     view_prompt: str = Field(
         default="{prompt}, {view} view", description="how the view's name joins the prompt"
     )

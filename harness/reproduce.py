@@ -57,7 +57,7 @@ def reproduce(
             print(path)
         return 0
     root = runs / f"{asked.runs or name}-{size}"
-    suite, specs = asked.request(sized).resolve()
+    suite, specs = asked.resolve(sized)
     execution = execution_of(root, wandb, device=device, encoder=encoder, keep_params=asked.keep_params)
     code = sweep(root, suite, specs, execution, dry_run, others="keep")
     if code == INTERRUPTED or dry_run:

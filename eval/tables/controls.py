@@ -1,7 +1,8 @@
 """Controls: differences that any valid setting must show, and differences that none may.
 
 Positive ones are facts of the field: a run that sees one small timestep only, no guidance, W's order turned
-round, and a quarter of the steps are worse, and one large timestep leaves less detail. Negative ones have no
+round, a quarter of the steps, and a prior with noise on its last weights are worse, and one large timestep
+leaves less detail. Negative ones have no
 difference by construction: a method against itself with other seeds, and captions that belong to other runs.
 A comparison that finds nothing is worth something only where the first are seen and the second are not.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, get_args
 
@@ -24,10 +25,11 @@ from eval.metrics.r_precision import RPrecision
 from eval.metrics.spectrum import Spectrum
 from eval.runs import Runs
 from eval.statistics.intervals import Interval, paired_difference, share_mean
-from eval.tables.rows import by_prompt, rng
+from eval.tables.rows import by_prompt, mean, rng
 from eval.tables.table import Cell, Number, Table, number, percent
 from harness.config import UserError
 from harness.records.files import read_json, write_cache
+from harness.records.rows import Row
 
 KEPT = "eval/controls.json"
 ALPHA = 0.05  # of the A/A comparisons
@@ -56,9 +58,15 @@ class Control:
 
 
 def reference(runs: Runs) -> str | None:
-    """The row that controls are held against: the baseline, of the largest guidance scale; None if none."""
-    rows = [row for row in runs.rows.values() if runs.base(row.name) == row.name]
+    """The row that controls are held against: the baseline, of the largest guidance scale, with the prior as
+    it is; None if none."""
+    rows = [row for row in runs.rows.values() if runs.base(row.name) == row.name and not _perturbed(row)]
     return max(rows, key=lambda row: dict(row.at).get("cfg_scale", 0.0)).name if rows else None
+
+
+def _perturbed(row: Row) -> float:
+    """How much noise there is on the prior's last weights."""
+    return dict(row.at).get("perturb", 0.0)
 
 
 def _below(found: Interval, shown: Number, n: str) -> Outcome:
@@ -111,6 +119,28 @@ def _short(runs: Runs) -> Outcome | None:
     most = max(runs.totals)
     few = [total for total in runs.totals if total * 4 <= most]
     return _worse(runs, base, base, max(few)) if few else None
+
+
+def _disturbed(runs: Runs) -> Outcome | None:
+    """The baseline with most noise on the prior's last weights; less noise must do less harm."""
+    base = reference(runs)
+    if base is None:
+        return None
+    at = {key: value for key, value in runs.rows[base].at if key != "perturb"}
+    rows = [
+        row
+        for row in runs.rows.values()
+        if row.method == runs.rows[base].method and {k: v for k, v in row.at if k != "perturb"} == at
+    ]
+    rows.sort(key=_perturbed)
+    found = _worse(runs, rows[-1].name, base)
+    if found is None or not _perturbed(rows[-1]):
+        return None
+    frame = runs.of(RPrecision).frame
+    levels = [mean(_last(frame.loc[frame["method"] == row.name]), "majority").value for row in rows]
+    if found.verdict == SEEN and levels != sorted(levels, reverse=True):
+        return replace(found, expected="below 0, in order", verdict=NOT_SEEN)
+    return replace(found, expected="below 0, in order")
 
 
 def _less_detail(runs: Runs) -> Outcome | None:
@@ -183,6 +213,8 @@ CONTROLS = (
     Control("W in rising order is worse than falling", "DreamTime, fig. 4", DIFFERENCE, _reversed),
     Control("no guidance, CFG 1, is worse", "DreamFusion, §3", DIFFERENCE, _unguided),
     Control("a quarter of the steps is worse", "by construction", DIFFERENCE, _short),
+    Control("noise on the prior's last weights is worse, in its order", "by construction", DIFFERENCE,
+            _disturbed),
     Control("a method is itself with other seeds", "by construction", "A/A comparisons with p ≤ .05, %",
             _alike),
     Control("another prompt's caption is not retrieved", "by construction", "R-Precision, %", _shuffled),
@@ -204,7 +236,7 @@ def table(runs: Runs) -> Table:
     if runs.baseline is None:
         raise UserError("controls are held against uniform_sds, of which there is no run")
     found = list(outcomes(runs))
-    if not any(outcome and outcome.expected == "below 0" for _, outcome in found):
+    if not any(outcome and outcome.expected.startswith("below 0") for _, outcome in found):
         raise UserError("no control among these runs; `harness reproduce controls` runs them")
     rows: list[list[Cell]] = []
     for control, outcome in found:

@@ -40,6 +40,14 @@ def _quieten_libraries() -> None:
         each.utils.logging.disable_progress_bar()
 
 
+@torch.no_grad()
+def _perturb(denoiser: torch.nn.Module, share: float) -> None:
+    """Add noise of `share` times their deviation to the last layer's weights, always the same noise."""
+    last = [weights for weights in denoiser.parameters() if weights.dim() > 1][-1]
+    noise = torch.randn(last.shape, generator=torch.Generator().manual_seed(0))
+    last += share * last.std() * noise.to(last)
+
+
 class Guidance:
     """A frozen diffusion model: noise prediction with and without a prompt, noise schedule, autoencoder.
 
@@ -66,6 +74,8 @@ class Guidance:
                 f"prior {cfg.prior}: {found.path} cannot be loaded: {first_line(error)}; fetch it again: "
                 f"{folders.fetch_command(cfg)}"
             ) from error
+        if cfg.perturb:
+            _perturb(self.family.denoiser, cfg.perturb)
         self.prediction_type = self.family.prediction_type
         self.alphas_cumprod_T = self.family.alphas_cumprod_T
         self.num_train_timesteps = len(self.alphas_cumprod_T)

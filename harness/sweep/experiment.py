@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from harness.config import Strict, UserError, first_problem, nearest, read_toml
+from harness.config import Strict, UserError, first_problem, nearest, read_toml, split_override
 from harness.records.files import read_text
-from harness.sweep.grid import COMPARISON
+from harness.records.identity import RunSpec, run_id
+from harness.sweep.grid import COMPARISON, Suite
 from harness.sweep.request import Request
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "experiments"
 
 
+class Beside(Strict):
+    """Further runs of a size: other methods than its own, at other steps or settings."""
+
+    methods: str
+    steps: tuple[int, ...] = Field(default=(), description="none = the size's")
+    set: tuple[str, ...] = Field(default=(), description="in addition to the size's")
+
+
 class Size(Strict):
-    """One size of an experiment: a sweep, and the scorers of its views."""
+    """One size of an experiment: a sweep, what is run beside it, and the scorers of its views."""
 
     preset: str
     suite: str = "prompts/coco.txt"  # relative to the repository
@@ -32,6 +42,7 @@ class Size(Strict):
         default={}, description="method → denoiser evaluations of a mean step, where it is no one number"
     )
     set: tuple[str, ...] = ()
+    beside: tuple[Beside, ...] = ()
     clips: tuple[str, ...] = ("toy-clip",)
 
     @model_validator(mode="after")
@@ -65,8 +76,23 @@ class Experiment(Strict):
     toy: Size | None = None
     paper: Size | None = None
 
-    def request(self, size: Size) -> Request:
-        """The sweep of a size."""
+    def resolve(self, size: Size) -> tuple[Suite, list[RunSpec]]:
+        """The suite and every run of a size; what is set for those beside its sweep is an axis of tables.
+
+        Raises UserError for whatever does not fit.
+        """
+        own = self._request(size)
+        suite, specs = own.resolve()
+        for more in size.beside:
+            steps, settings = more.steps or size.steps, (*size.set, *more.set)
+            request = replace(own, methods=more.methods, steps=steps, settings=settings)
+            keys = [split_override(item)[0] for item in more.set]
+            for spec in request.resolve()[1]:
+                axes = tuple(dict.fromkeys([*spec.axes, *keys]))
+                specs.append(spec.model_copy(update={"axes": axes}))
+        return suite, list({run_id(spec): spec for spec in reversed(specs)}.values())[::-1]
+
+    def _request(self, size: Size) -> Request:
         return Request(
             prompts=ROOT / size.suite,
             methods=size.methods,

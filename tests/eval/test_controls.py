@@ -17,6 +17,7 @@ from tests.eval.conftest import PROMPTS, TOY, Sweep
 
 WRONG = dict(zip(PROMPTS, (*PROMPTS[2:], *PROMPTS[:2]), strict=True))
 CFG = "guidance.cfg_scale"
+PERTURB = "guidance.perturb"
 AT = {cfg: apply_overrides(TOY, [f"{CFG}={cfg}"]) for cfg in (1, 20)}
 T = {"params": {"t": 100}, "params_set": ("t",), "variant": "t=100"}
 RISING = {"params": {"order": "ascending"}, "params_set": ("order",), "variant": "reversed"}
@@ -39,6 +40,18 @@ def filled(root: Path, small_t_is_right: bool = False) -> Sweep:
                 sweep.add("tp_sds", prompt, seed, shows=wrong, **about, **RISING)
             short = AT[20].model_copy(update={"steps": 5})
             sweep.add("uniform_sds", prompt, seed, shows=wrong, config=short, axes=(CFG,))
+    return perturbed(sweep)
+
+
+def perturbed(sweep: Sweep, harms: tuple[int, ...] = (0, 1, 2)) -> Sweep:
+    """Runs of disturbed priors: the first so many prompts of each are wrong."""
+    for level, wrong in zip((0.1, 0.3, 1.0), harms, strict=True):
+        config = apply_overrides(AT[20], [f"{PERTURB}={level}"])
+        for number, prompt in enumerate(PROMPTS):
+            for seed in range(2):
+                shows = WRONG[prompt] if number * 3 < wrong * len(PROMPTS) else prompt
+                about = {"config": config, "axes": (CFG, PERTURB)}
+                sweep.add("uniform_sds", prompt, seed, shows=shows, **about)
     return sweep
 
 
@@ -48,16 +61,16 @@ def opened(sweep: Sweep, clip_folder: Path) -> Runs:
 
 def test_what_must_be_seen_is_seen_and_what_must_not_is_not(tmp_path: Path, clip_folder: Path) -> None:
     runs = opened(filled(tmp_path / "controls"), clip_folder)
-    assert controls.reference(runs) == "uniform_sds, cfg_scale 20"
+    assert controls.reference(runs) == "uniform_sds, cfg_scale 20, perturb 0"
     told = {str(row[0]): row for row in controls.table(runs).rows}
     verdicts = {says: row[1] for says, row in told.items()}
     assert verdicts.pop("one large timestep, t = 900, lacks detail") == "not run"
-    assert set(verdicts.values()) == {"seen"} and len(verdicts) == 6
+    assert set(verdicts.values()) == {"seen"} and len(verdicts) == 7
     for says in ("one small timestep, t = 100, fails", "no guidance, CFG 1, is worse"):
         found = told[says][3]
         assert isinstance(found, Number) and found.value == -1 and found.high < 0
-    assert told["a method is itself with other seeds"][5] == "9 comparisons"
-    assert controls.told(runs) == ["controls of this setting (controls): 6 of 6 hold"]
+    assert told["a method is itself with other seeds"][5] == "12 comparisons"
+    assert controls.told(runs) == ["controls of this setting (controls): 7 of 7 hold"]
 
 
 def test_a_control_that_fails_stands_first_in_all_tables_of_its_setting(
@@ -74,6 +87,22 @@ def test_a_control_that_fails_stands_first_in_all_tables_of_its_setting(
     unlike = Sweep(tmp_path / "unlike")
     unlike.add("uniform_sds", PROMPTS[0], 0, config=apply_overrides(TOY, [f"{CFG}=7"]))
     assert not controls.told(opened(unlike, clip_folder))
+
+
+@pytest.mark.parametrize(
+    ("harms", "verdict"), [((0, 1, 3), "seen"), ((3, 1, 2), "not seen"), ((0, 0, 0), "not seen")]
+)
+def test_noise_on_the_prior_must_harm_in_its_order(
+    harms: tuple[int, ...], verdict: str, tmp_path: Path, clip_folder: Path
+) -> None:
+    sweep = Sweep(tmp_path / "runs")
+    for prompt in PROMPTS:
+        for seed in range(2):
+            sweep.add("uniform_sds", prompt, seed, shows=prompt, config=AT[20])
+    runs = opened(perturbed(sweep, harms), clip_folder)
+    found = {str(row[0]): row for row in controls.table(runs).rows}
+    row = found["noise on the prior's last weights is worse, in its order"]
+    assert row[1] == verdict and row[4] == "below 0, in order"
 
 
 def test_runs_without_controls_and_files_of_others_are_left_alone(tmp_path: Path, clip_folder: Path) -> None:

@@ -140,3 +140,24 @@ def test_the_hash_follows_the_weights(tiny_prior: Path, tmp_path: Path) -> None:
     other = make_prior(tmp_path / "other", "sd14", size="tiny", dtype="float32", seed=1)
     same = make_prior(tmp_path / "same", "sd14", size="tiny", dtype="float32")
     assert guidance(tiny_prior).weights_hash == guidance(same).weights_hash != guidance(other).weights_hash
+
+
+def test_a_perturbed_prior_is_another_by_so_much(tiny_prior: Path) -> None:
+    plain = guidance(tiny_prior)
+    given = inputs(plain, 2)
+    weights = plain.family.denoiser.conv_out.weight
+    clean, moved = plain.predict_noise(*given), []
+    for share in (0.1, 0.3):
+        config = plain.cfg.model_copy(update={"perturb": share})
+        other, again = (Guidance.load(config, local_files_only=True) for _ in range(2))
+        added = other.family.denoiser.conv_out.weight - weights
+        assert added.std() / weights.std() == pytest.approx(share, rel=0.1)
+        assert torch.equal(other.family.denoiser.conv_out.weight, again.family.denoiser.conv_out.weight)
+        others = zip(
+            other.family.denoiser.named_parameters(), plain.family.denoiser.named_parameters(), strict=True
+        )
+        assert [name for (name, mine), (_, theirs) in others if not torch.equal(mine, theirs)] == [
+            "conv_out.weight"
+        ]
+        moved.append(float((other.predict_noise(*given)[1] - clean[1]).norm()))
+    assert 0 < moved[0] < moved[1]

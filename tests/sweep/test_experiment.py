@@ -13,7 +13,7 @@ from eval.preference.making import parse_questions
 from eval.tables.made import table_names
 from harness.config import UserError
 from harness.distill.method import discover, load_method
-from harness.records.identity import RunSpec
+from harness.records.identity import RunSpec, run_id
 from harness.sweep import experiment
 from harness.sweep.request import Request, choose, parse_steps
 
@@ -30,7 +30,7 @@ def test_an_experiment_resolves(name: str) -> None:
     assert (asked.toy is None) == (asked.paper is None)
     if asked.toy is None or asked.paper is None:
         return
-    suite, specs = asked.request(asked.toy).resolve()
+    suite, specs = asked.resolve(asked.toy)
     assert suite.name == "coco" and len(suite.prompts) == 153
     steps = sum(spec.config.steps for spec in specs)
     if asked.plan:
@@ -43,13 +43,13 @@ def test_an_experiment_resolves(name: str) -> None:
     if asked.study:
         assert set(asked.study.methods) <= {spec.label for spec in specs}
         assert set(ANSWERS) & {question.id for question in parse_questions(asked.study.questions)}
-    _, specs = asked.request(asked.paper).resolve()
+    _, specs = asked.resolve(asked.paper)
     assert {spec.config.guidance.prior for spec in specs} == {"CompVis/stable-diffusion-v1-4"}
     if asked.runs:
         other = experiment.load(asked.runs)
         for size in ("toy", "paper"):
-            _, theirs = other.request(getattr(other, size)).resolve()
-            _, ours = asked.request(getattr(asked, size)).resolve()
+            _, theirs = other.resolve(getattr(other, size))
+            _, ours = asked.resolve(getattr(asked, size))
             assert {spec.model_dump_json() for spec in ours} <= {spec.model_dump_json() for spec in theirs}
 
 
@@ -66,14 +66,33 @@ def test_distillations_and_schedules_are_compared_in_full() -> None:
     for name in ("distillations", "distillations_own", "distillations_steps", "schedules"):
         asked = experiment.load(name)
         assert asked.toy is not None
-        specs = asked.request(asked.toy).resolve()[1]
+        specs = asked.resolve(asked.toy)[1]
         assert len({(spec.prompt, spec.seed) for spec in specs}) == 48
         labels[name] = {spec.label.replace(":own", "") for spec in specs}
     schedules = {label.partition(":")[0] for label in labels["schedules"]}
     assert schedules == {"uniform_sds", "linear_decay", "tp_sds", "annealed_range", "curved_decay"}
     assert labels["distillations"] == labels["distillations_own"]
-    assert labels["distillations"] == set(discover()) - (schedules - {"uniform_sds"})
+    of_searches = {"knots"}  # a family of schedules, of which none has a name
+    assert labels["distillations"] == set(discover()) - (schedules - {"uniform_sds"}) - of_searches
     assert labels["distillations"] - labels["distillations_steps"] == {"dsd", "jsd", "sdi"}
+
+
+def test_what_is_beside_a_sweep_is_told_by_its_settings() -> None:
+    asked = experiment.load("controls")
+    assert asked.toy is not None
+    _, specs = asked.resolve(asked.toy)
+    alone = [spec for spec in specs if not spec.axes]
+    beside = [spec for spec in specs if spec.axes]
+    assert len({run_id(spec) for spec in specs}) == len(specs) == 440
+    assert {(spec.label, spec.config.steps) for spec in specs} - {(s.label, 300) for s in alone} == {
+        ("uniform_sds", 75)
+    }
+    assert {spec.axes for spec in beside} == {("guidance.cfg_scale",), ("guidance.perturb",)}
+    values = {(spec.config.guidance.cfg_scale, spec.config.guidance.perturb) for spec in beside}
+    assert values == {(1, 0), (20, 0.1), (20, 0.3), (20, 1)}
+    twice = experiment.Beside(methods="uniform_sds,csd")
+    _, more = asked.resolve(asked.toy.model_copy(update={"beside": (twice,)}))
+    assert len(more) == 7 * 40 and sum(spec.method == "csd" for spec in more) == 40
 
 
 def test_the_experiments_of_the_paper_are_there() -> None:

@@ -102,7 +102,7 @@ def test_an_experiment_says_it_in_its_file(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "mine.toml").write_text(head + ask + "per_step = {csd = 2.5}\n")
     mine = experiment.load("mine")
     assert mine.toy is not None
-    (spec,) = mine.request(mine.toy).resolve()[1]
+    (spec,) = mine.resolve(mine.toy)[1]
     assert (spec.label, spec.config.steps, spec.config.optim.lr) == ("csd:own", 160, 0.001)
     for wrong, why in (
         (ask + "steps = [3]\n", "a run has steps or a budget of nfe, not both"),
