@@ -1,1 +1,24 @@
-"""A prompt suite × methods × seeds becomes durable run folders, advanced many at a time through one prior."""
+"""A prompt suite × methods × seeds becomes durable run folders, advanced many at a time through one prior.
+
+From Python: `open_runs` looks at runs, `make_pack` and `step` advance some by hand (`harness.library`).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.library import Run, Runs, make_pack, open_runs, pack_views, step
+
+__all__ = ["Run", "Runs", "make_pack", "open_runs", "pack_views", "step"]
+
+
+def __getattr__(name: str) -> Any:
+    """What `harness.library` exports, which loads torch and pandas, once it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    from harness import library
+
+    return getattr(library, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -36,6 +36,7 @@ FLOORS = [
         "harness.bench_scenes",
         "harness.check",
         "harness.doctor",
+        "harness.library",
         "harness.reproduce",
         "harness.search",
     },

@@ -37,6 +37,15 @@ def r_precision(runs: Runs) -> Sheet:
     return sheet.shows(frame["run"] if several else longest["run"])
 
 
+def draw_r_precision(axes: Axes, runs: Runs) -> None:
+    """The first panel of `r_precision` with a legend, on axes of somebody else's figure."""
+    longest = _longest(runs.of(RPrecision).scores.rename(columns={"majority": "value"}))
+    look = looks(runs.methods)
+    _draw(axes, curve(longest, "step"), look, longest, runs)
+    axes.set(xlabel="step", ylabel="R-Precision, %")
+    axes.legend(handles=[handle(name, look[name]) for name in runs.methods])
+
+
 def r_precision_time(runs: Runs) -> Sheet:
     """Majority R-Precision of the runs with the most steps against wall time, with 95 % bands.
 

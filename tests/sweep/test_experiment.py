@@ -13,8 +13,9 @@ from eval.preference.making import parse_questions
 from eval.tables.made import table_names
 from harness.config import UserError
 from harness.distill.method import discover, load_method
+from harness.prompt import normalised
 from harness.records.identity import RunSpec, run_id
-from harness.sweep import experiment
+from harness.sweep import experiment, grid
 from harness.sweep.request import Request, choose, parse_steps
 
 TWO_HOURS = 360_000  # denoiser evaluations, of those with a plan: two cores make 50 a second
@@ -31,7 +32,10 @@ def test_an_experiment_resolves(name: str) -> None:
     if asked.toy is None or asked.paper is None:
         return
     suite, specs = asked.resolve(asked.toy)
-    assert suite.name == "coco" and len(suite.prompts) == 153
+    if name.startswith("settings"):  # chosen on the baseline, on prompts that no comparison uses
+        assert suite.name == "tuning" and {spec.label for spec in specs} == {"uniform_sds"}
+    else:
+        assert suite.name == "coco" and len(suite.prompts) == 153
     steps = sum(spec.config.steps for spec in specs)
     if asked.plan:
         assert _evaluations(asked.toy, specs) <= TWO_HOURS
@@ -75,6 +79,13 @@ def test_distillations_and_schedules_are_compared_in_full() -> None:
     of_searches = {"knots"}  # a family of schedules, of which none has a name
     assert labels["distillations"] == set(discover()) - (schedules - {"uniform_sds"}) - of_searches
     assert labels["distillations"] - labels["distillations_steps"] == {"dsd", "jsd", "sdi"}
+
+
+def test_settings_are_chosen_on_prompts_of_their_own() -> None:
+    suites = {name: grid.read_suite(name) for name in grid.suites()}
+    own = {normalised(prompt) for prompt in suites.pop("tuning").prompts}
+    assert len(own) == 120 and len(grid.read_suite("tuning").split("tuning")) == 24
+    assert not own & {normalised(prompt) for suite in suites.values() for prompt in suite.prompts}
 
 
 def test_what_is_beside_a_sweep_is_told_by_its_settings() -> None:
