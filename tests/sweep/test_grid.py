@@ -17,6 +17,7 @@ from harness.sweep.grid import (
     suites,
     write_suite,
 )
+from harness.sweep.request import Request
 from harness.toyworld.grammar import caption, exchanged, parse
 
 
@@ -51,7 +52,7 @@ def test_the_committed_suites_are_as_promised(tmp_path: Path, monkeypatch: pytes
     assert set(found["smoke"].prompts) <= set(found["coco"].prompts)
     assert found["coco"].sha256.startswith("8625d89e44b8"), "pools of runs that are there name it"
     own = {"vehicles", "furniture", "animals", "two_objects", "fronts", "parts"}
-    assert own | {"coco", "smoke"} == set(found)
+    assert own | {"coco", "smoke", "tuning"} == set(found)
     for name, suite in found.items():
         assert (suite.name, suite.about["version"], suite.about["licence"]) == (name, "1", "Apache-2.0")
         for prompt in suite.prompts:
@@ -63,6 +64,33 @@ def test_the_committed_suites_are_as_promised(tmp_path: Path, monkeypatch: pytes
                 assert swapped is not None and caption(swapped) in suite.prompts
     assert {domain(prompt) for prompt in found["animals"].prompts} == {"animals"}
     assert {domain(prompt) for prompt in found["two_objects"].prompts} == {"one on another"}
+
+
+def test_splits_are_apart_and_whole_and_a_sweep_takes_one(tmp_path: Path):
+    suite = read_suite("coco")
+    assert set(suite.splits) == {"train", "test", "validation"}
+    dealt = [prompt for part in suite.splits.values() for prompt in part]
+    assert sorted(dealt) == sorted(suite.prompts) and len(set(dealt)) == len(dealt)
+    assert suite.split("test")[0] == suite.prompts[1] and len(suite.split("validation")) == 31
+    request = Request(Path("coco"), methods="tp_sds", split="validation", spread=3)
+    whole, specs = request.resolve()
+    assert whole == suite and [spec.prompt for spec in specs] == suite.split("validation")[::10][:3]
+    (tmp_path / "plain.txt").write_text("# splits: a, b\na red bus\na blue bus\na red cup\n")
+    plain = read_suite(tmp_path / "plain.txt")
+    assert plain.splits == {"a": ["a red bus", "a red cup"], "b": ["a blue bus"]}
+    for made, told in (
+        (Request(Path("coco"), split="tset"), "coco has no split 'tset'; did you mean 'test'"),
+        (
+            Request(Path("vehicles"), split="test"),
+            "vehicles declares no splits: its head says them, such as # spl",
+        ),
+        (
+            Request(Path("coco"), split="test", texts=("a red car",)),
+            "--limit, --spread and --split choose none",
+        ),
+    ):
+        with pytest.raises(UserError, match=told):
+            made.resolve()
 
 
 def test_a_file_beside_goes_before_a_suite_of_its_name_and_a_near_name_is_told(
