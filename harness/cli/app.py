@@ -40,6 +40,7 @@ GROUPS = {
         "metrics": "the metrics there are",
         "import": "other people's renders as runs",
         "export-to": "runs in the folders of other benchmarks",
+        "publish": "runs as a dataset that others can host and read",
     },
     "cluster": {"slurm": "profiles of Slurm sites, and what a site makes of them"},
     "extend": {
@@ -287,7 +288,9 @@ Filter = Annotated[
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="[RUNS]", help="A folder of runs, or wandb:entity/project[/group].", callback=expanded
+        metavar="[RUNS]",
+        help="A folder of runs or a published one, hf:OWNER/NAME, or wandb:entity/project[/group].",
+        callback=expanded,
     ),
 ]
 

@@ -56,6 +56,13 @@ def runs_and_results(
         below = "chosen"
     elif words:
         below = f"chosen/{below}"
+    if source.startswith("hf:") or (Path(source) / "croissant.json").is_file():
+        from eval.published.read import run_folders_of as restored
+
+        with busy(f"reading {source}"):
+            runs = restored(source)
+        only = [folder.id for folder in select(runs, words)] if words else None
+        return runs, out or Path("published-" + source.rstrip("/").rpartition("/")[2], below), only
     if not source.startswith("wandb:"):
         run_folders(source)  # a wrong name is told before anything is imported
         only = [folder.id for folder in select(Path(source), words)] if words else None
@@ -385,6 +392,29 @@ def export(
         export_run(source, runs, kind, out, threshold, resolution, components, device)
     else:
         _export_logs(source, out or Path(f"logs.{kind}"), metrics or "")
+
+
+@app.command(epilog="Example: harness publish runs --to coco-toy --name 'TP-SDS on coco, toy world'")
+def publish(
+    runs: Annotated[Path, typer.Argument(help="A folder of runs.", callback=expanded)] = Path("runs"),
+    words: Filter = [],  # noqa: B006
+    to: Annotated[Path, typer.Option(help="The folder to be made.", callback=folder_out)] = Path("published"),
+    name: Annotated[str, typer.Option(help="What the dataset is called; the folder's name by default.")] = "",
+    licence: Annotated[str, typer.Option(help="Of the data, an SPDX identifier.")] = "CC-BY-4.0",
+    about: Annotated[str, typer.Option(help="A sentence for its card.")] = "",
+) -> None:
+    """Ended runs as a dataset to be uploaded: parquet, pictures, a card, metadata with checksums."""
+    only = select(runs, words) if words else None
+    run_folders(runs)  # a wrong name is told before anything is imported
+    with busy("reading runs and their pictures"):
+        from eval.published.write import publish as write
+
+        left_out = write(runs, to, name or to.name, licence, about, only)
+    for line in left_out[:10]:
+        say(f"left out: {line}", sys.stderr)
+    if len(left_out) > 10:
+        say(f"… and {len(left_out) - 10} more are left out", sys.stderr)
+    print(f"published in {to}; to the Hub: hf upload OWNER/NAME {to} --repo-type dataset")
 
 
 def _format(kind: str, out: Path | None) -> str:

@@ -1,0 +1,1 @@
+"""Runs as a dataset that anybody can host and read: parquet, a card, Croissant metadata; and back to runs."""
