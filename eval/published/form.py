@@ -50,7 +50,9 @@ ENVIRONMENT = (  # of env.json: what can move a number, and no name of a machine
     "git", "python", "packages", "processor", "cores", "threads", "device", "deterministic", "gpu", "prior",
     "encoder", "compiled", "code",
 )  # fmt: skip
-_PATH = re.compile(r"(?<![\w.:/])(?:~[\w.-]*)?/(?:[^\s/:;,'\"<>|]+/)+(?=[^\s/])|(?<!\w)[A-Za-z]:\\(?:[^\\\s]+\\)+")
+_PATH = re.compile(
+    r"(?<![\w.:/])(?:~[\w.-]*)?/(?:[^\s/:;,'\"<>|]+/)+(?=[^\s/])|(?<!\w)[A-Za-z]:\\(?:[^\\\s]+\\)+"
+)
 
 
 def public(value: Any, secrets: Collection[str] = ()) -> Any:

@@ -163,6 +163,36 @@ def complete_presets(incomplete: str) -> list[str]:
     return [*(name for name in names() if name.startswith(incomplete)), *_paths(incomplete, ".toml")]
 
 
+def complete_experiments(incomplete: str) -> list[str]:
+    from harness.sweep.experiment import names
+
+    return [name for name in (*names(), "all") if name.startswith(incomplete)]
+
+
+def complete_searches(incomplete: str) -> list[str]:
+    from harness.search.definition import names
+
+    return [*(name for name in names() if name.startswith(incomplete)), *_paths(incomplete, ".toml")]
+
+
+def complete_tables(incomplete: str) -> list[str]:
+    from eval.metric import known
+    from eval.tables.made import table_names
+
+    names = table_names({metric.name: metric for metric in known()})
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_figures(incomplete: str) -> list[str]:
+    from eval.figures.kinds import SEAM
+
+    return [name for name in SEAM.discover([]) if name.startswith(incomplete)]
+
+
+def complete_formats(incomplete: str) -> list[str]:
+    return [name for name in ("glb", "obj", "ply", "parquet", "csv") if name.startswith(incomplete)]
+
+
 def complete_settings(incomplete: str) -> list[str]:
     from harness.config import Config, override_keys
 

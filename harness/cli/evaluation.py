@@ -25,6 +25,10 @@ from harness.cli.app import (
     ScenesDir,
     Source,
     app,
+    complete_experiments,
+    complete_figures,
+    complete_formats,
+    complete_tables,
     expanded,
     file_out,
     folder_out,
@@ -113,7 +117,7 @@ def evaluate(
 @app.command(epilog="Example: harness tables runs convergence diversity")
 def tables(
     runs: Source = "runs",
-    names: Annotated[list[str], typer.Argument(help=WHICH)] = [],  # noqa: B006
+    names: Annotated[list[str], typer.Argument(help=WHICH, autocompletion=complete_tables)] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
     out: Annotated[
         Path | None,
@@ -233,7 +237,7 @@ def metrics(
 @app.command(epilog="Example: harness figures runs r_precision seeds_grid --out figures")
 def figures(
     runs: Source = "runs",
-    names: Annotated[list[str], typer.Argument(help=WHICH)] = [],  # noqa: B006
+    names: Annotated[list[str], typer.Argument(help=WHICH, autocompletion=complete_figures)] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
     out: Annotated[
         Path | None,
@@ -285,7 +289,10 @@ def figures(
 
 @app.command(epilog="Example: harness reproduce fig8 --size toy")
 def reproduce(
-    name: Annotated[str, typer.Argument(help="An experiment of experiments/, or all.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="An experiment of experiments/, or all.", autocompletion=complete_experiments),
+    ],
     size: Annotated[
         str, typer.Option(help="toy (two CPU cores, 30 minutes, or two hours with a plan) or paper.")
     ] = "toy",
@@ -355,7 +362,9 @@ def export(
     kind: Annotated[
         str,
         typer.Option(
-            "--format", help="parquet or csv: logs; glb, obj or ply: a mesh. As --out ends, else parquet."
+            "--format",
+            help="parquet or csv: logs; glb, obj or ply: a mesh. As --out ends, else parquet.",
+            autocompletion=complete_formats,
         ),
     ] = "",
     out: Annotated[

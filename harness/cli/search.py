@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.app import Device, Encoder, app, complete_profiles, folder_out
+from harness.cli.app import Device, Encoder, app, complete_profiles, complete_searches, folder_out
 from harness.config import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example: harness search schedule --size toy --hours 2")
 def search(
-    name: Annotated[str, typer.Argument(help="A search of experiments/searches/, or a file.toml.")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A search of experiments/searches/, or a file.toml.", autocompletion=complete_searches
+        ),
+    ] = "",
     size: Annotated[str, typer.Option(help="toy or paper.")] = "toy",
     test: Annotated[
         str, typer.Option(help="Run a test of the winner, which must be fixed by now; or all.")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, ValidationError
 
@@ -106,7 +107,7 @@ class Journal(Strict):
         Raises UserError for one that cannot be read, and for another search's.
         """
         path = root / JOURNAL
-        data = read_json(path)
+        data = _data(path)
         if data is None:
             return cls(of=of)
         try:
@@ -118,6 +119,14 @@ class Journal(Strict):
                 f"{path} is of another definition of the search: name another --runs, or undo the changes"
             )
         return journal
+
+
+def _data(path: Path) -> Any | None:
+    """The JSON of a file, None where there is no file; UserError where it cannot be read."""
+    data = read_json(path)
+    if data is None and os.path.lexists(path):
+        raise UserError(f"{path} cannot be read: move it away to begin anew; its runs are found again")
+    return data
 
 
 class Winner(Strict):
@@ -150,7 +159,7 @@ class Winner(Strict):
         Raises UserError for one that is damaged, was changed afterwards, or is another search's.
         """
         path = root / WINNER
-        data = read_json(path)
+        data = _data(path)
         if data is None:
             return None
         try:

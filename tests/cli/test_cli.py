@@ -137,6 +137,26 @@ def test_completion_for_three_shells(shell: str):
     assert "sweep" in done.stdout, (done.stdout, done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("harness reproduce con", {"controls", "convergence"}),
+        ("harness search sch", {"schedule"}),
+        ("harness tables runs r_pre", {"r_precision", "r_precision_steps"}),
+        ("harness figures runs grad", {"gradients"}),
+        ("harness export run --format p", {"parquet", "ply"}),
+        ("harness sweep coco --methods sds,tp_", {"sds,tp_sds"}),
+    ],
+)
+def test_what_is_completed(line: str, shown: set[str]):
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_HARNESS_COMPLETE": "complete_bash"}
+    code = "import sys; sys.argv = ['harness']; from harness.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | words
+    )
+    assert set(done.stdout.split()) == shown, done.stderr
+
+
 def test_status_and_show_speak_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -158,6 +158,9 @@ def test_the_winner_is_fixed_before_it_is_tested(found: Conduct, tmp_path: Path)
     )
     with pytest.raises(UserError, match="was changed after it was fixed"):
         early.prove("image")
+    (early.root / "winner.json").write_text("{")
+    with pytest.raises(UserError, match=r"winner\.json cannot be read: move it away"):
+        early.find()
     other = conduct(tmp_path / "early", TEXT.replace("generations = 2", "generations = 3"))
     with pytest.raises(UserError, match="of another definition of the search"):
         other.find()
