@@ -41,6 +41,7 @@ GROUPS = {
         "import": "other people's renders as runs",
         "export-to": "runs in the folders of other benchmarks",
         "publish": "runs as a dataset that others can host and read",
+        "leaderboard": "published runs on one page, under one protocol",
     },
     "cluster": {"slurm": "profiles of Slurm sites, and what a site makes of them"},
     "extend": {

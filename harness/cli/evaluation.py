@@ -426,6 +426,30 @@ def publish(
     print(f"published in {to}; to the Hub: hf upload OWNER/NAME {to} --repo-type dataset")
 
 
+@app.command(epilog="Example: harness leaderboard submissions --out site --title 'Schedules, toy world'")
+def leaderboard(
+    submissions: Annotated[
+        Path, typer.Argument(help="A folder of published folders.", callback=expanded)
+    ] = Path("submissions"),
+    out: Annotated[Path, typer.Option(help="Where the page goes.", callback=folder_out)] = Path(
+        "leaderboard"
+    ),
+    title: Annotated[str, typer.Option(help="Its heading.")] = "Leaderboard",
+    clip: ClipName = "toy-clip",
+    device: Device = "auto",
+) -> None:
+    """A page of published runs under one protocol, every number computed anew."""
+    if not submissions.is_dir():
+        raise UserError(f"no folder {submissions}")
+    with busy("loading libraries"):
+        from eval.published.board import write_board
+        from harness.reproduce import evaluated_runs
+
+    opened = partial(evaluated_runs, clip=clip, device=device)
+    for path in write_board(submissions, out, title, opened):
+        print(path)
+
+
 def _format(kind: str, out: Path | None) -> str:
     known = ("parquet", "csv", "glb", "obj", "ply")
     suffix = out.suffix.removeprefix(".") if out else ""

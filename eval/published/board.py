@@ -1,0 +1,159 @@
+"""A leaderboard of published folders: one protocol, a row per method of each, a page that opens from disk.
+
+A submission is a published folder beside the others. What the numbers must have in common to stand in one
+table is the protocol; the first submission sets it, protocol.json keeps it, and another one is refused by
+name.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from eval.metrics.r_precision import RPrecision
+from eval.published.read import is_published, run_folders_of
+from eval.runs import Runs
+from eval.tables import controls
+from eval.tables.rows import distinct, groups, mean
+from eval.tables.table import Number, percent
+from harness.config import UserError
+from harness.records.files import make_folder, read_json, write_bytes, write_json
+
+PROTOCOL = "protocol.json"
+HERE = Path(__file__).parent
+POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'"
+Opened = Callable[[Path], Runs]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method's row of a submission."""
+
+    submission: str
+    method: str
+    prior: str
+    steps: int
+    majority: Number
+    per_view: Number
+    held_out: Number
+    prompts: int
+    seeds: int
+    failed: int
+    controls: str
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """The row as text, by head."""
+        return {name: str(value) for name, value in vars(self).items()}
+
+
+def protocol_of(runs: Runs) -> dict[str, Any]:
+    """What a number of R-Precision rests on beside the method and its prior."""
+    views = {run.config.views for run in runs}
+    if len(views) > 1:
+        raise UserError("its runs differ in their evaluation cameras")
+    versions = runs.stamp.versions
+    return {
+        "r_precision": versions["r_precision"],
+        "intervals": versions["intervals"],
+        "scorer": runs.clip.tag,
+        "scorer_sha256": runs.clip.weights_hash,
+        "pools": sorted(pool.sha256 for pool in runs.pools.values()),
+        "views": next(iter(views)).model_dump(mode="json", exclude={"count"}),
+        "streams": runs.stamp.streams,
+        "mark": runs.stamp.mark,
+    }
+
+
+def entries(root: Path, opened: Opened, cache: Path | None = None) -> tuple[dict[str, Any], list[Entry]]:
+    """The protocol and the rows of every published folder in `root`, best first.
+
+    Raises UserError where there is none, and, with what differs, for a submission of another protocol.
+    """
+    kept = read_json(root / PROTOCOL)
+    protocol: dict[str, Any] | None = kept if isinstance(kept, dict) else None
+    rows: list[Entry] = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and is_published(path)):
+        try:
+            runs = opened(run_folders_of(str(folder), cache))
+            own = protocol_of(runs)
+        except UserError as error:
+            raise UserError(f"{folder.name}: {error}") from None
+        protocol = protocol or own
+        for key in sorted({*protocol, *own}):
+            if protocol.get(key) != own.get(key):
+                raise UserError(
+                    f"{folder.name} is of another protocol: its {key} is {_short(own.get(key))}, and this "
+                    f"leaderboard's {_short(protocol.get(key))}; make a leaderboard of its own for it"
+                )
+        rows += _rows(folder.name, runs)
+    if protocol is None or not rows:
+        raise UserError(f"{root} holds no published folder: harness publish RUNS --to {root}/NAME makes one")
+    return protocol, sorted(rows, key=lambda row: (-row.majority.value, row.submission, row.method))
+
+
+def _rows(name: str, runs: Runs) -> list[Entry]:
+    held = [line for line in controls.told(runs) if "controls of this setting" in line]
+    found = []
+    for method, total, part in groups(runs, runs.of(RPrecision).frame):
+        ids = set(part["run"])
+        priors = sorted({run.prior for run in runs if run.run_id in ids})
+        shares = (percent(mean(part, column, share=True)) for column in ("majority", "per_view", "held_out"))
+        found.append(
+            Entry(
+                name, method, ", ".join(priors), total, *shares, distinct(part, "prompt"),
+                distinct(part, "seed"), int(part["problem"].notna().sum()),
+                held[0].rpartition(": ")[2] if held else "not run",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def write_board(root: Path, out: Path, title: str, opened: Opened, cache: Path | None = None) -> list[Path]:
+    """index.html, board.csv, board.css of the submissions in `root` into `out`, and the protocol kept in
+    `root`; the paths."""
+    protocol, rows = entries(root, opened, cache)
+    if not (root / PROTOCOL).exists():
+        write_json(root / PROTOCOL, protocol)
+    make_folder(out)
+    templates = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
+    )
+    page = templates.get_template("board.html").render(
+        title=title, rows=[row.cells for row in rows], protocol=_told(protocol), policy=POLICY,
+        mark=protocol["mark"],
+    )  # fmt: skip
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(list(asdict(rows[0])))
+    for row in rows:
+        writer.writerow([_plain(cell) for cell in row.cells.values()])
+    made = {
+        "index.html": page.encode(),
+        "board.csv": text.getvalue().encode(),
+        "board.css": (HERE / "templates" / "board.css").read_bytes(),
+    }
+    for name, data in made.items():
+        write_bytes(out / name, data)
+    return [out / name for name in made]
+
+
+def _plain(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if cell[:1] in "=+-@\t\r" else cell
+
+
+def _told(protocol: dict[str, Any]) -> dict[str, str]:
+    return {key: _short(value) for key, value in protocol.items() if value}
