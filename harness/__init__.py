@@ -15,8 +15,9 @@ def __getattr__(name: str) -> Any:
     """What `harness.library` exports, which loads torch and pandas, once it is asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    from harness import library
+    from harness import home, library
 
+    home.parts_first()  # for what the library imports later
     return getattr(library, name)
 
 

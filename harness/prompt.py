@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from unicodedata import normalize
 
-SUITES = Path(__file__).parents[1] / "prompts"
+from harness.home import PARTS
+
+SUITES = PARTS / "prompts"
 COCO = SUITES / "coco.txt"  # over COCO's categories, in the toy world's language
 
 

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eval.sources.load import WEIGHTS
 from harness.config import UserError, first_line, nearest
 from harness.device import pick_device
 from harness.guidance import hub
 from harness.guidance.hub import sha256_file
 from harness.guidance.reading import Reader
+from harness.home import WEIGHTS
 from harness.records.files import read_json
 from harness.text import parse_json
 

@@ -18,7 +18,6 @@ from harness.records.reader import RecordError
 from harness.records.rows import At, Made, Row, differing, named, places, told_by_code
 from harness.records.stamp import mark, prior_hash
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "harness" / "weights"
 ENDED = ("done", "failed")
 DAMAGED = "damaged"
 BASELINE = "uniform_sds"

@@ -20,6 +20,7 @@ from harness.cli import methods, scenes, machine, search, slurm, toyworld  # noq
 from harness.cli.app import app
 from harness.config import UserError
 from harness.faults import INTERRUPTED, is_shown, told
+from harness.home import parts_first
 from harness.text import plain, short
 from harness.threads import wait_asleep
 
@@ -41,6 +42,7 @@ def main() -> None:
     """Entry of the `harness` command: an error of the user's is one line on stderr and exit code 2, any other
     one line with the file of its traceback and exit code 1."""
     wait_asleep()
+    parts_first()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8, locales without ×
             stream.reconfigure(errors="backslashreplace")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import create_model
 
-import harness
 from harness.config import Strict, UserError, nearest
 from harness.extensions import Extension, Seam, resolve
+from harness.home import PARTS
 from harness.records.files import make_folder, write_bytes
 from harness.records.identity import COMPOSED, HALVES
 
@@ -153,7 +153,7 @@ class Method:
         return resolve(cls.Params, {**base, **given}, f"method {name}")
 
 
-BUILT_IN = Path(harness.__file__).resolve().parent.parent / "methods"
+BUILT_IN = PARTS / "methods"
 _SEAM = Seam("method", BUILT_IN)
 
 

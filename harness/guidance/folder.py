@@ -20,9 +20,8 @@ from harness.config import GuidanceConfig, UserError, nearest
 from harness.guidance import checks, hub
 from harness.guidance.checks import object_in
 from harness.guidance.family import Family, families, family_of
+from harness.home import WEIGHTS
 from harness.text import parse_json
-
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
 def stem(cls: str) -> str:

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from harness.home import PARTS
 from harness.records.lease import slurm_job
 from harness.threads import cores
 
@@ -44,24 +45,17 @@ def own_code() -> dict[str, str]:
     """The variables with which a Python process imports this very package, and nothing from the folder that
     it is started in: PYTHONPATH loses its empty entries, which Python takes for that folder."""
     entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([*_checkout(), *entries])}
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([str(PARTS), *entries])}
 
 
 def own_code_in_shell() -> list[str]:
     """`own_code` as lines of a shell script, which take PYTHONPATH as it is there."""
-    before = "".join(f"{shlex.quote(root)}:" for root in _checkout())
     return [
         "export PYTHONSAFEPATH=1",
-        "export PYTHONPATH=" + before + """$(printf %s "$PYTHONPATH" | tr -s : | sed 's/^://')""",
+        f"export PYTHONPATH={shlex.quote(str(PARTS))}:"
+        + """$(printf %s "$PYTHONPATH" | tr -s : | sed 's/^://')""",
         "export PYTHONPATH=${PYTHONPATH%:}",
     ]
-
-
-def _checkout() -> list[str]:
-    """The folder that this package is imported from, where it is no folder of installed packages: those would
-    go before Python's own modules."""
-    root = Path(__file__).resolve().parents[2]
-    return [] if root.name in ("site-packages", "dist-packages") else [str(root)]
 
 
 @cache

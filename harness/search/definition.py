@@ -9,10 +9,11 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from harness.config import Strict, UserError, first_problem, nearest, read_toml
+from harness.home import PARTS
 from harness.records.files import read_text
 from harness.records.identity import COMPOSED, canonical_json
 from harness.search.axes import Axis, Point, Sampler, read, settings
-from harness.sweep.experiment import EXPERIMENTS, ROOT
+from harness.sweep.experiment import EXPERIMENTS
 from harness.sweep.grid import COMPARISON
 from harness.sweep.request import Request
 
@@ -68,7 +69,7 @@ class Size(Strict):
     """
 
     preset: str
-    suite: str = "prompts/coco.txt"  # relative to the repository
+    suite: str = "prompts/coco.txt"  # beside methods/ and eval/
     steps: int = Field(ge=1)
     set: tuple[str, ...] = ()
     clip: str = "toy-clip"
@@ -119,7 +120,7 @@ class Size(Strict):
 
     def _request(self, methods: str, part: Part, changes: tuple[str, ...] = ()) -> Request:
         return Request(
-            prompts=ROOT / self.suite,
+            prompts=PARTS / self.suite,
             methods=methods,
             seeds=part.seeds,
             steps=(self.steps,),
@@ -137,7 +138,7 @@ class Size(Strict):
 
         def request(methods: str, changes: tuple[str, ...]) -> Request:
             return Request(
-                prompts=ROOT / self.suite,
+                prompts=PARTS / self.suite,
                 methods=methods,
                 seeds=test.part.seeds,
                 steps=() if test.nfe else test.steps or (self.steps,),

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from harness.config import Strict, UserError, first_problem, nearest, read_toml, split_override
+from harness.home import PARTS
 from harness.records.files import read_text
 from harness.records.identity import RunSpec, run_id
 from harness.sweep.grid import COMPARISON, Suite
 from harness.sweep.request import Request
 
-ROOT = Path(__file__).resolve().parents[2]
-EXPERIMENTS = ROOT / "experiments"
+EXPERIMENTS = PARTS / "experiments"
 
 
 class Beside(Strict):
@@ -30,7 +29,7 @@ class Size(Strict):
     """One size of an experiment: a sweep, what is run beside it, and the scorers of its views."""
 
     preset: str
-    suite: str = "prompts/coco.txt"  # relative to the repository
+    suite: str = "prompts/coco.txt"  # beside methods/ and eval/
     prompts: int | None = Field(default=None, ge=1, description="so many at even distances; none = all")
     split: str | None = Field(default=None, description="the part of the suite that is run")
     methods: str = COMPARISON
@@ -94,7 +93,7 @@ class Experiment(Strict):
 
     def _request(self, size: Size) -> Request:
         return Request(
-            prompts=ROOT / size.suite,
+            prompts=PARTS / size.suite,
             methods=size.methods,
             seeds=size.seeds,
             steps=size.steps,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config import UserError, ViewsConfig, nearest
+from harness.home import WEIGHTS
 from harness.records.files import make_folder, write_bytes
 from harness.toyworld.training import Outcome, Say
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from harness.toyworld.check import Judge, Retrieval
 
 STAGES = ("clip", "vae", "denoiser", "all")
-WEIGHTS = Path(__file__).parents[1] / "weights"
 SEED = 0
 MINUTES = 240.0  # of two CPU cores
 SHARES = {"clip": 0.25, "vae": 0.2, "denoiser": 0.55}
