@@ -73,13 +73,15 @@ class StepReport:
     """What a step did, per run; it stays on the device until it is looked at.
 
     `diverged_R`: the step at which a run first had a value that is not finite, 0 where it had none. `nfe_R`:
-    denoiser evaluations of the run so far. `logged_R`: what the method logged.
+    denoiser evaluations of the run so far. `grad_norm_R`: norm of θ's gradient; `residual_R`: root mean
+    square of the method's at x. `logged_R`: what the method logged.
     """
 
     t_R: Tensor
     nfe_R: Tensor
     diverged_R: Tensor
     grad_norm_R: Tensor
+    residual_R: Tensor
     view: View
     logged_R: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -90,6 +92,7 @@ class StepReport:
             "t": int(self.t_R[r]),
             "nfe": int(self.nfe_R[r]),
             "grad_norm": float(self.grad_norm_R[r]),
+            "residual": float(self.residual_R[r]),
             **{name: float(map_R[r].detach().mean()) for name, map_R in maps_R.items()},
             **{f"loss_{name}": float(value_R[r].detach()) for name, value_R in self.view.penalties_R.items()},
             **{name: float(value_R[r]) for name, value_R in self.logged_R.items()},
@@ -143,7 +146,9 @@ def step(pack: Pack) -> StepReport:
     )
     with contract.blamed():
         g_RCHW = pack.method.gradient(context)
-    g_RCHW = clipped(contract.gradient(g_RCHW, x_RCHW), config.optim)
+    g_RCHW = contract.gradient(g_RCHW, x_RCHW)
+    residual_R = per_run_norm([g_RCHW]) / g_RCHW[0].numel() ** 0.5
+    g_RCHW = clipped(g_RCHW, config.optim)
     pack.nfe_R = pack.nfe_R + context.nfe_R
 
     # it is carried on to θ, together with the regularisers' and that of the method's own losses
@@ -177,7 +182,7 @@ def step(pack: Pack) -> StepReport:
     now_R = upload(pack.step_R, device) * ~finite_R
     before_R = now_R if pack.diverged_R is None else pack.diverged_R
     pack.diverged_R = torch.where(before_R > 0, before_R, now_R)
-    return StepReport(t_R, pack.nfe_R, pack.diverged_R, grad_norm_R, view, context.logged_R)
+    return StepReport(t_R, pack.nfe_R, pack.diverged_R, grad_norm_R, residual_R, view, context.logged_R)
 
 
 def _timesteps(pack: Pack, draws_R: Tensor) -> Tensor:

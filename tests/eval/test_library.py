@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
 
 import harness
 from harness.config import UserError
@@ -90,7 +91,8 @@ def test_a_class_that_is_being_written_is_a_method(tiny_prior: Path) -> None:
         for which in ("uniform_sds", Louder)
     )
     assert len(plain.keys) == 4
-    norms = [harness.step(pack).grad_norm_R for pack in (plain, louder)]
-    assert (norms[1] > norms[0]).all()
+    reports = [harness.step(pack) for pack in (plain, louder)]
+    assert torch.equal(reports[1].residual_R, 2 * reports[0].residual_R)
+    assert (reports[0].residual_R > 0).all() and (reports[1].grad_norm_R > reports[0].grad_norm_R).all()
     with pytest.raises(UserError, match="a pack has one method, not csd, uniform_sds"):
         harness.make_pack("a red mug", "uniform_sds,csd", settings=settings, device="cpu")
