@@ -7,7 +7,7 @@ VIEWER := tests/browser/viewer
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test journey-test fuzz browser-test slurm-test lint types ci-sweep clean
+.PHONY: demo site test journey-test fuzz browser-test slurm-test lint types ci-sweep clean
 
 demo: $(STAMP)
 	$(BIN)/harness sweep prompts/coco.txt --spread 6 --seeds 0 --out demo
@@ -20,6 +20,10 @@ test: lint types
 # Sweeps, trainings and W&B projects from end to end, killed and resumed among them.
 journey-test: $(STAMP)
 	$(BIN)/pytest -n 2 --dist worksteal -m "journey and not long"
+
+# The pages and a reference made from the code, as a site in build/site; a link that leads nowhere fails.
+site: $(STAMP)
+	PYTHONPATH=. $(BIN)/python docs/site.py
 
 # Inputs drawn at random: each test for FUZZ_SECONDS. A usual run of the tests has a few seconds of each.
 fuzz: export FUZZ_SECONDS ?= 300
