@@ -1,4 +1,4 @@
-"""`make site`: the pages of this repository, and a reference that is made from the code, as a site in build/site.
+"""`make site`: the pages of this repository, and a reference made from the code, as a site in build/site.
 
 Every link and every anchor is checked; a page that leads nowhere fails the build.
 """
@@ -23,21 +23,36 @@ from harness.sweep import experiment
 ROOT = Path(__file__).resolve().parent.parent
 PAGES, SITE = ROOT / "build" / "pages", ROOT / "build" / "site"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
+GUIDES = (
+    "slurm",
+    "priors",
+    "wandb",
+    "report",
+    "objects",
+    "study",
+    "search",
+    "publishing",
+    "library",
+    "footguns",
+)
 NAV = {
     "First hour": ["README.md", "docs/first-look.md"],
-    "Guides": [
-        "docs/README.md", "docs/slurm.md", "docs/priors.md", "docs/wandb.md", "docs/report.md", "docs/objects.md",
-        "docs/study.md", "docs/search.md", "docs/publishing.md", "docs/library.md", "docs/footguns.md",
-        "prompts/README.md",
+    "Guides": ["docs/README.md", *(f"docs/{name}.md" for name in GUIDES), "prompts/README.md"],
+    "What numbers mean": [
+        f"docs/{name}.md" for name in ("protocol", "reliability", "performance", "toyworld")
     ],
-    "What numbers mean": ["docs/protocol.md", "docs/reliability.md", "docs/performance.md", "docs/toyworld.md"],
     "Results": ["docs/results/README.md"],
-    "Extending": ["docs/extending.md", "docs/scenes.md", "docs/architecture.md", "CONTRIBUTING.md", "CHANGELOG.md"],
-    "Reference": [
-        "docs/methods.md", "reference/commands.md", "reference/settings.md", "reference/metrics.md",
-        "reference/experiments.md",
+    "Extending": [
+        *(f"docs/{name}.md" for name in ("extending", "scenes", "architecture")),
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
     ],
-}  # fmt: skip
+    "Reference": [
+        "docs/methods.md",
+        *(f"reference/{name}.md" for name in ("commands", "settings", "metrics", "experiments")),
+    ],
+}
+WARN = dict.fromkeys(("not_found", "anchors", "absolute_links", "unrecognized_links"), "warn")
 
 
 def sources() -> Iterator[Path]:
@@ -118,12 +133,9 @@ def main() -> None:
         "use_directory_urls": False,
         "nav": [{title: pages} for title, pages in NAV.items()],
         "theme": {"name": "material", "font": False, "features": ["navigation.sections", "toc.follow"]},
-        "validation": {
-            "nav": {"omitted_files": "ignore"},
-            "links": {"not_found": "warn", "anchors": "warn", "absolute_links": "warn", "unrecognized_links": "warn"},
-        },
+        "validation": {"nav": {"omitted_files": "ignore"}, "links": WARN},
         "markdown_extensions": ["tables", "fenced_code"],
-    }  # fmt: skip
+    }
     file = ROOT / "build" / "mkdocs.yml"
     file.write_text(json.dumps(config))
     try:
