@@ -1,15 +1,20 @@
-"""The schedules themselves (DreamTime, fig. 6): weights W(t) and timesteps t(i). Analytic, no runs."""
+"""The schedules themselves (DreamTime, fig. 6): weights W(t) and timesteps t(i), analytic; and those of runs
+that have other ones, as they logged them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from eval.figures.looks import looks
 from eval.figures.style import PAGE, Sheet, chart, few_ticks, handle, legend
 from harness.distill.schedules import Density, Order, Schedule, sd_alphas_cumprod
+
+if TYPE_CHECKING:
+    from eval.runs import Runs
+    from eval.sources.load import RunRecord
 
 TOTAL = 10_000  # N
 T_MIN, T_MAX = 20, 980
@@ -42,17 +47,32 @@ SCHEDULES = {
 }
 
 
-def schedules(runs: Any = None) -> Sheet:
-    """W(t), scaled to a maximum of 1, and t(i) over i/N, with Stable Diffusion's ᾱ; runs are not read."""
-    w = Density()
+def logged(runs: Runs | None) -> dict[str, tuple[RunRecord, np.ndarray, np.ndarray]]:
+    """Of each method of the runs that is none of `SCHEDULES`: a run, its i/N and its t, as logged."""
+    found = {}
+    for run in runs or ():
+        if run.method in SCHEDULES or run.method in found:
+            continue
+        rows = [row for row in run.folder.metrics() if isinstance(row.get("t"), int)]
+        if len(rows) > 1:
+            steps, t = (np.array([row[key] for row in rows]) for key in ("step", "t"))
+            found[run.method] = (run, steps / run.total, t)
+    return found
+
+
+def schedules(runs: Runs | None = None) -> Sheet:
+    """W(t), scaled to a maximum of 1, and t(i) over i/N, with Stable Diffusion's ᾱ; and t of other methods of
+    the runs, as one run of each logged it."""
+    w, others = Density(), logged(runs)
     caption = (
-        f"Analytic, no runs. Stable Diffusion's noise schedule, t in [{T_MIN}, {T_MAX}], N = {TOTAL}. "
+        f"Analytic{', and as logged' if others else ', no runs'}. Stable Diffusion's noise schedule, "
+        f"t in [{T_MIN}, {T_MAX}], N = {TOTAL}. "
         f"W scaled to its maximum. W_d = √((1−ᾱ)/ᾱ); "
         f"W_p: m {w.m:g}, s {w.s:g}; piecewise: m1 {w.m1:g}, m2 {w.m2:g}, s1 {w.s1:g}, s2 {w.s2:g}."
     )
     sheet = chart(PAGE, 2.9, caption=caption)
     weights, times = sheet.subplots(1, 2)
-    alphas_T, look = sd_alphas_cumprod(), looks(SCHEDULES)
+    alphas_T, look = sd_alphas_cumprod(), looks([*SCHEDULES, *others])
     t_T = np.arange(T_MIN, T_MAX + 1)
     step_I = np.unique(np.linspace(1, TOTAL, 500).round().astype(int))
     entries = []
@@ -71,6 +91,12 @@ def schedules(runs: Any = None) -> Sheet:
         times.plot(step_I / TOTAL, schedule.timesteps(step_I, TOTAL, 0.0), **shown)
         if named.floor is None:
             weights.plot(t_T, weights_T[t_T] / weights_T[t_T].max(), **shown)
+    for name, (run, progress_I, t_I) in others.items():
+        falls = bool((np.diff(t_I) <= 0).all())
+        shown = {"linestyle": look[name].line} if falls else {"linestyle": "", "marker": ".", "markersize": 3}
+        times.plot(progress_I, t_I, color=look[name].colour, **shown)
+        entries.append(handle(f"{name}: as logged", look[name], marker="" if falls else "."))
+        sheet.shows([run.run_id])
     weights.set(title="weight", xlabel="timestep t", ylabel="W(t) / max W", xlim=(0, 1000), ylim=(0, 1.05))
     times.set(title="timestep", xlabel="progress i/N", ylabel="t(i)", xlim=(0, 1), ylim=(0, 1000))
     for axes in (weights, times):

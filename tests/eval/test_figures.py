@@ -20,7 +20,7 @@ from PIL import Image
 
 from eval.figures.grids import wrapped
 from eval.figures.looks import KNOWN, OTHERS, looks
-from eval.figures.schedules import SCHEDULES, T_MAX, T_MIN
+from eval.figures.schedules import SCHEDULES, T_MAX, T_MIN, logged
 from eval.figures.style import COLUMN, PAGE, Sheet, edges
 from eval.figures.write import FIGURES, write_figures
 from eval.metrics.gradients import Gradients
@@ -363,3 +363,19 @@ def test_labels_break_at_the_variant_first() -> None:
     assert wrapped("tp_sds:snr_only", 11) == ["tp_sds:", "snr_only"]
     assert wrapped("linear_decay", 9) == ["linear_", "decay"]
     assert wrapped("a red car", 20) == ["a red car"]
+
+
+def test_schedules_of_ones_own_are_drawn_as_they_were_logged(tmp_path: Path, clip_folder: Path) -> None:
+    sweep = Sweep(tmp_path / "runs")
+    for method, t in (("mine", [900, 500, 100]), ("wild", [300, 900, 20]), ("uniform_sds", [1, 2, 3])):
+        folder = sweep.add(method, PROMPTS[0], 0)
+        folder.append_metrics([{"step": 6 * k, "time": 30.0, "t": each} for k, each in enumerate(t, 1)])
+    runs = Runs(sweep.root, clip=str(clip_folder), device="cpu", samples=0)
+    found = logged(runs)
+    assert set(found) == {"mine", "wild"} and found["mine"][1].tolist() == [0.3, 0.6, 0.9]
+    sheet = FIGURES["schedules"].draw(runs)
+    labels = [text.get_text() for text in sheet.legends[0].get_texts()]
+    assert {"mine: as logged", "wild: as logged"} <= set(labels)
+    lines = [line for line in sheet.axes[1].get_lines() if list(line.get_ydata()) == [900, 500, 100]]
+    assert len(lines) == 1 and lines[0].get_linestyle() != "None"
+    assert len(sheet.run_ids) == 2
