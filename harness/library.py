@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import pandas as pd
 import torch
+import trimesh
 
 from harness.config import UserError
 from harness.device import pick_device
@@ -39,7 +40,6 @@ from harness.sweep.request import Request
 from harness.sweep.select import find_run, select
 
 if TYPE_CHECKING:
-    import trimesh
     from matplotlib.axes import Axes
 
     from eval.runs import Runs as Evaluated
@@ -124,7 +124,8 @@ class Run:
         grid = solidity_grid(final, level, resolution or default_resolution(final))
         mesh, _ = largest_components(level_surface(final, grid, level), components)
         colours = vertex_colours(final, load_prior(final), mesh.vertices, mesh.vertex_normals)
-        mesh.visual.vertex_colors = (np.clip(colours.rgb_N3, 0, 1) * 255).round().astype(np.uint8)
+        rgb_N3 = (np.clip(colours.rgb_N3, 0, 1) * 255).round().astype(np.uint8)
+        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=rgb_N3)
         return mesh
 
 

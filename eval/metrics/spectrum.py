@@ -158,8 +158,9 @@ class Spectrum(Metric):
         for method, total, part in groups(self.runs, frame):
             for step in stages(part):
                 errors = pd.DataFrame(
-                    {"prompt": row.prompt, "seed": row.seed} | _errors(row.power, self.real[row.prompt])
-                    for row in part.loc[part["step"] == step].itertuples()
+                    {"prompt": row["prompt"], "seed": row["seed"]}
+                    | _errors(row["power"], self.real[row["prompt"]])
+                    for row in part.loc[part["step"] == step].to_dict("records")
                 )
                 counts = [distinct(errors, "prompt"), distinct(errors, "seed")]
                 rows.append([method, total, int(step), *self.cells(errors), *counts])

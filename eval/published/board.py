@@ -56,8 +56,8 @@ class Entry:
 
 def protocol_of(runs: Runs) -> dict[str, Any]:
     """What a number of R-Precision rests on beside the method and its prior."""
-    views = {run.config.views for run in runs}
-    if len(views) > 1:
+    views = runs[0].config.views
+    if any(run.config.views != views for run in runs):
         raise UserError("its runs differ in their evaluation cameras")
     versions = runs.stamp.versions
     return {
@@ -66,7 +66,7 @@ def protocol_of(runs: Runs) -> dict[str, Any]:
         "scorer": runs.clip.tag,
         "scorer_sha256": runs.clip.weights_hash,
         "pools": sorted(pool.sha256 for pool in runs.pools.values()),
-        "views": next(iter(views)).model_dump(mode="json", exclude={"count"}),
+        "views": views.model_dump(mode="json", exclude={"count"}),
         "streams": runs.stamp.streams,
         "mark": runs.stamp.mark,
     }
@@ -105,14 +105,21 @@ def _rows(name: str, runs: Runs) -> list[Entry]:
     for method, total, part in groups(runs, runs.of(RPrecision).frame):
         ids = set(part["run"])
         priors = sorted({run.prior for run in runs if run.run_id in ids})
-        shares = (percent(mean(part, column, share=True)) for column in ("majority", "per_view", "held_out"))
         found.append(
             Entry(
-                name, method, ", ".join(priors), total, *shares, distinct(part, "prompt"),
-                distinct(part, "seed"), int(part["problem"].notna().sum()),
-                held[0].rpartition(": ")[2] if held else "not run",
+                submission=name,
+                method=method,
+                prior=", ".join(priors),
+                steps=total,
+                majority=percent(mean(part, "majority", share=True)),
+                per_view=percent(mean(part, "per_view", share=True)),
+                held_out=percent(mean(part, "held_out", share=True)),
+                prompts=distinct(part, "prompt"),
+                seeds=distinct(part, "seed"),
+                failed=int(part["problem"].notna().sum()),
+                controls=held[0].rpartition(": ")[2] if held else "not run",
             )
-        )  # fmt: skip
+        )
     return found
 
 

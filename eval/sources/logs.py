@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -317,7 +317,7 @@ class _Long:
     def frame(self) -> pd.DataFrame:
         """The table, on the columns themselves."""
         columns: dict[str, Any] = {
-            name: pd.Categorical.from_codes(column, self.names[name], validate=False)
+            name: pd.Categorical.from_codes(cast(Any, column), self.names[name], validate=False)
             if name in self.names
             else column
             for name, column in self.columns.items()

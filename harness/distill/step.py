@@ -58,7 +58,8 @@ class Pack:
         """Drop every run whose index is not in `runs`; the others' numbers are copied, not touched."""
         index = torch.tensor(runs, dtype=torch.int64)
         learned = take(self.method_state(), index)
-        self.keys, self.schedules = ([each[r] for r in runs] for each in (self.keys, self.schedules))
+        self.keys = [self.keys[r] for r in runs]
+        self.schedules = [self.schedules[r] for r in runs]
         self.step_R, self.total_R = self.step_R[index], self.total_R[index]
         self.nfe_R = self.nfe_R[index]
         if self.diverged_R is not None:

@@ -80,7 +80,7 @@ def settings(axes: Sequence[Axis], point: Mapping[str, float | str]) -> tuple[st
 
 def read(axes: Sequence[Axis], items: Sequence[str]) -> Point:
     """The point that settings name, each axis once; raises ValueError."""
-    given = dict(item.partition("=")[::2] for item in items)
+    given = {key: value for key, _, value in (item.partition("=") for item in items)}
     keys = [axis.key for axis in axes]
     if sorted(given) != sorted(keys) or len(given) != len(items):
         raise ValueError(f"a start names each of {', '.join(keys)} once, not {' '.join(items)}")

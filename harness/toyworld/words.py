@@ -14,14 +14,15 @@ from harness.toyworld.grammar import words
 CONTEXT = 24
 
 
-def learn_merges() -> list[tuple[str, str]]:
+@cache
+def learn_merges() -> tuple[tuple[str, str], ...]:
     """Merges, most frequent pair first, until every word of the language is one token."""
     spelled = [[*word[:-1], word[-1] + "</w>"] for word in words()]
     merges = []
     while True:
         pairs = Counter(pair for symbols in spelled for pair in itertools.pairwise(symbols))
         if not pairs:
-            return merges
+            return tuple(merges)
         best = max(sorted(pairs), key=lambda pair: pairs[pair])
         merges.append(best)
         for symbols in spelled:
@@ -32,7 +33,6 @@ def learn_merges() -> list[tuple[str, str]]:
                 at += 1
 
 
-@cache
 def clip_tokenizer() -> CLIPTokenizer:
     """The vocabulary as the tokenizer of a diffusers pipeline."""
     return tokens.clip_tokenizer(learn_merges(), CONTEXT)

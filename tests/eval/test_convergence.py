@@ -181,7 +181,7 @@ def test_only_pairs_complete_in_both_methods_count() -> None:
         steps = ratio_to_baseline(part.assign(total=N), "fast", "base", rng(), 0.5, "step", FEW)
         assert (steps.n_runs, steps.n_dropped, steps.value) == (59, 1, pytest.approx(0.5))
         table = curve(part, "total").groupby("method").first()
-        assert table.loc["fast", ["n_runs", "n_dropped", "n_seeds"]].tolist() == [59, dropped, 3]
+        assert list(table.loc["fast", ["n_runs", "n_dropped", "n_seeds"]]) == [59, dropped, 3]
     only = frame.loc[~((frame["method"] == "base") ^ (frame["prompt"] == "p00"))]
     with pytest.raises(UserError, match="in common"):
         own_n(only, "fast", "base", rng())

@@ -376,6 +376,6 @@ def test_schedules_of_ones_own_are_drawn_as_they_were_logged(tmp_path: Path, cli
     sheet = FIGURES["schedules"].draw(runs)
     labels = [text.get_text() for text in sheet.legends[0].get_texts()]
     assert {"mine: as logged", "wild: as logged"} <= set(labels)
-    lines = [line for line in sheet.axes[1].get_lines() if list(line.get_ydata()) == [900, 500, 100]]
+    lines = [line for line in sheet.axes[1].get_lines() if np.array_equal(line.get_ydata(), [900, 500, 100])]
     assert len(lines) == 1 and lines[0].get_linestyle() != "None"
     assert len(sheet.run_ids) == 2

@@ -176,7 +176,9 @@ def test_spectra_have_the_priors_own_error_for_a_floor(
     half = spectrum.radial_power(images[:2]), spectrum.radial_power(images[2:])
     whole = spectrum.radial_power(images), study.of(Spectrum).real[PROMPTS[0]]
     expected = spectrum.band_error(*(whole if truth else half))["overall"]
-    found = study.of(Spectrum).floor.set_index("prompt").loc[PROMPTS[0], "overall"]
+    found = dict(zip(*(study.of(Spectrum).floor[name] for name in ("prompt", "overall")), strict=True))[
+        PROMPTS[0]
+    ]
     assert found == pytest.approx(expected, abs=0.02) and found > 0
 
 
