@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 import trimesh
+from trimesh.visual import ColorVisuals
 
 from harness.config import UserError
 from harness.device import pick_device
@@ -125,7 +126,7 @@ class Run:
         mesh, _ = largest_components(level_surface(final, grid, level), components)
         colours = vertex_colours(final, load_prior(final), mesh.vertices, mesh.vertex_normals)
         rgb_N3 = (np.clip(colours.rgb_N3, 0, 1) * 255).round().astype(np.uint8)
-        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=rgb_N3)
+        mesh.visual = ColorVisuals(mesh, vertex_colors=rgb_N3)
         return mesh
 
 

@@ -90,7 +90,7 @@ class RunSpec(BaseModel):
     @property
     def parts(self) -> tuple[Part, ...]:
         """The method by itself, or the two halves of a composed one."""
-        if COMPOSED not in self.method:
+        if self.method.count(COMPOSED) != 1:
             return (Part(self.method, self.params, self.params_set, self.variant),)
         variants = (*self.variant.split(COMPOSED), "", "")
         return tuple(
@@ -107,7 +107,7 @@ class RunSpec(BaseModel):
     def alike(self) -> dict[str, Any]:
         """The settings that runs of one pack share: of a composed method its distillation's, since the
         schedule's move each run's own timesteps and nothing else."""
-        return {HALVES[0]: self.params[HALVES[0]]} if COMPOSED in self.method else self.params
+        return {HALVES[0]: self.params.get(HALVES[0])} if COMPOSED in self.method else self.params
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -229,5 +229,5 @@ def test_prompts_are_named_by_hand(tmp_path: Path):
     assert prompts(suite, "A red car.") == (3, {"a red car"})
     with pytest.raises(UserError, match="'a red bus' is not in"):
         prompts(suite, "a red bus")
-    with pytest.raises(UserError, match="--limit and --spread choose none"):
+    with pytest.raises(UserError, match="--limit, --spread and --split choose none"):
         prompts(suite, "a red car", limit=1)

@@ -90,7 +90,7 @@ def test_the_metadata_is_croissant_and_the_card_says_toy(told: Sweep, tmp_path: 
     publish(told.root, out, "A test", "CC-BY-4.0", "Planted.")
     dataset = mlcroissant.Dataset(str(out / "croissant.json"))
     assert not dataset.metadata.ctx.issues.errors
-    assert {record.name for record in dataset.metadata.record_sets} == set(COLUMNS)
+    assert {str(record.name) for record in dataset.metadata.record_sets} == set(COLUMNS)
     rows = list(dataset.records("runs"))
     methods = {str(row["runs/method"]) for row in rows}
     assert len(rows) == 13 and methods == {"b'tp_sds'", "b'uniform_sds'"}
