@@ -7,14 +7,13 @@ name.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.metrics.r_precision import RPrecision
@@ -22,9 +21,10 @@ from eval.published.read import is_published, run_folders_of
 from eval.runs import Runs
 from eval.tables import controls
 from eval.tables.rows import distinct, groups, mean
-from eval.tables.table import Number, percent
+from eval.tables.table import Number, frame_as_csv, percent
 from harness.config import UserError
 from harness.records.files import make_folder, read_json, write_bytes, write_json
+from harness.text import short
 
 PROTOCOL = "protocol.json"
 HERE = Path(__file__).parent
@@ -124,8 +124,7 @@ def _rows(name: str, runs: Runs) -> list[Entry]:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return short(value if isinstance(value, str) else json.dumps(value), 80)
 
 
 def write_board(root: Path, out: Path, title: str, opened: Opened, cache: Path | None = None) -> list[Path]:
@@ -142,24 +141,14 @@ def write_board(root: Path, out: Path, title: str, opened: Opened, cache: Path |
         title=title, rows=[row.cells for row in rows], protocol=_told(protocol), policy=POLICY,
         mark=protocol["mark"],
     )  # fmt: skip
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(list(asdict(rows[0])))
-    for row in rows:
-        writer.writerow([_plain(cell) for cell in row.cells.values()])
     made = {
         "index.html": page.encode(),
-        "board.csv": text.getvalue().encode(),
+        "board.csv": frame_as_csv(pd.DataFrame([row.cells for row in rows])).encode(),
         "board.css": (HERE / "templates" / "board.css").read_bytes(),
     }
     for name, data in made.items():
         write_bytes(out / name, data)
     return [out / name for name in made]
-
-
-def _plain(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if cell[:1] in "=+-@\t\r" else cell
 
 
 def _told(protocol: dict[str, Any]) -> dict[str, str]:
