@@ -58,7 +58,7 @@ def sweep(
         try:
             if plan.packs:
                 with busy("measuring speed: loading the prior, then a few steps"):
-                    pace = pool.known_pace(plan) or pool.measure(plan, by_id)
+                    pace = pool.pace(plan)
                 for note in pace.notes:
                     print(note, flush=True)
                 if pace.rate and not presses:

@@ -56,6 +56,7 @@ from harness.threads import cores, environment
 
 STOP_SECONDS = 120.0
 SEEN_SECONDS = 5.0  # that a pack has to take for its pace to be remembered
+SOON_SECONDS = 60.0  # a sweep that is over by then is not measured first, where its paces are remembered
 
 
 @dataclass(frozen=True)
@@ -273,18 +274,37 @@ class Pool:
         """The most runs in a pack of this kind."""
         return self._most[_kind(spec)]
 
+    def pace(self, plan: Plan) -> Pace:
+        """Steps per second of the whole pool: as before where that is soon over, else measured now.
+
+        The machine may have been busier then; what lasts is how methods compare, and `measure` keeps it.
+        """
+        known = self.known_pace(plan)
+        soon = known is not None and sum(plan.steps_left.values()) < known.rate * SOON_SECONDS
+        return known if known is not None and soon else self.measure(plan, self._by_id)
+
     def known_pace(self, plan: Plan) -> Pace | None:
         """Steps per second of the whole pool by what its packs did here before; None where one is unknown."""
-        seconds = 0.0
-        for pack in plan.packs:
-            rate = self.paces.known(self._by_id[pack[0]], len(pack))
-            if not rate:
-                return None
-            seconds += sum(plan.steps_left[run] for run in pack) / rate
-        if not seconds:
+        rates = [self.paces.known(self._by_id[pack[0]], len(pack)) for pack in plan.packs]
+        if not all(rates) or not rates:
             return None
-        at_once = min(len(self.slots), len(plan.packs))
-        return Pace(at_once * sum(plan.steps_left.values()) / seconds, 0.0, how="as before")
+        return Pace(self._together(plan, [rate for rate in rates if rate]), 0.0, how="as before")
+
+    def _together(self, plan: Plan, rates: Sequence[float]) -> float:
+        """Steps per second of all slots, over all packs, from each pack's own on one slot."""
+        left = [sum(plan.steps_left[run] for run in pack) for pack in plan.packs]
+        seconds = sum(steps / rate for steps, rate in zip(left, rates, strict=True))
+        return min(len(self.slots), len(plan.packs)) * sum(left) / seconds
+
+    def _compared(self, plan: Plan, spec: RunSpec, runs: int, rate: float) -> list[float]:
+        """Steps per second of each pack, given one's: by what both did here before, else by evaluations."""
+        before = self.paces.known(spec, runs)
+        rates = []
+        for pack in plan.packs:
+            theirs = self.paces.known(self._by_id[pack[0]], len(pack)) if before else None
+            cost = self._cost(spec.method) / self._costs[pack[0]]
+            rates.append(rate * (theirs / before if theirs and before else cost))
+        return rates
 
     def measure(self, plan: Plan, specs: dict[str, RunSpec]) -> Pace:
         """Steps per second of the whole pool, by a short measurement of a pack on one slot.
@@ -308,9 +328,9 @@ class Pool:
                 self._fits(specs[pack[0]], len(pack))
                 notes.append(f"{name}: out of memory with more than {len(pack)} runs in a pack")
             if event.rate:
+                rates = self._compared(plan, specs[pack[0]], len(pack), event.rate)
                 self._keep_pace(specs[pack[0]], len(pack), event.rate)
-                rate = event.rate * min(len(self.slots), len(plan.packs))
-                return Pace(rate, event.memory, tuple(notes))
+                return Pace(self._together(plan, rates), event.memory, tuple(notes))
             notes.append(f"{name} cannot be measured: {event.problem or 'it took no step in time'}")
             one_each = []  # they were looked at
         return Pace(0.0, 0.0, tuple(notes))

@@ -12,7 +12,7 @@ import torch
 from harness.config import GuidanceConfig, ViewsConfig
 from harness.guidance.prior import Guidance
 from harness.guidance.sampling import sample
-from harness.guidance.views import VIEWS
+from harness.guidance.views import VIEWS, view_name
 from harness.toyworld import data
 from harness.toyworld.grammar import COLOURS, KINDS, Scene, Thing, caption, exchanged, parse, without_colours
 from harness.toyworld.kinds import misplaced, primitives
@@ -30,6 +30,8 @@ DDIM_STEPS = 50
 SEEN_FROM = {"front": (0.0, 30.0), "side": (90.0, 30.0), "back": (180.0, 30.0), "overhead": (0.0, 70.0)}
 # Of the mean distance between two prompts' pictures: less, and a thing looks the same from two sides.
 SIDED = 0.25
+RING_STEP = 15  # degrees between the cameras that tell where a picture was seen from
+RING = [(a, e) for a in range(0, 360, RING_STEP) for e in range(0, 90, RING_STEP)]
 
 
 class Judge(Protocol):
@@ -211,7 +213,7 @@ def check_prior(judge: Judge, retrieval: Retrieval, guidance: Guidance) -> list[
     return [
         Finding("toy-sd", "samples retrieve their prompt, front", hits["front"], 0.95),
         Finding("toy-sd", "samples retrieve their prompt, all views", everywhere, 0.90),
-        Finding("toy-sd", "samples are seen from the view asked for", followed(features, expected), 0.90),
+        *check_views(judge, prompts, features, expected),
         Finding("toy-sd", "samples bind colours to what has them", bound(judge, prompts, features), 0.90),
         Finding("toy-sd", "samples' distance to truth", distance(features["front"], expected["front"]), None),
         Finding("toy-sd", "the VAE's own distance to truth", distance(coded, expected["front"]), None),
@@ -223,21 +225,61 @@ def _truth(prompts: Sequence[str], azimuth: float, elevation: float) -> np.ndarr
     return render([primitives(parse(prompt)) for prompt in prompts], cameras)
 
 
-def followed(features: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Share of samples whose nearest ground truth of their own prompt is that of the view asked for, among
-    the prompts whose four ground truths all differ (chance .25).
+def check_views(
+    judge: Judge, prompts: Sequence[str], features: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
+) -> list[Finding]:
+    """Whether samples are seen from the view asked for, of prompts whose four ground truths all differ.
+
+    Beside it: what ground truth of such views reaches itself, and what samples of other views do (chance).
 
     Two views differ where their distance is more than `SIDED` of that between two prompts' front views.
     """
     seen_V = torch.stack([expected[view] for view in VIEWS])  # [4, N, D]
     apart = (seen_V[0] - seen_V[0].roll(1, 0)).norm(dim=1).mean()
     between_VVN = (seen_V[:, None] - seen_V[None]).norm(dim=-1) + torch.eye(len(VIEWS))[..., None] * 1e9
-    sided_N = between_VVN.amin((0, 1)) > SIDED * apart
-    right = [
-        (features[view][None] - seen_V).norm(dim=-1).argmin(0)[sided_N] == index
-        for index, view in enumerate(VIEWS)
+    sided = (between_VVN.amin((0, 1)) > SIDED * apart).nonzero()[:, 0].tolist()
+    solids = [primitives(parse(prompts[n])) for n in sided]
+    ring_CND = torch.stack(
+        [judge.embed_images(render(solids, np.tile([*c, 2.8, 40.0], (len(solids), 1)))) for c in RING]
+    )
+    rng = random.Random(f"check/views/{UNSEEN}")
+    true = {
+        view: judge.embed_images(render(solids, np.stack([_camera_of(view, rng) for _ in solids])))
+        for view in VIEWS
+    }
+    samples = {view: features[view][sided] for view in VIEWS}
+    turned = [dict(zip(VIEWS, [*VIEWS[k:], *VIEWS[:k]], strict=True)) for k in range(1, len(VIEWS))]
+    others = [followed({view: samples[turn[view]] for view in VIEWS}, ring_CND) for turn in turned]
+    return [
+        Finding("toy-sd", "samples are seen from the view asked for", followed(samples, ring_CND), 0.90),
+        Finding("toy-sd", "ground truth seen from there", followed(true, ring_CND), None),
+        Finding("toy-sd", "samples of the other views", float(np.mean(others)), None),
     ]
-    return float(torch.stack(right).float().mean())
+
+
+def followed(features: dict[str, torch.Tensor], ring_CND: torch.Tensor) -> float:
+    """Share of pictures [N, D] a view that were seen from it.
+
+    Seen from it: of the prompt's ground truths from the cameras of `RING` (features [C, N, D]) the nearest
+    belongs to the view's sector, or lies one step of the ring beside it.
+    """
+    near = range(-RING_STEP, RING_STEP + 1, RING_STEP)
+    sectors = [{view_name(a + da, e + de) for da in near for de in near} for a, e in RING]
+    return float(
+        np.mean(
+            [
+                [view in sectors[c] for c in (f[None] - ring_CND).norm(dim=-1).argmin(0).tolist()]
+                for view, f in features.items()
+            ]
+        )
+    )
+
+
+def _camera_of(view: str, rng: random.Random) -> np.ndarray:
+    """A camera as training draws them, of the view."""
+    while view_name(*(camera := data.cameras(rng, 1)[0])[:2]) != view:
+        pass
+    return camera
 
 
 def bound(judge: Judge, prompts: Sequence[str], features: dict[str, torch.Tensor]) -> float:

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.config import Config, Execution
 from harness.console import Console
+from harness.distill.events import Measured
 from harness.records.identity import RunSpec
 from harness.sweep import display, pool
 from harness.sweep.display import Display, duration, speed
@@ -65,20 +67,42 @@ def test_a_pace_is_remembered_by_what_it_hangs_on(tmp_path: Path, monkeypatch: p
     assert again.known(spec, 4) is None
 
 
-def test_a_sweep_whose_paces_are_known_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def of_two_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    """A pool of two packs of two runs that nothing was run with yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(pool, "gpus", list)
     specs = [
         _spec(method, prompt) for method in ("uniform_sds", "csd") for prompt in ("a red cup", "a blue cup")
     ]
     with Pool(tmp_path / "runs", specs, Execution(wandb="disabled", device="cpu")) as made:
-        plan = made.plan()
-        assert made.known_pace(plan) is None and made.work(plan) == 400 * 2 * (2 + made._cost("csd"))
-        made.paces.keep(specs[0], 2, 40.0)
-        assert made.known_pace(plan) is None
-        made.paces.keep(specs[2], 2, 10.0)
-        pace = made.known_pace(plan)
-    assert pace and pace.rate == pytest.approx(1600 / (800 / 40 + 800 / 10)) and pace.how == "as before"
+        yield made
+
+
+def test_a_short_sweep_whose_paces_are_known_is_not_measured(of_two_methods: Pool):
+    made, plan = of_two_methods, of_two_methods.plan()
+    uniform, _, csd, _ = made.specs
+    assert made.known_pace(plan) is None and made.work(plan) == 400 * 2 * (2 + made._cost("csd"))
+    made.paces.keep(uniform, 2, 40.0)
+    assert made.known_pace(plan) is None
+    made.paces.keep(csd, 2, 30.0)
+    pace = made.pace(plan)
+    assert pace.rate == pytest.approx(1600 / (800 / 40 + 800 / 30)) and pace.how == "as before"
+
+
+def test_a_long_sweep_is_measured_and_its_methods_compared_by_what_they_did(
+    of_two_methods: Pool, monkeypatch: pytest.MonkeyPatch
+):
+    made, plan = of_two_methods, of_two_methods.plan()
+    uniform, _, csd, _ = made.specs
+    monkeypatch.setattr(made, "_measured", lambda pack, kinds: Measured(rate=60.0, memory=5.0))
+    by_cost = 60 * 2 / made._cost("csd")
+    assert made.pace(plan).rate == pytest.approx(1600 / (800 / 60 + 800 / by_cost))
+    made.paces.keep(uniform, 2, 10.0)  # on a busy machine
+    made.paces.keep(csd, 2, 2.0)
+    pace = made.pace(plan)
+    assert pace.rate == pytest.approx(1600 / (800 / 60 + 800 / 12)) and pace.how == "measured"
+    assert made.paces.known(uniform, 2) == 60
 
 
 def test_a_wrong_folder_is_told_before_anything_is_imported(tmp_path: Path):
