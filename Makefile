@@ -48,6 +48,7 @@ $(VIEWER)/node_modules: $(STAMP) $(VIEWER)/package-lock.json
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint slurm/containers/Dockerfile
 
 types: $(STAMP)
 	$(BIN)/pyright

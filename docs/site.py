@@ -25,6 +25,7 @@ PAGES, SITE = ROOT / "build" / "pages", ROOT / "build" / "site"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 GUIDES = (
     "slurm",
+    "containers",
     "priors",
     "wandb",
     "report",

@@ -386,41 +386,58 @@ class Fetched:
 
 
 def fetch(
-    config: Config, clips: Sequence[str], say: Callable[[str], None], metrics: Sequence[str] = ()
+    config: Config,
+    clips: Sequence[str],
+    say: Callable[[str], None],
+    metrics: Sequence[str] = (),
+    lock: Path | None = None,
 ) -> list[Fetched]:
     """Bring the prior, the scorers and metrics' weights into the Hub's cache, file by file where they are not
     there yet.
 
-    Every weight file is read and hashed. Raises UserError where one cannot be had or is not the right one.
+    Every weight file is read and hashed, and has to be what a `lock` says of it, if it says anything. Raises
+    UserError where one cannot be had or is not the right one.
     """
     from eval.scorers import clip
     from harness.guidance import folder
+    from harness.guidance.lock import Lock
+    from harness.records.files import write_json
 
-    done, pins = [], _pins(metrics)
+    locked = Lock.read(lock) if lock else Lock()
     cfg = config.guidance
     repo = cfg.prior if folder.is_on_hub(cfg) else None
-    got = _fetch(repo, cfg.revision, folder.patterns(), lambda: folder.find(cfg).stored, say)
-    say(_told(got) + _how_to_pin(config, got.weights))
-    done.append(got)
-    for name in clips:
-        got = _fetch(clip.repository(name), None, [clip.MODEL_FILE], partial(clip.find, name), say)
-        say(_told(got))
-        done.append(got)
-    for pin in pins:
-        got = _fetch(pin.repo, pin.commit, pin.files, pin.find, say)
-        say(_told(got))
+    cfg = cfg.model_copy(update={"revision": locked.commit(repo, cfg.revision)})
+    wanted: list[tuple[str | None, str | None, Sequence[str], Callable[[], hub.Stored]]] = [
+        (repo, cfg.revision, folder.patterns(), lambda: folder.find(cfg).stored)
+    ]
+    # open_clip finds a scorer under its newest commit alone, so none is fetched at another.
+    wanted += [(clip.repository(name), None, [clip.MODEL_FILE], partial(clip.find, name)) for name in clips]
+    wanted += [(pin.repo, pin.commit, pin.files, pin.find) for pin in _pins(metrics)]
+    done = []
+    for repo, revision, patterns, find in wanted:
+        got = _fetch(repo, revision, patterns, find, say)
+        say(_told(got) + ("" if done else _how_to_pin(config, got.weights)))
+        if lock and repo:
+            locked.hold(repo, got.weights)
+            write_json(lock, locked.model_dump())
         done.append(got)
     return done
 
 
-def fetch_and_tell(config: Config, clips: Sequence[str], as_json: bool, metrics: Sequence[str] = ()) -> None:
+def fetch_and_tell(
+    config: Config,
+    clips: Sequence[str],
+    as_json: bool,
+    metrics: Sequence[str] = (),
+    lock: Path | None = None,
+) -> None:
     """`fetch`, and the environment with which jobs then run without a network."""
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()
     told = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
-    got = fetch(config, clips, told, metrics)
+    got = fetch(config, clips, told, metrics, lock)
     variables = hub.job_environment()
     if as_json:
         about = {"fetched": [each.facts() for each in got], "environment": variables}

@@ -134,6 +134,13 @@ def doctor(
         bool,
         typer.Option("--fetch", help="Download the weights that are not here, for jobs without internet."),
     ] = False,
+    lock: Annotated[
+        Path | None,
+        typer.Option(
+            help="--fetch: take the commits and check the files of this lock file; what it lacks is added.",
+            callback=expanded,
+        ),
+    ] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Measure a few steps: what the paper's comparison costs here.")
     ] = False,
@@ -146,9 +153,11 @@ def doctor(
     clips = doctor.scorers(preset, clip)
     if metrics and not fetch:
         raise UserError("--metrics names what --fetch brings; every metric is looked at anyway")
+    if lock and not fetch:
+        raise UserError("--lock is of what --fetch brings")
     if fetch:
         names = [name.strip() for name in metrics.split(",") if name.strip()]
-        doctor.fetch_and_tell(config, clips, as_json, names)
+        doctor.fetch_and_tell(config, clips, as_json, names, lock)
     elif not doctor.tell(config, clips, runs or out, as_json, estimate, files=runs is not None):
         raise typer.Exit(1)
 

@@ -212,7 +212,8 @@ class Mirror:
                 k: v for k, v in rows.get(step, {}).items() if k != "step" and v is not None
             }
             if views := picture_of(self.folder, step):
-                data[VIEWS] = Image(str(views))  # of a path: the file goes up as it is
+                said = f"{self.spec.prompt} · {self.spec.label}, seed {self.spec.seed}, step {step}"
+                data[VIEWS] = Image(str(views), caption=said)  # of a path: the file goes up as it is
             self._run.log(data, step=step)
             self.step = step
 

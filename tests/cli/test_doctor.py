@@ -24,6 +24,7 @@ from harness.config import Config, UserError
 from harness.guidance import hub as cache
 from harness.guidance.folder import patterns
 from harness.guidance.hub import sha256_file
+from harness.guidance.lock import Lock
 from harness.guidance.random_prior import make_prior
 from harness.presets import load
 from harness.records import environment as environment_of_results
@@ -223,6 +224,29 @@ def test_weights_of_a_metric_are_fetched_at_their_commit(repository: Path, tmp_p
     for names, told in (("hsp", "hsp is no metric; did you mean 'hps'"), ("geometry", "needs no weights")):
         with pytest.raises(UserError, match=told):
             doctor.fetch(Config(), [], print, [names])
+
+
+def test_a_lock_takes_the_commit_and_refuses_other_files(repository: Path, tmp_path: Path):
+    lock = tmp_path / "weights.lock.json"
+    with Hub({"tiny/prior": repository}) as hub:
+        done = harness(tmp_path / "home", hub.url, *PRIOR, "--lock", f"{lock}")
+        assert done.returncode == 0, done.stderr
+        held = json.loads(lock.read_text())["weights"]["tiny/prior"]
+        unet = "unet/diffusion_pytorch_model.safetensors"
+        assert (held["commit"], held["source"]) == (COMMIT, hub.url)
+        assert held["files"][unet] == sha256_file(repository / unet)
+        # Another home, where nothing is: what comes is not what the lock says.
+        lock.write_text(lock.read_text().replace(held["files"][unet], "0" * 64))
+        told = one_line(harness(tmp_path / "other", hub.url, *PRIOR, "--lock", f"{lock}"))
+        assert f"tiny/prior: {unet} is {held['files'][unet][:12]} here and 000000000000 in the lock" in told
+    with pytest.raises(UserError, match=f"tiny/prior is locked at {COMMIT}, and v2 is asked for"):
+        Lock.read(lock).commit("tiny/prior", "v2")
+    assert Lock.read(lock).commit("tiny/prior", None) == COMMIT
+    assert Lock.read(lock).commit("another/prior", None) is None
+    for text in ("{", '{"weights": {"a/b": {"commit": "main"}}}'):
+        lock.write_text(text)
+        with pytest.raises(UserError, match="is no lock of weights"):
+            Lock.read(lock)
 
 
 def test_what_cannot_be_fetched_is_told_in_one_line(repository: Path, tmp_path: Path):
