@@ -21,17 +21,11 @@ from harness.config import UserError
 from harness.device import pick_device
 from harness.distill.assemble import check_resolution, load_guidance, make_method
 from harness.distill.assemble import make_pack as assembled
-from harness.distill.method import Method, NoiseSchedule
+from harness.distill.method import Method
 from harness.distill.step import Pack, evaluation_latents, step
-from harness.objects.colours import vertex_colours
+from harness.objects.export import surface
 from harness.objects.final import Final, latents, load, load_prior, pictures
-from harness.objects.mesh import (
-    default_resolution,
-    largest_components,
-    level_surface,
-    solidity_grid,
-    surface_level,
-)
+from harness.objects.mesh import surface_level
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import RunSpec
 from harness.rng import Key
@@ -121,10 +115,8 @@ class Run:
         """The finished object's surface with the colours of its vertices: see `harness export`; `resolution`
         in cells along an axis, `components`: so many of its largest parts. UserError where it has none."""
         final = self._final
-        level, _ = surface_level(final)
-        grid = solidity_grid(final, level, resolution or default_resolution(final))
-        mesh, _ = largest_components(level_surface(final, grid, level), components)
-        colours = vertex_colours(final, load_prior(final), mesh.vertices, mesh.vertex_normals)
+        made = surface(final, surface_level(final)[0], resolution, components)
+        mesh, colours = made.mesh, made.colours
         rgb_N3 = (np.clip(colours.rgb_N3, 0, 1) * 255).round().astype(np.uint8)
         mesh.visual = ColorVisuals(mesh, vertex_colors=rgb_N3)
         return mesh
@@ -242,11 +234,8 @@ def make_pack(
     config = specs[0].config
     guidance = load_guidance(config, torch.device(pick_device(device)))
     check_resolution(config, guidance)
-    if isinstance(method, str):
-        made = make_method(config, guidance, specs[0].method, specs[0].params)
-    else:
-        noise = NoiseSchedule(guidance.alphas_cumprod_T.clone(), *guidance.t_range)
-        made = method(method.Params(), noise, config.guidance.weighting)
+    asked = (specs[0].method, specs[0].params) if isinstance(method, str) else (method, {})
+    made = make_method(config, guidance, *asked)
     keys = [Key(spec.prompt, seed) for spec in specs for seed in seeds]
     return assembled(config, guidance, made, keys, "auto")
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from eval.metric import VIEWS, Column, pinned
 from eval.scorers.clip import CONFIG_FILE
-from eval.scorers.preference import BATCH, Preference, Scorer, Weights, pixels, refused, tokens
+from eval.scorers.preference import Preference, Scorer, Weights, refused, scorer
 from harness.text import parse_json
 
 WEIGHTS = Weights(
@@ -52,15 +51,9 @@ class HPS(Preference):
         except Exception as error:  # torch, open_clip and json raise kinds of their own
             raise refused(WEIGHTS.name, folder, error) from error
         model = made.to(device, torch.float32).eval()
-        side = model.visual.image_size[0]
 
-        @torch.inference_mode()
-        def score(prompt: str, images_VHWC: np.ndarray) -> np.ndarray:
-            text_1D = model.encode_text(tokens(prompt).to(device), normalize=True)
-            found = [
-                100 * (model.encode_image(part.to(device), normalize=True) @ text_1D.T)[:, 0].cpu()
-                for part in pixels(images_VHWC, side).split(BATCH)
-            ]
-            return torch.cat(found).numpy()
+        def score(ids_1D: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+            text_1D = model.encode_text(ids_1D, normalize=True)
+            return 100 * (model.encode_image(pixels, normalize=True) @ text_1D.T)[:, 0]
 
-        return score
+        return scorer(model.visual.image_size[0], device, score)

@@ -10,11 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from eval.metric import VIEWS, Column, pinned
-from eval.scorers.preference import BATCH, Preference, Scorer, Weights, pixels, refused, tokens
+from eval.scorers.preference import Preference, Scorer, Weights, refused, scorer
 
 WEIGHTS = Weights(
     "pick_score",
@@ -45,16 +44,9 @@ class PickScore(Preference):
         except Exception as error:  # transformers and safetensors raise kinds of their own
             raise refused(WEIGHTS.name, folder, error) from error
         model = loaded.to(device).eval()
-        side = model.config.vision_config.image_size
 
-        @torch.inference_mode()
-        def score(prompt: str, images_VHWC: np.ndarray) -> np.ndarray:
+        def score(ids_1D: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
             # The text ends at its end token, whatever follows: the text tower is causal.
-            input_ids = tokens(prompt).to(device)
-            found = [
-                model(input_ids=input_ids, pixel_values=part.to(device)).logits_per_image[:, 0].cpu()
-                for part in pixels(images_VHWC, side).split(BATCH)
-            ]
-            return torch.cat(found).numpy()
+            return model(input_ids=ids_1D, pixel_values=pixels).logits_per_image[:, 0]
 
-        return score
+        return scorer(model.config.vision_config.image_size, device, score)

@@ -103,6 +103,18 @@ def refused(name: str, folder: Path, error: Exception) -> UserError:
 Scorer = Callable[[str, np.ndarray], np.ndarray]  # prompt, uint8 [V, H, W, 3] → a score of each, [V]
 
 
+def scorer(side: int, device: torch.device, score: Callable[[Tensor, Tensor], Tensor]) -> Scorer:
+    """A scorer from what scores the tokens of a prompt [1, 77] against pictures [V, 3, side, side]: [V]."""
+
+    @torch.inference_mode()
+    def scored(prompt: str, images_VHWC: np.ndarray) -> np.ndarray:
+        ids = tokens(prompt).to(device)
+        parts = pixels(images_VHWC, side).split(BATCH)
+        return torch.cat([score(ids, part.to(device)).cpu() for part in parts]).numpy()
+
+    return scored
+
+
 class Preference(RunMetric):
     """The mean of a scorer over the ring's views at the last step; a metric is a subclass of it.
 

@@ -51,10 +51,19 @@ def check_resolution(config: Config, guidance: Guidance) -> None:
 
 
 def make_method(
-    config: Config, guidance: Guidance, name: str, params: Mapping[str, Any], dirs: Sequence[Path | str] = ()
+    config: Config,
+    guidance: Guidance,
+    method: str | type[Method],
+    params: Mapping[str, Any],
+    dirs: Sequence[Path | str] = (),
 ) -> Method:
-    """A method with its settings, on the prior's noise schedule; UserError where they do not fit."""
-    method_class = load_method(name, [Path(each) for each in dirs])
+    """A method, by name or as a class, with its settings, on the prior's noise schedule.
+
+    Raises UserError where they do not fit.
+    """
+    by_name = isinstance(method, str)
+    name = method if by_name else method.__name__
+    method_class = load_method(method, [Path(each) for each in dirs]) if by_name else method
     noise = NoiseSchedule(guidance.alphas_cumprod_T.clone(), *guidance.t_range)
     try:
         return method_class(method_class.resolve(params, name), noise, config.guidance.weighting)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import trimesh
+
 from harness.config import UserError
-from harness.objects.colours import vertex_colours
+from harness.objects.colours import VertexColours, vertex_colours
 from harness.objects.final import Final, load_prior
 from harness.objects.formats import AXES, COLOURS, as_bytes
 from harness.objects.mesh import (
+    Grid,
     default_resolution,
     largest_components,
     level_surface,
@@ -19,6 +23,29 @@ from harness.objects.mesh import (
 from harness.records.files import make_folder, write_bytes, write_json
 
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A finished object's surface, the grid it was found on, its vertices' colours, its number of parts."""
+
+    mesh: trimesh.Trimesh
+    grid: Grid
+    colours: VertexColours
+    components: int
+
+
+def surface(
+    final: Final, level: float, resolution: int | None = None, components: int | None = None
+) -> Surface:
+    """The surface at a level, of `resolution` cells along an axis and of its `components` largest parts.
+
+    Raises UserError for an empty one.
+    """
+    grid = solidity_grid(final, level, resolution or default_resolution(final))
+    mesh, found = largest_components(level_surface(final, grid, level), components)
+    colours = vertex_colours(final, load_prior(final), mesh.vertices, mesh.vertex_normals)
+    return Surface(mesh, grid, colours, found)
 
 
 def export_mesh(
@@ -47,9 +74,8 @@ def export_mesh(
         threshold, outlines = surface_level(final)
         source = "the signed distance" if outlines is None else "the outlines of the evaluation views"
     resolution = resolution or default_resolution(final)
-    grid = solidity_grid(final, threshold, resolution)
-    mesh, found = largest_components(level_surface(final, grid, threshold), components)
-    colours = vertex_colours(final, load_prior(final), mesh.vertices, mesh.vertex_normals)
+    made = surface(final, threshold, resolution, components)
+    mesh, grid, colours, found = made.mesh, made.grid, made.colours, made.components
     about = final.about | {
         "version": VERSION,
         "file": path.name,

@@ -91,7 +91,7 @@ def test_its_steps_make_a_harness_that_sweeps(tmp_path: Path):
                     command = json.loads(rest)
         assert "harness" in inside(*command, "--version").stdout
         inside(*command, "sweep", "--prompt", "a red car", "--methods", "uniform_sds", "--steps", "2")
-        assert "1 done" in inside(*command, "status", "runs").stdout
+        assert " 2/2 " in inside(*command, "status", "runs").stdout
     finally:
         for place in reversed(mounted):
             subprocess.run(["umount", "--recursive", "--lazy", place], check=True)
