@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from eval.figures.curves import counted
 from eval.figures.looks import looks
-from eval.figures.style import COLUMN, PAGE, Sheet, at_foot, chart, handle, legend
+from eval.figures.style import COLUMN, PAGE, Sheet, at_foot, chart, handle
 from eval.metrics.diversity import SpreadOverSeeds
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
@@ -39,25 +39,26 @@ def axes(runs: Runs) -> Sheet:
         distances = _longest(runs.of(SpreadOverSeeds).frame)
         measures.append(("distance of seeds, 1 − cos", "distance", 1.0, distances))
     lines = {key: _lines(runs, key) for key in keys}
-    names = list(dict.fromkeys(name for each in lines.values() for name in each))
     caption = (
         f"{counted(scores)} at step {scores['total'].max()}, {runs.stamp.clip}; bars: 95 % over prompts."
     )
     sheet = chart(
         COLUMN if len(keys) == 1 else PAGE,
-        0.6 + 2.0 * len(measures),
+        0.6 + 2.0 * len(measures) + 0.15 * max(map(len, lines.values())),
         mark=runs.stamp.mark,
         caption=at_foot(caption, runs.stamp.settings),
     )
-    look = looks(names)
-    legend(sheet, [handle(name, look[name]) for name in names])
+    look = {key: looks(list(lines[key])) for key in keys}
     panels = sheet.subplots(len(measures), len(keys), squeeze=False, sharey="row", sharex="col")
+    for panel, key in zip(panels[0], keys, strict=True):
+        entries = [handle(name, each) for name, each in look[key].items()]
+        panel.legend(handles=entries, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     for panel_K, (label, column, scale, frame) in zip(panels, measures, strict=True):
         panel_K[0].set_ylabel(label)
         for panel, key in zip(panel_K, keys, strict=True):
             for name, rows in lines[key].items():
                 line = [(value, frame.loc[frame["method"] == row]) for value, row in rows]
-                _draw(panel, [each for each in line if len(each[1])], column, scale, look[name].draw())
+                _draw(panel, [each for each in line if len(each[1])], column, scale, look[key][name].draw())
             panel.set_ylim(0, 104 if scale == 100 else None)
     for panel, key in zip(panels[-1], keys, strict=True):
         _ticks(panel, key, [value for rows in lines[key].values() for value, _ in rows])
