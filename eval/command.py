@@ -58,7 +58,7 @@ def evaluate(runs: Runs, out: Path | None = None, console: Console | None = None
     write_json(folder / "manifest.json", manifest(runs))
     keep_values(runs)
     for table in tables:
-        console.print(terminal(table, runs.stamp))
+        console.print(terminal(table, runs.stamp, console.width))
     for note in [*notes, *([boxes(missing)] if missing else [])]:
         console.print(note, soft_wrap=True)
     console.print(
@@ -81,7 +81,7 @@ def write_tables(
     make_folder(folder)
     for table in tables:
         write(table, runs.stamp, folder)
-        console.print(terminal(table, runs.stamp))
+        console.print(terminal(table, runs.stamp, console.width))
         for note in table.notes:
             console.print(note, soft_wrap=True)
     write_bytes(folder / "tables.md", markdown(tables, runs.stamp, "Results", notes).encode())

@@ -292,7 +292,7 @@ def write_results(ballots: Ballots, out: Path | None = None, console: Console | 
     for table in tables:
         write(table, stamp, folder)
         if console and table.name != "raters":  # hundreds of rows; those excluded are in the notes
-            console.print(terminal(table, stamp))
+            console.print(terminal(table, stamp, console.width))
             for note in table.notes:
                 console.print(note, soft_wrap=True)
     page = markdown(tables, stamp, f"Results of the study “{ballots.design.title}”", notes)

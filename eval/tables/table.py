@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import rich.console
 import rich.table
+from rich.cells import cell_len
 
 from eval.statistics.intervals import Interval
 from harness.config import UserError
@@ -21,6 +23,9 @@ from harness.text import plain
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+LONG = 24  # characters: longer ones are texts, which may break between words
 
 
 class Stamp(Protocol):
@@ -106,18 +111,74 @@ def _stamp(table: Table, stamp: Stamp | None) -> str:
     return stamp.line(table.metrics) if stamp and table.metrics else ""
 
 
-def terminal(table: Table, stamp: Stamp | None) -> rich.table.Table:
-    """The table as it is printed; an interval goes on a line of its own. Without metrics it has no stamp."""
-    out = rich.table.Table(
-        title=table.title, caption=_stamp(table, stamp), title_justify="left", caption_justify="left"
-    )
-    for index, name in enumerate(table.columns):
-        text = index == 0 or any(
-            isinstance(row[index], str) and len(str(row[index])) > 24 for row in table.rows
+def terminal(table: Table, stamp: Stamp | None, width: int) -> rich.console.Group:
+    """The table as it is printed, in so many characters; without metrics it has no stamp.
+
+    An interval goes on a line of its own. Columns that are alike in all rows are told beneath; those that do
+    not fit beside each other go into blocks, each with the names of the rows.
+    """
+    cells = [
+        [str(c).replace(" [", "\n[") if isinstance(c, Number) else str(c) for c in row] for row in table.rows
+    ]
+    apart = [index for index in range(1, len(table.columns)) if len(_values(cells, index)) != 1]
+    if len(cells) < 2:
+        apart = list(range(1, len(table.columns)))
+    apart = [index for index in apart if _values(cells, index)]
+    alike = [
+        f"{name} {next(iter(_values(cells, index)))}".replace("\n", " ")
+        for index, name in enumerate(table.columns)
+        if index and index not in apart and _values(cells, index)
+    ]
+    blocks = [_block(table, cells, block, width) for block in _blocks(table, cells, apart, width)]
+    blocks[0].title = table.title
+    empty = [name for index, name in enumerate(table.columns) if index and not _values(cells, index)]
+    beneath = [f"in all rows: {' · '.join(alike)}"] if alike else []
+    beneath += [f"without values: {' · '.join(empty)}"] if empty else []
+    return rich.console.Group(*blocks, *beneath, *([_stamp(table, stamp)] if _stamp(table, stamp) else []))
+
+
+def _values(cells: Sequence[Sequence[str]], index: int) -> set[str]:
+    """What stands in a column where something does."""
+    return {row[index] for row in cells} - {"–", ""}
+
+
+def _needs(table: Table, cells: Sequence[Sequence[str]], index: int) -> int:
+    """Characters that a column needs for no word to be broken; long texts are content with fewer."""
+    longest = max((cell_len(line) for row in cells for line in row[index].splitlines()), default=1)
+    head = max(map(cell_len, table.columns[index].split()), default=1)
+    return max(head, min(longest, LONG) if index else longest)
+
+
+def _blocks(
+    table: Table, cells: Sequence[Sequence[str]], columns: Sequence[int], width: int
+) -> list[list[int]]:
+    """Columns that stand beside each other after that of the rows' names."""
+    names = min(_needs(table, cells, 0), width // 2) + 4
+    blocks: list[list[int]] = [[]]
+    for index in columns:
+        own = sum(_needs(table, cells, each) + 3 for each in [*blocks[-1], index])
+        if blocks[-1] and names + own > width:
+            blocks.append([])
+        blocks[-1].append(index)
+    return blocks
+
+
+def _block(
+    table: Table, cells: Sequence[Sequence[str]], columns: Sequence[int], width: int
+) -> rich.table.Table:
+    out = rich.table.Table(title_justify="left")
+    names = min(_needs(table, cells, 0), width // 2)
+    out.add_column(table.columns[0], overflow="fold", width=names)
+    for index in columns:
+        is_text = any(cell_len(row[index]) > LONG for row in cells if "\n" not in row[index])
+        out.add_column(
+            table.columns[index],
+            justify="left" if is_text else "right",
+            overflow="fold",
+            min_width=min(_needs(table, cells, index), width - names - 7),
         )
-        out.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=index == 0)
-    for row in table.rows:
-        out.add_row(*(str(c).replace(" [", "\n[") if isinstance(c, Number) else str(c) for c in row))
+    for row in cells:
+        out.add_row(row[0], *(row[index] for index in columns))
     return out
 
 

@@ -207,7 +207,7 @@ def power(
         tables, lines, stamp = [program.needed(assumed, plan)], program.advice(assumed, plan), None
     console = console_for_tables()
     for table in tables:
-        console.print(terminal(table, stamp))
+        console.print(terminal(table, stamp, console.width))
         for line in table.notes:
             console.print(line, soft_wrap=True)
         if out is not None and stamp is not None:

@@ -34,7 +34,7 @@ def write_all(folder: Path, name: str, sized: Size, journal: Journal, winner: Wi
     console = console_for_tables()
     for table in tables(name, sized, journal, winner):
         write(table, journal.stamp, folder)
-        console.print(terminal(table, journal.stamp))
+        console.print(terminal(table, journal.stamp, console.width))
         for note in table.notes:
             console.print(note, soft_wrap=True)
     with style():

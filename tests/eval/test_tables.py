@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from eval.tables.table import Number, Table, as_csv, frame_as_csv, in_csv, latex, markdown, terminal
+from eval.tables.table import Cell, Number, Table, as_csv, frame_as_csv, in_csv, latex, markdown, terminal
 from harness.console import Console
 from harness.text import plain
 
@@ -197,8 +197,27 @@ def test_a_terminal_gets_no_markup_and_no_escape_from_data(texts: list[str]) -> 
     for text in texts:
         console.print(text, soft_wrap=True)
         assert plain(text, lines=True) in out.getvalue()
-    console.print(terminal(table_of([one_line(text) for text in texts]), Plain(one_line(texts[0]))))
+    table = table_of([one_line(text) for text in texts])
+    console.print(terminal(table, Plain(one_line(texts[0])), console.width))
     drawn = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())  # our own bold and italics
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", drawn)
     for text in texts:
         assert "".join(one_line(text).split())[:200] in "".join(drawn.split())
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_a_terminal_of_any_width_breaks_no_number_and_loses_none(width: int) -> None:
+    rows: list[list[Cell]] = [
+        [f"uniform_sds, cfg_scale {row}", 200, *(Number(row + k / 10, k / 10, 9.5) for k in range(8)), "–"]
+        for row in range(3)
+    ]
+    columns = ["method", "step", *(f"measure {k}, %" for k in range(8)), "held-out"]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(terminal(Table("t", [], "A table", columns, rows), None, width))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width and any(line.startswith("in all rows: step 200") for line in lines)
+    assert any(line.startswith("without values: held-out") for line in lines)
+    for cell in (cell for row in rows for cell in row[2:-1]):
+        value, interval = str(cell).split(" ", 1)
+        assert any(value in line.split() for line in lines) and any(interval in line for line in lines)
