@@ -1,5 +1,6 @@
-"""As much of the Hugging Face Hub's protocol as its client needs to download, on loopback, from folders."""
+"""As much of the Hugging Face Hub's protocol as its client needs, on loopback, from and to folders."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -19,7 +20,8 @@ class Hub:
 
     Keyed by repository/path: `cuts`, after how many bytes the connection breaks, once; `stalls`, whose body
     stops half-way until the server ends; `spoilt`, sent with other bytes than its name says. `sent`:
-    (repository/path, first byte, bytes) of every body, in order.
+    (repository/path, first byte, bytes) of every body, in order. A commit needs the `token`, and makes `made`
+    a repository whose content it is.
     """
 
     repos: dict[str, Path]
@@ -28,6 +30,8 @@ class Hub:
     spoilt: set[str] = field(default_factory=set)
     sent: list[tuple[str, int, int]] = field(default_factory=list)
     requests: int = 0
+    token: str = ""
+    made: dict[str, bool] = field(default_factory=dict)  # repository → whether it was asked to be private
     stalled: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -70,7 +74,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def _answer(self, with_body: bool) -> None:
             hub.requests += 1
             parts = unquote(urlsplit(self.path).path).strip("/").split("/")
-            api = parts[:2] == ["api", "models"]
+            api = parts[:1] == ["api"]
+            parts = parts[1:] if parts[:1] == ["datasets"] else parts
             owner, name, verb, revision, *rest = [*(parts[2:] if api else parts), "", "", "", ""]
             repo, path = f"{owner}/{name}", "/".join(filter(None, rest))
             if repo not in hub.repos:
@@ -85,6 +90,37 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._json([{"path": str(p.relative_to(folder)), **_names(p.read_bytes())} for p in files])
             elif verb == "resolve" and (hub.repos[repo] / path).is_file():
                 self._file(f"{repo}/{path}", (hub.repos[repo] / path).read_bytes(), with_body)
+            else:
+                self._refuse(404, "EntryNotFound")
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            parts = unquote(urlsplit(self.path).path).strip("/").split("/")
+            if self.headers.get("Authorization") != f"Bearer {hub.token}":
+                self._refuse(401, "RepoNotFound")
+            elif parts == ["api", "repos", "create"]:
+                asked = json.loads(body)
+                repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
+                hub.made.setdefault(repo, asked.get("private") or asked.get("visibility") == "private")
+                self._json({"url": f"{hub.url}/datasets/{repo}", "name": repo, "id": "1"})
+            elif parts == ["api", "validate-yaml"]:
+                self._json({"errors": [], "warnings": []})
+            elif parts[4:5] == ["preupload"]:
+                files = json.loads(body)["files"]
+                plain = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]
+                self._json({"files": plain})
+            elif parts[4:5] == ["commit"]:
+                folder = hub.repos["/".join(parts[2:4])]
+                for line in map(json.loads, body.decode().splitlines()):
+                    value, path = line["value"], folder / line["value"].get("path", "")
+                    if line["key"] == "deletedFile":
+                        path.unlink()
+                    elif line["key"] == "file":
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_bytes(base64.b64decode(value["content"]))
+                url = f"{hub.url}/datasets/{'/'.join(parts[2:4])}/commit/{COMMIT}"
+                said = {"commitUrl": url, "commitOid": COMMIT, "success": True}
+                self._json(said | {"hookOutput": ""})
             else:
                 self._refuse(404, "EntryNotFound")
 

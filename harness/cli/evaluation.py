@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -407,23 +408,39 @@ def export(
 def publish(
     runs: Annotated[Path, typer.Argument(help="A folder of runs.", callback=expanded)] = Path("runs"),
     words: Filter = [],  # noqa: B006
-    to: Annotated[Path, typer.Option(help="The folder to be made.", callback=folder_out)] = Path("published"),
+    to: Annotated[
+        Path,
+        typer.Option(
+            help="The folder to be made, or hf:OWNER/NAME: a dataset of the Hub.", callback=folder_out
+        ),
+    ] = Path("published"),
     name: Annotated[str, typer.Option(help="What the dataset is called; the folder's name by default.")] = "",
     licence: Annotated[str, typer.Option(help="Of the data, an SPDX identifier.")] = "CC-BY-4.0",
     about: Annotated[str, typer.Option(help="A sentence for its card.")] = "",
+    private: Annotated[bool, typer.Option("--private", help="hf:…: a new dataset is not public.")] = False,
 ) -> None:
-    """Ended runs as a dataset to be uploaded: parquet, pictures, a card, metadata with checksums."""
+    """Ended runs as a dataset, in a folder or on the Hub: parquet, pictures, a card, checksums."""
     only = select(runs, words) if words else None
     run_folders(runs)  # a wrong name is told before anything is imported
-    with busy("reading runs and their pictures"):
+    on_hub = f"{to}".startswith("hf:")
+    if private and not on_hub:
+        raise UserError("--private is of a dataset of the Hub (--to hf:OWNER/NAME)")
+    with busy("reading runs and their pictures") as tell, tempfile.TemporaryDirectory() as scratch:
+        from eval.published.upload import name_on_hub, upload
         from eval.published.write import publish as write
 
-        left_out = write(runs, to, name or to.name, licence, about, only)
+        repo = name_on_hub(f"{to}") if on_hub else ""
+        folder = Path(scratch) / "published" if on_hub else to
+        left_out = write(runs, folder, name or to.name, licence, about, only)
+        where = f"{to}; to the Hub: hf upload OWNER/NAME {to} --repo-type dataset"
+        if on_hub:
+            tell(f"and sending them to {repo}")
+            where = f"{to}: {upload(folder, repo, private)}"
     for line in left_out[:10]:
         say(f"left out: {line}", sys.stderr)
     if len(left_out) > 10:
         say(f"… and {len(left_out) - 10} more are left out", sys.stderr)
-    print(f"published in {to}; to the Hub: hf upload OWNER/NAME {to} --repo-type dataset")
+    print(f"published in {where}")
 
 
 @app.command(epilog="Example: harness leaderboard submissions --out site --title 'Schedules, toy world'")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,14 @@ from hypothesis import strategies as st
 from eval.command import open_runs
 from eval.published.form import COLUMNS, public
 from eval.published.read import run_folders_of
+from eval.published.upload import name_on_hub
 from eval.published.write import publish
 from eval.tables.made import make_tables
 from harness.config import UserError
 from harness.records.files import write_json
 from harness.records.folder import run_folders
 from tests.eval.conftest import PROMPTS, Sweep
+from tests.hubserver import Hub
 
 HOST, USER, HOME = "gpu-node-17", "somebody", "/home/somebody/secret-project"
 
@@ -146,3 +151,36 @@ def test_what_was_tampered_with_is_refused(told: Sweep, tmp_path: Path) -> None:
         fresh.add("tp_sds", PROMPTS[0], 0, end="new")
         publish(fresh.root, tmp_path / "none", "A test", "CC-BY-4.0")
     assert not (tmp_path / "none").exists() and not list((tmp_path / "cache").glob("[!.]*"))
+
+
+@pytest.mark.journey
+def test_runs_go_to_the_hub_and_come_back_as_they_were(told: Sweep, tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    (dataset / "old.parquet").write_bytes(b"of an earlier commit")
+    with Hub({"me/runs": dataset}, token="hf_secret") as hub:
+        env = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+
+        def harness(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "harness.cli", *words]
+            return subprocess.run(command, env=env | more, capture_output=True, text=True, cwd=tmp_path)
+
+        asked = ["publish", str(told.root), "--to", "hf:me/runs", "--private"]
+        refused = harness(*asked, HF_TOKEN="")
+        assert refused.returncode == 2 and "hf:me/runs cannot be written" in refused.stderr
+        assert refused.stderr.endswith("or set HF_TOKEN\n") and not hub.made
+        done = harness(*asked, HF_TOKEN="hf_secret")
+        assert done.returncode == 0, done.stderr
+        assert f"published in hf:me/runs: {hub.url}/datasets/me/runs/commit/" in done.stdout and hub.made == {
+            "me/runs": True
+        }
+        assert not (dataset / "old.parquet").exists()
+        env |= {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        code = "from eval.published.read import run_folders_of; print(run_folders_of('hf:me/runs'))"
+        read = [sys.executable, "-c", code]
+        back = subprocess.run(read, env=env, capture_output=True, text=True, check=True).stdout.strip()
+    here = {folder.id: folder.metrics() for folder in run_folders(told.root)}
+    assert {folder.id: folder.metrics() for folder in run_folders(Path(back))}.items() <= here.items()
+    assert sum(folder.status() == "done" for folder in run_folders(Path(back))) == len(here) - 2
+    with pytest.raises(UserError, match="is hf:OWNER/NAME"):
+        name_on_hub("hf:runs")
