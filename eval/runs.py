@@ -22,6 +22,7 @@ from eval.sources.samples import prior_samples
 from eval.statistics import convergence, intervals
 from eval.tables import cost
 from harness.config import UserError, ViewsConfig
+from harness.records.rows import named, usual
 from harness.records.stamp import TOY
 from harness.text import short
 
@@ -121,6 +122,9 @@ class Runs(Sequence[RunRecord]):
         self.labels = {run_id: row.name for run_id, row in rows.items()}
         self.rows = {row.name: row for row in rows.values()}
         self.methods = in_order(self.rows.values())
+        self.usual = usual((row.method, row.at) for row in self.rows.values())
+        if self.usual:
+            self.note(f"What a row does not say: {named('', tuple(self.usual.items())).removeprefix(', ')}")
         for method in sorted({run.method for run in self if "(code " in self.labels[run.run_id]}):
             self.note(f"{method}: runs that were made with different code are rows of their own")
         self.baseline = BASELINE if any(map(self.base, self.methods)) else None

@@ -76,7 +76,7 @@ def _lines(runs: Runs, key: str) -> dict[str, list[tuple[Any, str]]]:
         row = runs.rows[name]
         at = dict(row.at)
         if key in at:
-            others = tuple(each for each in row.at if each[0] != key)
+            others = tuple(each for each in row.at if each[0] != key and each not in runs.usual.items())
             found.setdefault(named(row.method, others), []).append((at[key], name))
     return found
 

@@ -15,7 +15,7 @@ from harness.config import Config, UserError
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import canonical_json, hashed_config
 from harness.records.reader import RecordError
-from harness.records.rows import At, Made, Row, differing, named, places, told_by_code
+from harness.records.rows import At, Made, Row, differing, names_of, places, told_by_code
 from harness.records.stamp import mark, prior_hash
 
 ENDED = ("done", "failed")
@@ -173,8 +173,8 @@ def _numerics(env: Mapping[str, Any]) -> str:
 
 
 def rows_of(runs: Iterable[RunRecord]) -> dict[str, Row]:
-    """Run id → its row: the method, the settings that a sweep spanned, and a hash of all settings or of the
-    code where that is still ambiguous."""
+    """Run id → its row: the method, what a sweep spanned and is not usual, and a hash of all settings or of
+    the code where that is still ambiguous."""
     runs = list(runs)
     made = {run.run_id: run.made for run in runs}
     at, mixed = places(made), bool(differing(made.values())[1])
@@ -187,8 +187,7 @@ def rows_of(runs: Iterable[RunRecord]) -> dict[str, Row]:
         else run.method
         for run in runs
     }
-    names = {run_id: named(head, at[run_id]) for run_id, head in heads.items()}
-    names = told_by_code(names, {run.run_id: run.code for run in runs})
+    names = told_by_code(names_of(heads, at), {run.run_id: run.code for run in runs})
     return {run_id: Row(name, heads[run_id], at[run_id]) for run_id, name in names.items()}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from eval.metric import Metric
 from eval.runs import Runs
 from eval.tables import (
+    changes,
     claims,
     controls,
     convergence,
@@ -28,6 +29,7 @@ OWN: dict[str, Callable[[Runs], Table]] = {
     "r_precision_steps": r_precision_steps.table,
     "differences": differences.table,
     "schedules": differences.by_distillation,
+    "changes": changes.table,
     "convergence": convergence.table,
     "own_n": own_n.table,
     "domains": domains.table,
@@ -36,10 +38,10 @@ OWN: dict[str, Callable[[Runs], Table]] = {
     "published": published.table,
 }
 FIRST = (
-    "controls", "r_precision", "r_precision_steps", "differences", "schedules", "convergence", "own_n",
-    "cost", "diversity", "shapes", "signatures", "spectrum",
+    "controls", "r_precision", "r_precision_steps", "differences", "schedules", "changes",
+    "convergence", "own_n", "cost", "diversity", "shapes", "signatures", "spectrum",
 )  # fmt: skip
-RARE = {"controls", "domains"}  # most sweeps have no such question
+RARE = {"changes", "controls", "domains"}  # most sweeps have no such question
 LAST = ("claims", "published")  # other people's words and numbers
 
 

@@ -3,6 +3,7 @@ that differ between the runs at hand, and the version of its code."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -72,6 +73,28 @@ def places(runs: Mapping[str, Made]) -> dict[str, At]:
 def named(method: str, at: At) -> str:
     """`uniform_sds, cfg_scale 50`."""
     return ", ".join([method, *(f"{key} {value_shown(value)}" for key, value in at)])
+
+
+def usual(rows: Iterable[tuple[str, At]]) -> dict[str, Any]:
+    """Of each setting the value that more than half of the rows (head, values) have, where there is one."""
+    shown: dict[str, Counter[str]] = {}
+    values: dict[tuple[str, str], Any] = {}
+    each = {(head, tuple((key, value_shown(value)) for key, value in at)): at for head, at in rows}
+    for at in each.values():
+        for key, value in at:
+            shown.setdefault(key, Counter())[value_shown(value)] += 1
+            values[key, value_shown(value)] = value
+    top = {key: count.most_common(1)[0] for key, count in shown.items()}
+    return {key: values[key, text] for key, (text, n) in top.items() if 2 * n > len(each)}
+
+
+def names_of(heads: Mapping[str, str], at: Mapping[str, At]) -> dict[str, str]:
+    """Run id → its row's name: what its head is, and the values that are not the usual ones."""
+    common = usual((heads[run], at[run]) for run in heads)
+    return {
+        run: named(head, tuple(each for each in at[run] if each not in common.items()))
+        for run, head in heads.items()
+    }
 
 
 def value_shown(value: Any) -> str:

@@ -105,7 +105,7 @@ def sweep_status(root: Path, in_tasks: Collection[str] = ()) -> SweepStatus:
     specs = {run: look.spec for run, look in looks.items() if look.spec}
     at = naming.places({run: naming.Made(spec.config, spec.own, spec.axes) for run, spec in specs.items()})
     labels = dict.fromkeys(looks, UNREADABLE)
-    labels |= {run: naming.named(spec.label, at[run]) for run, spec in specs.items()}
+    labels |= naming.names_of({run: spec.label for run, spec in specs.items()}, at)
     labels = naming.told_by_code(labels, {run: look.code for run, look in looks.items()})
     order = {
         labels[run]: naming.Row(labels[run], spec.label, at[run]).order("") for run, spec in specs.items()

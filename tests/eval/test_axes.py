@@ -6,12 +6,13 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from matplotlib.legend import Legend
 
 from eval.command import open_runs
 from eval.figures.style import NAMES, Choices, chosen, style
 from eval.figures.write import FIGURES, write_figures
 from eval.runs import Runs
-from eval.tables import convergence, differences
+from eval.tables import changes, convergence, differences
 from harness.config import UserError, alternatives, apply_overrides
 from harness.records.folder import RunFolder
 from harness.records.identity import run_id
@@ -109,9 +110,30 @@ def test_rows_say_it_and_are_compared_at_equal_values(swept: Sweep, clip_folder:
     assert [tick.get_text() for tick in panel.get_xticklabels()] == list(SCALES)
     assert panel.get_xscale() == "linear" and panel.get_xlabel() == "cfg_scale" and len(sheet.run_ids) == 18
     drawn = {bars.get_label(): bars for bars in panel.containers}
-    assert len(drawn) == 2 and [text.get_text() for text in sheet.legends[0].get_texts()] == [
-        "uniform_sds", "tp_sds"
-    ]  # fmt: skip
+    (legend,) = [each for each in panel.get_children() if isinstance(each, Legend)]
+    assert len(drawn) == 2 and [text.get_text() for text in legend.get_texts()] == ["uniform_sds", "tp_sds"]
+
+
+def test_settings_changed_one_at_a_time_are_told_alone_and_held_against_the_usual_ones(
+    tmp_path: Path, clip_folder: Path
+) -> None:
+    made, keys = Sweep(tmp_path / "runs"), (KEY, "optim.lr", "scene.kind")
+    for settings in ((), (f"{KEY}=50",), ("optim.lr=0.05",)):
+        config = apply_overrides(TOY, [f"{KEY}=20", "optim.lr=0.01", *settings])
+        for number, prompt in enumerate(PROMPTS[:4]):
+            wrong = settings == ("optim.lr=0.05",) and number < 3
+            shows = PROMPTS[5] if wrong else prompt
+            made.add("uniform_sds", prompt, 0, config=config, axes=keys, shows=shows)
+    study = opened(made, clip_folder)
+    assert study.methods == ["uniform_sds", "uniform_sds, lr 0.05", "uniform_sds, cfg_scale 50"]
+    assert "What a row does not say: cfg_scale 20, lr 0.01" in study.notes
+    assert [row.method for row in sweep_status(made.root).methods] == study.methods
+    told = {row[0]: [getattr(cell, "value", cell) for cell in row[2:]] for row in changes.table(study).rows}
+    assert told["uniform_sds, lr 0.05"][0] == told["uniform_sds, lr 0.05"][3] == -0.75
+    assert told["uniform_sds, cfg_scale 50"][0] == 0 and len(told) == 2
+    only = [run.run_id for run in study if run.config.optim.lr == 0.01]
+    with pytest.raises(UserError, match="no settings were changed one at a time"):
+        changes.table(opened(made, clip_folder, only=only))
 
 
 def test_what_no_sweep_spanned_is_refused_as_ever(swept: Sweep, clip_folder: Path) -> None:
