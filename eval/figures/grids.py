@@ -18,7 +18,9 @@ from harness.config import UserError, first_line, nearest
 from harness.records.stamp import RANDOM
 
 STEPS, SEEDS, PROMPTS = 8, 8, 6  # at most that many are shown
+BESIDE = 8  # columns of that many methods at most can be told by their headings
 LARGEST, TALLEST = 1.0, 8.0  # inches: side of a picture, all rows together
+LABELS = (0.85, 1.3, 1.8)  # inches for the names of rows: the first in which none is taller than its row
 GAP = 0.03
 CHOSEN = "Chosen by name."
 
@@ -55,13 +57,18 @@ def steps_grid(runs: Runs, prompt: str | None = None, seed: int | None = None) -
 
 
 def seeds_grid(runs: Runs, prompt: str | None = None) -> Sheet:
-    """Front views at the last step: a row per method, a column per seed.
+    """Front views at the last step of the N that most rows have: a row per method, a column per seed.
 
     The prompt is the runs' first unless named. Raises UserError for fewer than two seeds.
     """
     choice = CHOSEN if prompt is not None else "The study's first prompt."
     prompt = _prompt(runs, prompt)
-    found = {(runs.labels[run.run_id], run.seed): run for run in _longest(runs) if run.prompt == prompt}
+    total = _common_total(runs)
+    found = {
+        (runs.labels[run.run_id], run.seed): run
+        for run in runs
+        if run.total == total and run.prompt == prompt
+    }
     seeds = sorted({seed for _, seed in found})
     if len(seeds) < 2:
         raise UserError(
@@ -72,22 +79,25 @@ def seeds_grid(runs: Runs, prompt: str | None = None) -> Sheet:
     def cell(method: str, seed: int) -> Cell:
         return _picture(runs, found.get((method, seed)), None, [0], used)
 
-    title = f"“{prompt}”{_front(runs)}, step {max(runs.totals)}"
+    title = f"“{prompt}”{_front(runs)}, step {total}"
     columns = {str(seed): seed for seed in seeds[:SEEDS]}
     return _grid(runs, title, runs.methods, columns, cell, "seed", choice).shows(_ids(used))
 
 
 def methods_grid(runs: Runs, seed: int | None = None) -> Sheet:
-    """The last step from the front: a row per prompt, a column per method.
+    """The last step, of the N that most rows have, from the front: a row per prompt, a column per method.
 
-    Also from 90° where there are four azimuths and at most five columns. Prompts are evenly spaced in
-    the suite's order; ground truth comes first where it exists.
+    Also from 90° where there are four azimuths and at most five columns; many methods are rows instead.
+    Prompts are evenly spaced in the suite's order; ground truth comes first where it exists.
     """
     choice = f"Prompts evenly spaced in the suite's order. {'The first seed.' if seed is None else CHOSEN}"
     seed = _seed(runs, seed)
-    found = {(run.prompt, runs.labels[run.run_id]): run for run in _longest(runs) if run.seed == seed}
+    total = _common_total(runs)
+    found = {
+        (run.prompt, runs.labels[run.run_id]): run for run in runs if run.total == total and run.seed == seed
+    }
     if not found:
-        raise UserError(f"no run of {max(runs.totals)} steps with seed {seed} has ended")
+        raise UserError(f"no run of {total} steps with seed {seed} has ended")
     prompts = [prompt for prompt in runs.prompts if any(key[0] == prompt for key in found)]
     prompts = [prompts[i] for i in np.unique(np.linspace(0, len(prompts) - 1, PROMPTS).round().astype(int))]
     columns = {"ground truth": None} if runs.truth else {}
@@ -102,7 +112,14 @@ def methods_grid(runs: Runs, seed: int | None = None) -> Sheet:
         return _picture(runs, found.get((prompt, method)), None, views, used)
 
     angles = " and ".join(f"{360 * view / azimuths:g}°" for view in views)
-    title = f"step {max(runs.totals)}, seed {seed}" + f", azimuth {angles}" * (azimuths > 1)
+    title = f"step {total}, seed {seed}" + f", azimuth {angles}" * (azimuths > 1)
+    if len(columns) > BESIDE + 1:
+
+        def turned(name: str, prompt: str) -> Cell:
+            return cell(prompt, columns[name])
+
+        shown = {prompt: prompt for prompt in prompts}
+        return _grid(runs, title, list(columns), shown, turned, "", choice).shows(_ids(used))
     return _grid(runs, title, prompts, columns, cell, "", choice, tiles=len(views)).shows(_ids(used))
 
 
@@ -146,8 +163,10 @@ def _front(runs: Runs) -> str:
     return ", front view" if runs[0].config.views.azimuths > 1 else ""
 
 
-def _longest(runs: Runs) -> list[RunRecord]:
-    return [run for run in runs if run.total == max(runs.totals)]
+def _common_total(runs: Runs) -> int:
+    """The N that most rows have, the largest of those."""
+    rows = {(runs.labels[run.run_id], run.total) for run in runs}
+    return max(runs.totals, key=lambda total: (sum(n == total for _, n in rows), total))
 
 
 def _ids(runs: Sequence[RunRecord]) -> list[str]:
@@ -181,9 +200,11 @@ def _grid(
     tiles: int = 1,
 ) -> Sheet:
     """Pictures in rows and columns; `corner` says what the columns are, a cell holds `tiles` pictures."""
-    label = 0.85
-    room = (PAGE - label) / len(columns) - 2 * GAP
-    side = min(LARGEST, room / tiles, TALLEST / len(rows) - GAP)
+    for label in LABELS:
+        room = (PAGE - label) / len(columns) - 2 * GAP
+        side = min(LARGEST, room / tiles, TALLEST / len(rows) - GAP)
+        if max(len(wrapped(row, label / 0.058)) for row in rows) * 0.115 <= side + GAP:
+            break
     width = max(COLUMN, label + len(columns) * (side * tiles + 2 * GAP))
     headings = [wrapped(name, (side * tiles + 2 * GAP) / 0.058) for name in columns]
     # A long mark in the corner leaves the title less than a line.
@@ -192,7 +213,7 @@ def _grid(
     )
     head = 0.24 + 0.13 * (len(title_lines) - 1) + 0.13 * max(map(len, headings))
     caption = f"Prior {', '.join(runs.stamp.priors)}. {choice}"
-    foot = 0.2
+    foot = 0.1 + 0.1 * len(wrapped(caption, width / 0.048))
     height = head + len(rows) * (side + GAP) + foot
     sheet = Sheet(width, height, mark=runs.stamp.mark, caption=at_foot(caption, runs.stamp.settings))
     sheet.text(
