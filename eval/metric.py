@@ -203,6 +203,11 @@ class Metric:
         is none."""
         raise NotImplementedError
 
+    @cached_property
+    def ceiling(self) -> pd.DataFrame:
+        """The same of what is as good as can be: prompt and the columns; empty where there is nothing."""
+        return pd.DataFrame()
+
     @property
     def heads(self) -> list[str]:
         """The heads of its columns in tables."""

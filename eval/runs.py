@@ -278,6 +278,15 @@ class Runs(Sequence[RunRecord]):
             return {}
         return {prompt: self._solids(prompt) for prompt in self.truth}
 
+    def solid_of(self, caption: str) -> Any | None:
+        """The solid of any caption; None where there is no ground truth for it."""
+        if self._solids is None:
+            return None
+        try:
+            return self._solids(caption)
+        except UserError:
+            return None
+
     @cached_property
     def prior_samples(self) -> dict[str, np.ndarray]:
         """The prior's own images of each prompt, front view, [n, H, W, 3] uint8; {} where none are wanted.

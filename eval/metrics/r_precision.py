@@ -104,7 +104,10 @@ class RPrecision(RunMetric):
                 add(f"{method}, {other.name}", total, other.frame.loc[other.frame["run"].isin(part["run"])])
         if len(self.ceiling):
             add(CEILING, "–", self.ceiling.assign(seed=0))
-        for pool in sorted(set(self.frame["pool"])):
+        for other in others:
+            if len(other.ceiling):
+                add(f"{CEILING}, {other.name}", "–", other.ceiling.assign(seed=0))
+        for pool in sorted({pool for each in (self, *others) for pool in each.frame["pool"]}):
             chance = [Number(1 / pool, scale=100.0)] * len(self.columns)
             rows.append([FLOOR, "–", *chance, "–", "–", "–", int(pool)])
         heads = ["method", "step", *self.heads, "prompts", "seeds", "failed", "pool"]

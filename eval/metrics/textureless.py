@@ -1,7 +1,9 @@
 """Textureless renders: the shape alone, shaded grey, as DreamFusion scores beside its coloured views.
 
 The scene at the run's last step is rendered at image resolution; albedo is white, shading is
-.1 + .9·max(0, n·l) with normals n from the density and a light l that stands over the camera.
+.1 + .9·max(0, n·l) with normals n from the density and a light l that stands over the camera. Colours cannot
+be seen in them: where captions have solids, what is retrieved is the caption without its colours, from those
+of the suite.
 """
 
 from __future__ import annotations
@@ -17,14 +19,14 @@ from eval.metric import FEATURES, PARAMETERS, RunMetric, Values
 from eval.metrics.r_precision import COLUMNS
 from eval.scorers.clip import Clip
 from eval.scorers.features import cache_key, file_features
-from eval.scorers.retrieval import MISS
+from eval.scorers.retrieval import MISS, Pool, Score, Scorer
 from eval.sources.load import RunRecord
 from harness.config import UserError
 from harness.objects.final import Final, NoSides, load
 from harness.records.files import strip, tiles, write_cache
 from harness.scene.cameras import Cameras, evaluation, rays
 
-VERSION = 1
+RENDERS = 1  # version of the pictures
 AMBIENT, DIFFUSE = 0.1, 0.9  # DreamFusion, appendix A.2
 
 
@@ -33,7 +35,7 @@ def textureless_features(run: RunRecord, clip: Clip) -> np.ndarray | None:
 
     The renders are kept as `<run>/eval/textureless-v<version>.png`, a strip of tiles of the views' size.
     """
-    path = run.folder.eval / f"textureless-v{VERSION}.png"
+    path = run.folder.eval / f"textureless-v{RENDERS}.png"
     name = str(path.relative_to(run.path))
     if not run.folder.made_after_result(name):
         images_VHWC = textureless(run, run.views(run.total).shape[1])
@@ -78,25 +80,57 @@ class Textureless(RunMetric):
     """R-Precision of the textureless renders at the last step, below that of the views. Failed runs and those
     whose views cannot be read are misses; none where the runs have no field."""
 
-    version = VERSION
+    version = 2
     columns = COLUMNS
     needs = (FEATURES, PARAMETERS)
     table = "r_precision"
     shown = ()
     miss = asdict(MISS)
 
+    @cached_property
+    def scorers(self) -> dict[str, tuple[Scorer, dict[str, str]]]:
+        """Suite → a scorer of what its shapes are called, and prompt → what that is."""
+        found = {}
+        for suite, pool in self.runs.pools.items():
+            solids = {prompt: self.runs.solid_of(prompt) for prompt in pool.prompts}
+            words = {prompt: solid.words for prompt, solid in solids.items() if solid is not None}
+            if len(words) == len(pool.prompts):
+                shapes = Pool(f"{pool.name}, shapes", pool.sha256, tuple(dict.fromkeys(words.values())))
+                found[suite] = Scorer.over(self.runs.clip, shapes), words
+            else:
+                found[suite] = self.runs.scorers[suite], {prompt: prompt for prompt in pool.prompts}
+        return found
+
+    def _score(self, suite: str, prompt: str, rows_VD: np.ndarray, ring: int) -> Score:
+        scorer, words = self.scorers[suite]
+        named = self.runs.pools[suite].prompts[self.runs.pools[suite].index(prompt)]
+        return scorer.retrieve(rows_VD, ring).score(scorer.pool.index(words[named]))
+
     def of_run(self, run: RunRecord) -> Values:
-        """The scores, and the size of the pool."""
+        """The scores."""
         assert run.suite is not None
-        scorer = self.runs.scorers[run.suite]
         rows_VD = textureless_features(run, self.runs.clip)
         if rows_VD is None:
             raise UserError("its parameters are not there")
-        retrieval = scorer.retrieve(rows_VD, run.config.views.azimuths)
-        return asdict(retrieval.score(scorer.pool.index(run.prompt)))
+        return asdict(self._score(run.suite, run.prompt, rows_VD, run.config.views.azimuths))
 
     @cached_property
     def frame(self) -> pd.DataFrame:
         """One row per run, with the pool that it is retrieved from."""
-        pools = {run.run_id: len(self.runs.pools[run.suite].prompts) for run in self.runs if run.suite}
+        pools = {run.run_id: len(self.scorers[run.suite][0].pool.prompts) for run in self.runs if run.suite}
         return super().frame.assign(pool=lambda frame: frame["run"].map(pools))
+
+    @cached_property
+    def ceiling(self) -> pd.DataFrame:
+        """Scores of the ground truth's own shapes: prompt, pool and the scores; empty where there is none."""
+        cameras = evaluation(self.runs[0].config.views)
+        angles = (cameras.azimuth_R, cameras.elevation_R, cameras.distance_R, cameras.fov_R)
+        cameras_V4 = torch.stack(angles, dim=1).numpy()
+        ring, rows = self.runs[0].config.views.azimuths, []
+        for prompt, solid in self.runs.solids.items():
+            seen_VD = self.runs.clip.embed_images(solid.textureless(cameras_V4, self.runs.side)).numpy()
+            for suite in {run.suite for run in self.runs if run.prompt == prompt and run.suite}:
+                score = self._score(suite, prompt, seen_VD, ring)
+                pool = len(self.scorers[suite][0].pool.prompts)
+                rows.append({"prompt": prompt, "pool": pool, **asdict(score)})
+        return pd.DataFrame(rows)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from harness.toyworld.grammar import parse
+from harness.toyworld.grammar import parse, without_colours
 from harness.toyworld.kinds import primitives
-from harness.toyworld.render import SIZE, signed_distance, silhouettes
+from harness.toyworld.render import SIZE, signed_distance, silhouettes, textureless
 
 
 class Solid:
-    """A toy scene as geometry; UserError for a caption outside the toy world's language."""
+    """A toy scene as geometry; UserError for a caption outside the toy world's language.
+
+    `words`: its caption without colours, which is what shapes can tell.
+    """
 
     def __init__(self, caption: str):
-        self.rows = primitives(parse(caption))
+        scene = parse(caption)
+        self.rows, self.words = primitives(scene), without_colours(scene)
 
     def distance(self, points_N3: np.ndarray) -> np.ndarray:
         """Signed distance [N] to points in world units, negative inside."""
@@ -22,3 +27,8 @@ class Solid:
     def silhouettes(self, cameras_N4: np.ndarray, side: int = SIZE) -> np.ndarray:
         """What cameras [azimuth, elevation, distance, fov] see covered to a half, bool [N, side, side]."""
         return silhouettes(self.rows, cameras_N4, side)
+
+    def textureless(self, cameras_N4: np.ndarray, side: int = SIZE) -> np.ndarray:
+        """Grey pictures of the shape alone from those cameras, uint8 [N, side, side, 3]."""
+        seen = textureless([self.rows] * len(cameras_N4), cameras_N4, torch.device("cpu"), side)
+        return seen.numpy()

@@ -18,7 +18,7 @@ from eval.metrics.diversity import SpreadOverSeeds
 from eval.metrics.gradients import DRAWS, TIMESTEPS, gradient_map
 from eval.metrics.janus import JanusSigns
 from eval.metrics.spectrum import Spectrum
-from eval.metrics.textureless import textureless
+from eval.metrics.textureless import Textureless, textureless
 from eval.runs import Runs
 from eval.sources.load import load_runs
 from eval.sources.samples import prior_samples
@@ -29,6 +29,7 @@ from eval.tables.table import Number, Table, as_csv, latex
 from harness.config import GuidanceConfig, UserError, ViewsConfig
 from harness.console import Console
 from harness.guidance.prior import Guidance
+from harness.toyworld.solid import Solid
 from tests import tinyruns
 from tests.eval.conftest import PROMPTS, TOY, Sweep, picture
 
@@ -276,6 +277,25 @@ def test_textureless_renders_are_grey_and_show_the_shape(kept: Path) -> None:
     assert (np.ptp(centre, axis=-1) < 40).mean() > 0.9, "the blob in the middle has no colour"
     corner = images_VHWC[:, :2, :2]
     assert (np.abs(corner - np.array(run.config.scene.background_rgb) * 255) <= 1).all()
+
+
+def test_shapes_are_retrieved_by_what_they_are_called_without_colours(
+    tmp_path: Path, clip_folder: Path
+) -> None:
+    pool = (*PROMPTS, "a blue cup", "a pink donut on a white plate")
+    sweep = Sweep(tmp_path / "runs", prompts=pool)
+    for prompt in PROMPTS[:2]:
+        sweep.add("uniform_sds", prompt, 0)
+    options = {"clip": str(clip_folder), "device": "cpu", "samples": 0}
+    study = open_runs(sweep.root, ground_truth=ground_truth, solids=Solid, **options)
+    (suite,) = study.pools
+    metric = Textureless(study)
+    scorer, words = metric.scorers[suite]
+    assert scorer.pool.prompts == (*(f"a {prompt.split()[-1]}" for prompt in PROMPTS), "a donut on a plate")
+    assert words["a blue cup"] == words["a red cup"] == "a cup" and set(words) == set(pool)
+    assert list(metric.ceiling["prompt"]) == study.prompts and set(metric.ceiling["pool"]) == {7}
+    plain = Textureless(open_runs(sweep.root, **options))
+    assert plain.scorers[suite][0].pool.prompts == pool and plain.ceiling.empty
 
 
 def test_a_picture_has_no_textureless_renders(tiny_prior: Path, tmp_path: Path) -> None:
