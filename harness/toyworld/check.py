@@ -237,7 +237,7 @@ def check_views(
     seen_V = torch.stack([expected[view] for view in VIEWS])  # [4, N, D]
     apart = (seen_V[0] - seen_V[0].roll(1, 0)).norm(dim=1).mean()
     between_VVN = (seen_V[:, None] - seen_V[None]).norm(dim=-1) + torch.eye(len(VIEWS))[..., None] * 1e9
-    sided = (between_VVN.amin((0, 1)) > SIDED * apart).nonzero()[:, 0].tolist()
+    sided: list[int] = (between_VVN.amin((0, 1)) > SIDED * apart).nonzero()[:, 0].tolist()
     solids = [primitives(parse(prompts[n])) for n in sided]
     ring_CND = torch.stack(
         [judge.embed_images(render(solids, np.tile([*c, 2.8, 40.0], (len(solids), 1)))) for c in RING]

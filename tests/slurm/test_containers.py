@@ -56,7 +56,8 @@ def test_its_steps_make_a_harness_that_sweeps(tmp_path: Path):
             shutil.copy(there, root / name)
     pip = {"PIP_DEFAULT_TIMEOUT": "180"}
     if authority := os.environ.get("PIP_CERT"):
-        pip["PIP_CERT"] = f"/{shutil.copy(authority, root / 'authority.pem').name}"
+        shutil.copy(authority, root / "authority.pem")
+        pip["PIP_CERT"] = "/authority.pem"
     folder, environment, command = "/", {"HOME": "/root"}, []
     mounted = [root / name for name in ("proc", "dev")]
     for place in mounted:
