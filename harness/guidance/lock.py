@@ -6,9 +6,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from harness.config import Strict, UserError, first_problem
+from harness.config import Strict, UserError, first_problem, named_line
 from harness.guidance import hub
-from harness.records.files import read_text
 
 
 class Locked(Strict):
@@ -30,7 +29,9 @@ class Lock(Strict):
         if not path.exists():
             return cls()
         try:
-            return cls.model_validate_json(read_text(path))
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"{path}: {named_line(error)}") from None
         except ValidationError as error:
             raise UserError(f"{path} is no lock of weights: {first_problem(error)}") from None
 
