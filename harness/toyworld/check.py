@@ -1,5 +1,6 @@
 """What the toy weights must show, on scenes, captions and cameras they were not trained on."""
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -238,6 +239,8 @@ def check_views(
     apart = (seen_V[0] - seen_V[0].roll(1, 0)).norm(dim=1).mean()
     between_VVN = (seen_V[:, None] - seen_V[None]).norm(dim=-1) + torch.eye(len(VIEWS))[..., None] * 1e9
     sided: list[int] = (between_VVN.amin((0, 1)) > SIDED * apart).nonzero()[:, 0].tolist()
+    if not sided:
+        return [Finding("toy-sd", "samples are seen from the view asked for", math.nan, 0.90)]
     solids = [primitives(parse(prompts[n])) for n in sided]
     ring_CND = torch.stack(
         [judge.embed_images(render(solids, np.tile([*c, 2.8, 40.0], (len(solids), 1)))) for c in RING]

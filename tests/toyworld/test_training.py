@@ -261,3 +261,20 @@ def test_one_command_trains_all_and_another_checks_it(tmp_path, monkeypatch):
     assert "told from a part misplaced" in metrics
     with pytest.raises(UserError, match="--minutes is 0"):
         command.train("all", tmp_path, quiet, minutes=0)
+
+
+def test_a_picture_was_seen_from_where_its_nearest_camera_is_or_one_step_beside():
+    ring_CND = torch.eye(len(check.RING))[:, None]
+
+    def share(view: str, *camera: int) -> float:
+        return check.followed({view: ring_CND[check.RING.index(camera)]}, ring_CND)
+
+    assert (
+        share("side", 90, 30)
+        == share("front", 0, 30)
+        == share("back", 180, 0)
+        == share("overhead", 0, 75)
+        == 1
+    )
+    assert share("front", 90, 30) == share("back", 0, 30) == share("overhead", 0, 30) == 0
+    assert share("front", 45, 0) == share("side", 45, 0) == 1 and share("front", 75, 0) == 0
