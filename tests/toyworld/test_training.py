@@ -266,8 +266,8 @@ def test_one_command_trains_all_and_another_checks_it(tmp_path, monkeypatch):
 def test_a_picture_was_seen_from_where_its_nearest_camera_is_or_one_step_beside():
     ring_CND = torch.eye(len(check.RING))[:, None]
 
-    def share(view: str, *camera: int) -> float:
-        return check.followed({view: ring_CND[check.RING.index(camera)]}, ring_CND)
+    def share(view: str, azimuth: int, elevation: int) -> float:
+        return check.followed({view: ring_CND[check.RING.index((azimuth, elevation))]}, ring_CND)
 
     assert (
         share("side", 90, 30)
