@@ -114,27 +114,32 @@ def _stamp(table: Table, stamp: Stamp | None) -> str:
 def terminal(table: Table, stamp: Stamp | None, width: int) -> rich.console.Group:
     """The table as it is printed, in so many characters; without metrics it has no stamp.
 
-    An interval goes on a line of its own. Columns that are alike in all rows are told beneath; those that do
-    not fit beside each other go into blocks, each with the names of the rows.
+    An interval goes on a line of its own. Columns that are alike in all rows, and no measurement, are told
+    beneath; those that do not fit beside each other go into blocks, each with the names of the rows.
     """
     cells = [
         [str(c).replace(" [", "\n[") if isinstance(c, Number) else str(c) for c in row] for row in table.rows
     ]
-    apart = [index for index in range(1, len(table.columns)) if len(_values(cells, index)) != 1]
+    apart = [
+        index
+        for index in range(1, len(table.columns))
+        if len(values := _values(cells, index)) != 1 or "\n[" in next(iter(values))
+    ]
     if len(cells) < 2:
         apart = list(range(1, len(table.columns)))
     apart = [index for index in apart if _values(cells, index)]
     alike = [
-        f"{name} {next(iter(_values(cells, index)))}".replace("\n", " ")
+        f"{name} {next(iter(_values(cells, index)))}"
         for index, name in enumerate(table.columns)
         if index and index not in apart and _values(cells, index)
     ]
     blocks = [_block(table, cells, block, width) for block in _blocks(table, cells, apart, width)]
-    blocks[0].title = table.title
     empty = [name for index, name in enumerate(table.columns) if index and not _values(cells, index)]
     beneath = [f"in all rows: {' · '.join(alike)}"] if alike else []
     beneath += [f"without values: {' · '.join(empty)}"] if empty else []
-    return rich.console.Group(*blocks, *beneath, *([_stamp(table, stamp)] if _stamp(table, stamp) else []))
+    return rich.console.Group(
+        table.title, *blocks, *beneath, *([_stamp(table, stamp)] if _stamp(table, stamp) else [])
+    )
 
 
 def _values(cells: Sequence[Sequence[str]], index: int) -> set[str]:
@@ -166,7 +171,7 @@ def _blocks(
 def _block(
     table: Table, cells: Sequence[Sequence[str]], columns: Sequence[int], width: int
 ) -> rich.table.Table:
-    out = rich.table.Table(title_justify="left")
+    out = rich.table.Table()
     names = min(_needs(table, cells, 0), width // 2)
     out.add_column(table.columns[0], overflow="fold", width=names)
     for index in columns:
