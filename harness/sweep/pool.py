@@ -291,8 +291,11 @@ class Pool:
         return Pace(self._together(plan, [rate for rate in rates if rate]), 0.0, how="as before")
 
     def _together(self, plan: Plan, rates: Sequence[float]) -> float:
-        """Steps per second of all slots, over all packs, from each pack's own on one slot."""
-        left = [sum(plan.steps_left[run] for run in pack) for pack in plan.packs]
+        """Steps per second of all slots, over all packs, from each pack's own on one slot.
+
+        A pack that has only its end left to be written counts as one step.
+        """
+        left = [max(sum(plan.steps_left[run] for run in pack), 1) for pack in plan.packs]
         seconds = sum(steps / rate for steps, rate in zip(left, rates, strict=True))
         return min(len(self.slots), len(plan.packs)) * sum(left) / seconds
 

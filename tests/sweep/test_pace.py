@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,16 @@ def test_a_short_sweep_whose_paces_are_known_is_not_measured(of_two_methods: Poo
     made.paces.keep(csd, 2, 30.0)
     pace = made.pace(plan)
     assert pace.rate == pytest.approx(1600 / (800 / 40 + 800 / 30)) and pace.how == "as before"
+
+
+def test_packs_that_have_no_step_left_have_a_pace(of_two_methods: Pool, monkeypatch: pytest.MonkeyPatch):
+    made, plan = of_two_methods, of_two_methods.plan()
+    ended = replace(plan, steps_left=dict.fromkeys(plan.steps_left, 0))
+    monkeypatch.setattr(made, "_measured", lambda pack, kinds: Measured(rate=60.0, memory=5.0))
+    assert made.pace(ended).rate > 0
+    for spec in made.specs:
+        made.paces.keep(spec, 2, 40.0)
+    assert made.pace(ended).how == "as before"
 
 
 def test_a_long_sweep_is_measured_and_its_methods_compared_by_what_they_did(
