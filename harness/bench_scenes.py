@@ -84,9 +84,7 @@ class Pull(Method):
 
 def truth(prompts: Sequence[str], cameras: Cameras) -> np.ndarray:
     """The prompts' own toy scenes, each from its camera, uint8 [R, 64, 64, 3]."""
-    angles = (cameras.azimuth_R, cameras.elevation_R, cameras.distance_R, cameras.fov_R)
-    columns = np.stack([values.cpu().double().numpy() for values in angles], axis=1)
-    return render([primitives(parse(prompt)) for prompt in prompts], columns)
+    return render([primitives(parse(prompt)) for prompt in prompts], cameras.columns())
 
 
 def codes(guidance: Guidance, prompts: Sequence[str], cameras: Cameras) -> Tensor:

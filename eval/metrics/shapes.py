@@ -212,8 +212,7 @@ def solid_of_run(final: Final) -> np.ndarray:
 def _outlines(final: Final, solid: Solid) -> float:
     cameras = evaluation(final.spec.config.views)
     side = OUTLINE * final.scene.cfg.resolution
-    angles = (cameras.azimuth_R, cameras.elevation_R, cameras.distance_R, cameras.fov_R)
-    truth = solid.silhouettes(np.stack([values.numpy() for values in angles], axis=1), side)
+    truth = solid.silhouettes(cameras.columns(), side)
     shares = []
     for v in range(len(cameras)):
         covered_P = final.scene.surface(final.params, cameras[v : v + 1], side).opacity_P >= 0.5

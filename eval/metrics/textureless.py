@@ -123,14 +123,12 @@ class Textureless(RunMetric):
     @cached_property
     def ceiling(self) -> pd.DataFrame:
         """Scores of the ground truth's own shapes: prompt, pool and the scores; empty where there is none."""
-        cameras = evaluation(self.runs[0].config.views)
-        angles = (cameras.azimuth_R, cameras.elevation_R, cameras.distance_R, cameras.fov_R)
-        cameras_V4 = torch.stack(angles, dim=1).numpy()
-        ring, rows = self.runs[0].config.views.azimuths, []
+        views, rows = self.runs[0].config.views, []
+        cameras_V4 = evaluation(views).columns()
         for prompt, solid in self.runs.solids.items():
             seen_VD = self.runs.clip.embed_images(solid.textureless(cameras_V4, self.runs.side)).numpy()
             for suite in {run.suite for run in self.runs if run.prompt == prompt and run.suite}:
-                score = self._score(suite, prompt, seen_VD, ring)
+                score = self._score(suite, prompt, seen_VD, views.azimuths)
                 pool = len(self.scorers[suite][0].pool.prompts)
                 rows.append({"prompt": prompt, "pool": pool, **asdict(score)})
         return pd.DataFrame(rows)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +47,10 @@ class Cameras:
     def map(self, call: Callable[[Tensor], Tensor]) -> Cameras:
         """The cameras with `call` applied to each of their tensors: another dtype, another device."""
         return Cameras(*map(call, self._values()))
+
+    def columns(self) -> np.ndarray:
+        """Azimuth, elevation, distance and field of view, float64 [R, 4]."""
+        return torch.stack(self._values(), dim=1).cpu().double().numpy()
 
     def c2w(self) -> Tensor:
         """Camera to world, float64 [R,4,4]: its columns are right, up, backward and the camera's place (a

@@ -207,9 +207,7 @@ def ground_truth(prompt: str, views: ViewsConfig) -> np.ndarray:
     """The prompt's own scene from the evaluation cameras, uint8 [V, 64, 64, 3]."""
     from harness.scene.cameras import evaluation
 
-    cameras = evaluation(views)
-    angles = (cameras.azimuth_R, cameras.elevation_R, cameras.distance_R, cameras.fov_R)
-    columns = np.stack([values.numpy() for values in angles], axis=1)
+    columns = evaluation(views).columns()
     return render([primitives(parse(prompt))] * len(columns), columns)
 
 
