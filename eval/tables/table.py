@@ -120,26 +120,22 @@ def terminal(table: Table, stamp: Stamp | None, width: int) -> rich.console.Grou
     cells = [
         [str(c).replace(" [", "\n[") if isinstance(c, Number) else str(c) for c in row] for row in table.rows
     ]
-    apart = [
-        index
-        for index in range(1, len(table.columns))
-        if len(values := _values(cells, index)) != 1 or "\n[" in next(iter(values))
-    ]
-    if len(cells) < 2:
-        apart = list(range(1, len(table.columns)))
-    apart = [index for index in apart if _values(cells, index)]
-    alike = [
-        f"{name} {next(iter(_values(cells, index)))}"
-        for index, name in enumerate(table.columns)
-        if index and index not in apart and _values(cells, index)
+    found = {index: _values(cells, index) for index in range(1, len(table.columns))}
+    alike = {
+        index: next(iter(values))
+        for index, values in found.items()
+        if len(cells) > 1 and len(values) == 1 and "\n[" not in next(iter(values))
+    }
+    apart = [index for index, values in found.items() if values and index not in alike]
+    told = " · ".join(f"{table.columns[index]} {value}" for index, value in alike.items())
+    empty = " · ".join(table.columns[index] for index, values in found.items() if not values)
+    beneath = [
+        f"in all rows: {told}" * bool(told),
+        f"without values: {empty}" * bool(empty),
+        _stamp(table, stamp),
     ]
     blocks = [_block(table, cells, block, width) for block in _blocks(table, cells, apart, width)]
-    empty = [name for index, name in enumerate(table.columns) if index and not _values(cells, index)]
-    beneath = [f"in all rows: {' · '.join(alike)}"] if alike else []
-    beneath += [f"without values: {' · '.join(empty)}"] if empty else []
-    return rich.console.Group(
-        table.title, *blocks, *beneath, *([_stamp(table, stamp)] if _stamp(table, stamp) else [])
-    )
+    return rich.console.Group(table.title, *blocks, *filter(None, beneath))
 
 
 def _values(cells: Sequence[Sequence[str]], index: int) -> set[str]:
