@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,10 @@ def reproduce(
         from harness.bench_methods import run_where_missing
 
         run_where_missing(root)
-    votes_in = root / STUDIES / name
-    judges = judged(votes_in, root, asked.study, sized.clips, device) if asked.study else []
+    votes_in, own = root / STUDIES / name, {run_id(spec) for spec in specs}
+    judges = judged(votes_in, root, own, asked.study, sized.clips, device) if asked.study else []
     for clip in sized.clips:
-        found = evaluated_runs(root, clip=clip, device=device, only={run_id(spec) for spec in specs})
+        found = evaluated_runs(root, clip=clip, device=device, only=own)
         where = folder if len(sized.clips) == 1 else folder / clip.replace("/", "-")
         if asked.tables:
             write_tables(found, asked.tables, where)
@@ -80,8 +80,10 @@ def reproduce(
     return code
 
 
-def judged(folder: Path, root: Path, ask: StudyAsk, clips: Sequence[str], device: str) -> list[str]:
+def judged(
+    folder: Path, root: Path, only: Collection[str], ask: StudyAsk, clips: Sequence[str], device: str
+) -> list[str]:
     """Make the study of an experiment where there is none, and have every scorer judge it; their names."""
     if not (folder / "study.json").exists():
-        new_study(root, ask.methods, folder, questions=parse_questions(ask.questions))
+        new_study(root, ask.methods, folder, questions=parse_questions(ask.questions), only=only)
     return [judge_by_clip(folder, clip, device, root) for clip in clips]

@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -67,6 +67,7 @@ def new_study(
     out: Path,
     *,
     questions: Sequence[Question],
+    only: Collection[str] | None = None,
     title: str = "Comparing objects made from text",
     consent: str = CONSENT,
     prompts: int | None = None,
@@ -77,13 +78,13 @@ def new_study(
     """Pair the done runs of `methods` by prompt and seed, and write the study's folder, or nothing at all.
 
     Every two methods are compared on every prompt and seed that both have, at the largest number of steps
-    that all have; `prompts` keeps the first so many of the suite. `repeats` and `ties` are a tenth of the
-    pairs by default. Raises UserError for unknown methods, nothing to pair, runs that belong to no common
-    table, and an `out` that exists.
+    that all have; `only` keeps these run ids and `prompts` the first so many of the suite. `repeats` and
+    `ties` are a tenth of the pairs by default. Raises UserError for unknown methods, nothing to pair, runs
+    that belong to no common table, and an `out` that exists.
     """
     if out.exists():
         raise UserError(f"{out} exists, and a study never changes once it is made: choose another --out")
-    paired, done = _paired(runs, methods, prompts)
+    paired, done = _paired(runs, methods, only, prompts)
     most = len(paired) // 2
     tenth = min(most, math.ceil(SHARE_HIDDEN * len(paired)))
     repeats, ties = (tenth if n is None else n for n in (repeats, ties))
@@ -125,7 +126,9 @@ def new_study(
     return design
 
 
-def _paired(root: Path, methods: Sequence[str], prompts: int | None) -> tuple[list[Two], list[RunRecord]]:
+def _paired(
+    root: Path, methods: Sequence[str], only: Collection[str] | None, prompts: int | None
+) -> tuple[list[Two], list[RunRecord]]:
     """The real pairs, by the suite's order of prompts, seed and methods; and the runs they are of."""
     from eval.runs import check_comparable
     from eval.scorers.retrieval import load_pool
@@ -133,6 +136,7 @@ def _paired(root: Path, methods: Sequence[str], prompts: int | None) -> tuple[li
     if len(methods) < 2 or len(set(methods)) < len(methods):
         raise UserError(f"a comparison needs two different methods or more, not {', '.join(methods)}")
     records, _ = load_runs(root)
+    records = [run for run in records if only is None or run.run_id in only]
     labels = method_labels(records)
     for method in methods:
         if method not in labels.values():

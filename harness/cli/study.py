@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import expanded, folder_out, study_app
+from harness.cli.app import Filter, Runs, expanded, folder_out, study_app
 from harness.config import UserError
 
 Folder = Annotated[
@@ -19,9 +19,10 @@ Folder = Annotated[
 
 @study_app.command(epilog="Example: harness study new runs --a tp_sds --b uniform_sds")
 def new(
-    runs: Annotated[Path, typer.Argument(help="The folder that a sweep wrote.", callback=expanded)],
+    runs: Runs,
     a: Annotated[str, typer.Option("--a", help="A method, as tables name it.")],
     b: Annotated[str, typer.Option("--b", help="The one it is compared with.")],
+    words: Filter = [],  # noqa: B006
     more: Annotated[list[str], typer.Option("--method", help="One more; every two are compared.")] = [],  # noqa: B006
     question: Annotated[
         list[str],
@@ -55,6 +56,7 @@ def new(
     from eval.preference.making import CONSENT, new_study, parse_questions
     from harness.records.files import read_text
     from harness.records.identity import slug
+    from harness.sweep.select import select
 
     text = read_text(consent) if consent else CONSENT
     if not text.strip():
@@ -65,6 +67,7 @@ def new(
         [a, b, *more],
         out,
         questions=parse_questions(question),
+        only={folder.id for folder in select(runs, words)} if words else None,
         title=title,
         consent=text,
         prompts=prompts,

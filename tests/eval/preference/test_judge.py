@@ -18,6 +18,7 @@ from eval.preference.votes import judges, load_ballots
 from eval.tables import claims
 from harness.cli import app
 from harness.config import UserError
+from harness.records.folder import run_folders
 from harness.reproduce import judged
 from harness.sweep.experiment import StudyAsk
 from tests.eval.conftest import PROMPTS, Sweep
@@ -176,8 +177,10 @@ def test_from_runs_to_the_judges_results_by_commands(
 def test_an_experiments_study_is_made_once_and_judged_each_time(runs: Sweep, clip_folder: Path) -> None:
     ask = StudyAsk(methods=("tp_sds", "uniform_sds"), questions=("overall",))
     folder = runs.root / "studies" / "preference"
-    assert judged(folder, runs.root, ask, [str(clip_folder)], "cpu") == [JUDGE]
+    own = {run.id for run in run_folders(runs.root) if run.spec().seed == 0}
+    assert judged(folder, runs.root, own, ask, [str(clip_folder)], "cpu") == [JUDGE]
     first = (folder / "study.json").read_bytes()
+    assert {pair.seed for pair in load_design(folder).pairs} == {0}
     (folder / f"judge-{JUDGE}.db").unlink()
-    assert judged(folder, runs.root, ask, [str(clip_folder)], "cpu") == [JUDGE]
+    assert judged(folder, runs.root, own, ask, [str(clip_folder)], "cpu") == [JUDGE]
     assert (folder / "study.json").read_bytes() == first and judges(folder) == [JUDGE]
