@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -109,6 +110,7 @@ def _draw(
 ) -> None:
     """Lines with bands, or points with error bars; the ceiling dashed and chance dotted."""
     apart = 0.008 * curves["x"].max()  # between error bars that would hide each other
+    covered = _covered(curves, list(look))
     for place, name in enumerate(look):
         own = curves.loc[curves["method"] == name]
         if own.empty:
@@ -120,7 +122,10 @@ def _draw(
         if bars:
             axes.errorbar(x + shift, mean, spread, elinewidth=1.2, **look[name].draw())
             continue
-        axes.plot(x, mean, markevery=max(1, math.ceil(len(x) / MARKS)), **look[name].draw())
+        every = max(1, math.ceil(len(x) / MARKS))
+        first = place * every // len(look)  # markers of coinciding curves stand apart, and
+        width = 1.5 + 1.0 * covered[name]  # what lies below others is seen beside them
+        axes.plot(x, mean, markevery=(first, every), linewidth=width, **look[name].draw())
         if _crowded(runs):
             axes.errorbar(x[-1] + apart * (place + 1), mean[-1], spread[:, -1:], color=colour, elinewidth=1.2)
         else:
@@ -134,6 +139,16 @@ def _draw(
     axes.set_ylim(0, 104)
     axes.set_xlim(left=0)
     few_ticks(axes)
+
+
+def _covered(curves: pd.DataFrame, names: Sequence[str]) -> dict[str, int]:
+    """How many curves that are drawn after each lie on it: within a point at half of its steps."""
+    at = curves.pivot_table(index="x", columns="method", values="mean").reindex(columns=names)
+    on = {
+        name: [((at[name] - at[later]).abs() <= 0.01).mean() >= 0.5 for later in names[place + 1 :]]
+        for place, name in enumerate(names)
+    }
+    return {name: sum(lies) for name, lies in on.items()}
 
 
 def _reference(axes: Axes, y: float, label: str, line: str) -> None:

@@ -188,6 +188,25 @@ def test_the_curve_shows_the_scores_the_ceiling_and_chance(study: Runs) -> None:
     assert "3 prompts × 2 seeds, 1 failed, pool 6" in sheet.caption
 
 
+def test_curves_that_coincide_are_each_seen(tmp_path: Path, clip_folder: Path) -> None:
+    runs = Sweep(tmp_path / "runs")
+    shows = {"uniform_sds": None, "linear_decay": None, "tp_sds": PROMPTS[4]}
+    for method, looks_ in shows.items():
+        runs.add(method, PROMPTS[0], 0, shows=looks_, config=TOY.model_copy(update={"steps": 20}))
+    sheet = FIGURES["r_precision"].draw(open_runs(runs.root, clip_folder))
+    drawn = {
+        method: next(
+            one
+            for one in sheet.axes[0].lines
+            if one.get_color() == KNOWN[method].colour and one.get_marker() != "None"
+        )
+        for method in shows
+    }
+    assert list(line(sheet, "uniform_sds")[1]) == list(line(sheet, "linear_decay")[1])
+    wide, narrow, other = (drawn[method].get_linewidth() for method in shows)
+    assert wide > narrow == other
+
+
 def test_wall_time_is_steps_times_the_measured_cost(study: Runs) -> None:
     sheet = FIGURES["r_precision_time"].draw(study)
     x, y = line(sheet, "uniform_sds")
