@@ -59,7 +59,8 @@ class Server(ThreadingHTTPServer):
     """Runs by (project, id), all of one entity.
 
     `asked`: when each operation came; `stumble`: HTTP codes of an operation's next answers; `busy`: the HTTP
-    code of every answer, while set; `sent`: lines and files that came in, also those that came before.
+    code of every answer, while set; `sent`: lines and files that came in, also those that came before;
+    `views`: workspaces that were saved.
     """
 
     daemon_threads = True
@@ -71,6 +72,7 @@ class Server(ThreadingHTTPServer):
         self.stumble: dict[str, list[int]] = {}
         self.busy: int | None = None
         self.sent: list[str] = []
+        self.views: list[dict[str, Any]] = []
         self.key_is_good = True
         self.lock = threading.Lock()
         self._awake = threading.Event()
@@ -178,6 +180,9 @@ class Server(ThreadingHTTPServer):
         if name == "CreateRunFiles":
             files = [{"name": f, "uploadUrl": self._file_url(v["project"], v["run"], f)} for f in v["files"]]
             return {"createRunFiles": {"runID": f"storage-{v['run']}", "uploadHeaders": [], "files": files}}
+        if name == "UpsertView2":
+            self.views.append(v)
+            return {"upsertView": {"view": {"id": "view", "name": v["name"]}, "inserted": True}}
         if "project" not in v:
             return {}  # what else the client would like to know
         known = {project for project, _ in self.stored}

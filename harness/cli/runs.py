@@ -21,10 +21,13 @@ from harness.cli.app import (
     expanded,
     expanded_words,
 )
-from harness.config import UserError
+from harness.config import UserError, nearest
 
 if TYPE_CHECKING:
     from harness.records.folder import RunFolder
+    from harness.records.wandb_sync import Outcome
+
+MIRRORS = {"wandb": "W&B", "trackio": "Trackio"}
 
 
 @app.command(epilog="Example: harness status runs --watch")
@@ -230,25 +233,34 @@ def sync(
     entity: Annotated[
         str | None, typer.Option(help="W&B's entity; the API key's default one by default.")
     ] = None,
+    to: Annotated[
+        str, typer.Option(help="wandb, or trackio: a dashboard on this machine, without an account.")
+    ] = "wandb",
 ) -> None:
     """Upload to W&B what it lacks of these runs; the same command again uploads nothing."""
     from harness.console import Console, say
     from harness.records.mirror import Place
-    from harness.records.wandb_sync import sync as run
+    from harness.records.trackio_copy import copy
+    from harness.records.wandb_sync import sync as upload
     from harness.sweep.select import select
 
+    if to not in MIRRORS:
+        raise UserError(f"--to is wandb or trackio, not '{to}'{nearest(to, MIRRORS)}")
+    if entity and to == "trackio":
+        raise UserError("--entity is W&B's; Trackio's projects are on this machine")
     folders = select(runs, words)
     place = Place.of(runs, study, sweep)
     with Console(stderr=True).status("") as progress:
-        outcome = run(
-            folders,
-            place,
-            entity,
-            lambda so_far: progress.update(f"{so_far.line} of {len(folders)}"),
-        )
+
+        def tell(so_far: Outcome) -> None:
+            progress.update(f"{so_far.line} of {len(folders)}")
+
+        outcome = copy(folders, place, tell) if to == "trackio" else upload(folders, place, entity, tell)
     for name, problem in list(outcome.left.items())[:10]:
         say(f"left: {name}: {problem}", sys.stderr)
     for name, damage in list(outcome.damaged.items())[:10]:
         say(f"damaged: {name}: {damage}", sys.stderr)
-    print(f"{len(folders)} runs in W&B project {place.project}: {outcome.line}")
+    print(f"{len(folders)} runs in {MIRRORS[to]} project {place.project}: {outcome.line}")
+    if to == "trackio":
+        print(f"next: trackio show --project {place.project}")
     raise typer.Exit(1 if outcome.left else 0)

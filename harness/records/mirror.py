@@ -116,6 +116,11 @@ def picture_of(folder: RunFolder, step: int) -> Path | None:
     return path if folder.has(str(path.relative_to(folder.path))) else None
 
 
+def said(spec: RunSpec, step: int) -> str:
+    """The caption of a picture of a run."""
+    return f"{spec.prompt} · {spec.label}, seed {spec.seed}, step {step}"
+
+
 def suite_path(folder: RunFolder, spec: RunSpec) -> Path | None:
     """Where the suite of a run is kept beside it, or None for a run of no suite."""
     return folder.path.parent / "suites" / f"{spec.suite.sha256[:12]}.json" if spec.suite else None
@@ -212,8 +217,9 @@ class Mirror:
                 k: v for k, v in rows.get(step, {}).items() if k != "step" and v is not None
             }
             if views := picture_of(self.folder, step):
-                said = f"{self.spec.prompt} · {self.spec.label}, seed {self.spec.seed}, step {step}"
-                data[VIEWS] = Image(str(views), caption=said)  # of a path: the file goes up as it is
+                data[VIEWS] = Image(
+                    str(views), caption=said(self.spec, step)
+                )  # of a path: the file goes up as it is
             self._run.log(data, step=step)
             self.step = step
 

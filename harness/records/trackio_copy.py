@@ -1,0 +1,107 @@
+"""`harness sync --to trackio`: ended runs on a dashboard of one's own, without an account or a network.
+
+Conventions: as in W&B (harness/records/mirror.py): project = study, group = sweep, name = the run's id,
+config = the spec. A run is copied under another name and renamed once it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from harness.config import UserError, first_line
+from harness.records.folder import RunFolder
+from harness.records.identity import canonical_json
+from harness.records.mirror import VIEWS, Place, evaluated, picture_of, record, said, steps_of
+from harness.records.wandb_sync import Outcome
+
+PART = ".part"
+DIGEST = "harness_digest"  # of a copy's config: what it was made from
+_ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID")
+
+
+def copy(
+    folders: Sequence[RunFolder], place: Place, tell: Callable[[Outcome], None] = lambda outcome: None
+) -> Outcome:
+    """Copy what ended to the local Trackio project; what is there and has not changed stays.
+
+    Raises UserError where the package is not installed.
+    """
+    for name in _ELSEWHERE:  # copies are local; `trackio sync` sends a project to a Space
+        os.environ.pop(name, None)
+    try:
+        import trackio
+    except ImportError:
+        raise UserError(
+            "--to trackio needs the package trackio: pip install 'dreamtime-harness[trackio]'"
+        ) from None
+    outcome = Outcome()
+    there = {run.name: run for run in _runs(trackio, place.project)}
+    for folder in folders:
+        if damage := folder.damage():
+            outcome.damaged[folder.id] = damage
+        elif folder.status() not in ("done", "failed"):
+            outcome.waiting.append(folder.id)
+        elif folder.id in there and (there[folder.id].config or {}).get(DIGEST) == _digest(folder):
+            outcome.whole.append(folder.id)
+        else:
+            try:
+                with _quiet():
+                    _copy(trackio, folder, place, there)
+                outcome.uploaded.append(folder.id)
+            except Exception as error:  # of one run: the others are not touched
+                outcome.left[folder.id] = first_line(error)
+        tell(outcome)
+    return outcome
+
+
+def _copy(trackio: Any, folder: RunFolder, place: Place, there: dict[str, Any]) -> None:
+    spec, part = folder.spec(), folder.id + PART
+    if part in there:
+        there[part].delete()
+    told = {
+        DIGEST: _digest(folder), "label": spec.label, "status": folder.status(), "eval": evaluated(folder)
+    }  # fmt: skip
+    run = trackio.init(
+        project=place.project,
+        name=part,
+        group=place.group,
+        config=spec.model_dump(mode="json") | told,
+        embed=False,
+        auto_log_gpu=False,
+        auto_log_cpu=False,
+    )
+    rows = {row["step"]: row for row in folder.metrics()}
+    for step in steps_of(folder):
+        data = {k: v for k, v in rows.get(step, {}).items() if k != "step" and v is not None}
+        if views := picture_of(folder, step):
+            data[VIEWS] = trackio.Image(str(views), caption=said(spec, step))
+        run.log(data, step=step)
+    trackio.finish()
+    if folder.id in there:
+        there[folder.id].delete()
+    made = next(found for found in _runs(trackio, place.project) if found.name == part)
+    made.rename(folder.id)
+
+
+def _runs(trackio: Any, project: str) -> list[Any]:
+    """Those there are, none of a project that there is not."""
+    try:
+        return list(trackio.Api().runs(project))
+    except ValueError:
+        return []
+
+
+def _digest(folder: RunFolder) -> str:
+    values = canonical_json(evaluated(folder)).encode()
+    return hashlib.sha256(record(folder, folder.spec()) + values).hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
