@@ -26,6 +26,8 @@ from harness.config import UserError, first_line
 from harness.records.files import write_cache
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from eval.runs import Runs
     from eval.sources.load import RunRecord
     from harness.guidance.hub import Stored
@@ -312,6 +314,19 @@ class RunMetric(Metric):
             plain = {key: None if math.isnan(value) else float(value) for key, value in values.items()}
             write_cache(run.path / name, json.dumps({"of": keys, "values": plain}).encode())
         return values
+
+    def of_truth(self, value: Callable[[str, np.ndarray], Values]) -> list[Reference]:
+        """The row of ground truth, where there is any: `value` of each prompt and its ring of views."""
+        ring = self.runs[0].config.views.azimuths
+        rows = [
+            {"prompt": prompt, "seed": 0} | dict(value(prompt, images[:ring]))
+            for prompt, images in self.runs.truth.items()
+        ]
+        if not rows:
+            return []
+        frame = pd.DataFrame(rows)
+        cells = [column.cell(frame) for column in self.columns]
+        return [Reference("ground truth (ceiling)", cells, distinct(frame, "prompt"))]
 
     def counts(self, part: pd.DataFrame) -> dict[str, Cell]:
         """n prompts, n seeds, n failed, which count as misses or are left out."""

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
 
 from eval.metric import Reference, RunMetric, Values
 from eval.sources.load import RunRecord
-from eval.tables.rows import distinct
 from harness.config import UserError, first_line
 from harness.guidance import hub
 from harness.guidance.hub import sha256_file, sha256_named
@@ -144,16 +142,7 @@ class Preference(RunMetric):
 
     def references(self) -> list[Reference]:
         """Ground truth, where there is any."""
-        ring = self.runs[0].config.views.azimuths
-        rows = [
-            {"prompt": prompt, "seed": 0} | dict(self._mean(prompt, images[:ring]))
-            for prompt, images in self.runs.truth.items()
-        ]
-        if not rows:
-            return []
-        frame = pd.DataFrame(rows)
-        cells = [column.cell(frame) for column in self.columns]
-        return [Reference("ground truth (ceiling)", cells, distinct(frame, "prompt"))]
+        return self.of_truth(self._mean)
 
     def notes(self) -> list[str]:
         """Which weights they are."""

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from shutil import copy
 from typing import Any, cast
 
 import numpy as np
@@ -112,6 +113,8 @@ def test_a_table_names_the_weights_and_values_are_kept(
     with pytest.raises(UserError, match=f"has no {metric.weights.file}"):
         make_tables(opened(), [metric.name])
     (broken / metric.weights.file).write_bytes(b"nothing")
+    if (folders / metric.name / CONFIG_FILE).exists():  # or a whole ViT-H would be made first
+        copy(folders / metric.name / CONFIG_FILE, broken)
     found = opened()
     with pytest.raises(UserError, match="does not load"):
         make_tables(found, [metric.name])
