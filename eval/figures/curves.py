@@ -23,18 +23,20 @@ MARKS = 12  # on a line, at most
 def r_precision(runs: Runs) -> Sheet:
     """Majority R-Precision against the step, with 95 % bands; runs with their own N in a second panel."""
     several = len(runs.totals) > 1
-    sheet, frame = _sheet(runs, PAGE if several or _crowded(runs) else COLUMN)
-    panels = np.atleast_1d(sheet.subplots(1, 1 + several, sharey=True))
+    once = several and _longest(runs.of(RPrecision).scores)["step"].nunique() == 1  # no curve over steps
+    sheet, frame = _sheet(runs, PAGE if (several and not once) or _crowded(runs) else COLUMN)
+    *over_steps, last = np.atleast_1d(sheet.subplots(1, 1 + (several and not once), sharey=True))
     look = looks(runs.methods)
     longest = _longest(frame)
-    _draw(panels[0], curve(longest, "step"), look, longest, runs)
-    panels[0].set_xlabel("step")
+    if not once:
+        first = over_steps[0] if several else last
+        _draw(first, curve(longest, "step"), look, longest, runs)
+        first.set(title=f"checkpoints of runs with N = {max(runs.totals)}" if several else "", xlabel="step")
     if several:
-        panels[0].set_title(f"checkpoints of runs with N = {max(runs.totals)}")
         final = frame.loc[frame["final"]]
-        _draw(panels[1], curve(final, "total"), look, final, runs, bars=True)
-        panels[1].set(title="runs with their own N", xlabel="N")
-    panels[0].set_ylabel("R-Precision, %")
+        _draw(last, curve(final, "total"), look, final, runs, bars=True)
+        last.set(title="runs with their own N", xlabel="N")
+    sheet.axes[0].set_ylabel("R-Precision, %")
     return sheet.shows(frame["run"] if several else longest["run"])
 
 

@@ -39,7 +39,10 @@ class Claim:
 
 
 def _checkpoints(runs: Runs, method: str, baseline: str) -> str:
-    axis, frame = convergence_frames(runs)["step"]
+    frames = convergence_frames(runs)
+    if "step" not in frames:
+        return f"{NOT_TESTED}they were evaluated at their last step alone"
+    axis, frame = frames["step"]
     return str(number(ratio_to_baseline(frame, method, baseline, rng(), x=axis)))
 
 

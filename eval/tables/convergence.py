@@ -19,13 +19,17 @@ from harness.config import UserError
 def convergence_frames(runs: Runs) -> dict[str, tuple[convergence.Axis, pd.DataFrame]]:
     """Reading → (axis, scores), for the readings that the runs allow.
 
-    step, own N where there are several, and where the methods' steps were timed side by side wall time; NFE
-    where methods differ in them, since it is the steps' ratio elsewhere.
+    step, where a run was evaluated at several; own N where there are several; and where the methods' steps
+    were timed side by side wall time; NFE where methods differ in them, since it is the steps' ratio
+    elsewhere.
     """
     frame = runs.of(RPrecision).scores.rename(columns={"majority": "value"})
     longest = frame.loc[frame["total"] == max(runs.totals)]
-    readings: dict[str, tuple[convergence.Axis, pd.DataFrame]] = {"step": ("step", longest)}
-    if timed := measured_costs(runs):
+    readings: dict[str, tuple[convergence.Axis, pd.DataFrame]] = {}
+    has_curves = longest["step"].nunique() > 1
+    if has_curves:
+        readings["step"] = ("step", longest)
+    if has_curves and (timed := measured_costs(runs)):
         readings["wall time"] = ("cost", longest.assign(cost=timed.seconds_at(longest)))
         if len(set(timed.nfe.values())) > 1:
             readings["NFE"] = ("cost", longest.assign(cost=timed.evaluations_at(longest)))
@@ -62,6 +66,8 @@ def table(runs: Runs) -> Table:
             if reading == "wall time":  # an interval over prompts alone would leave out the cost's own error
                 gap = Number(math.nan)
             rows.append([method, reading, *cells, percent(area), gap, area.n_prompts, area.n_runs])
+    if not rows:
+        raise UserError("runs were evaluated at their last step alone (views.count), which is no curve")
     try:
         about = f"Wall time: steps × the method's {costs(runs).line}."
     except UserError as error:

@@ -26,6 +26,7 @@ from eval.figures.write import FIGURES, write_figures
 from eval.metrics.gradients import Gradients
 from eval.preference.duels import wilson
 from eval.runs import Runs
+from eval.tables.made import make_tables
 from harness.config import UserError, ViewsConfig
 from harness.distill.method import NoiseSchedule, load_method
 from harness.distill.schedules import sd_alphas_cumprod
@@ -231,6 +232,32 @@ def test_runs_with_their_own_n_get_a_panel(several: Runs) -> None:
     for name in ("methods_grid", "r_precision_time", "cost", "gradients"):
         chosen = FIGURES[name].draw(several).run_ids
         assert {run.total for run in several if run.run_id in chosen} == {20}, name
+
+
+def test_runs_evaluated_at_their_last_step_alone_have_no_curve_over_steps(
+    tmp_path: Path, clip_folder: Path
+) -> None:
+    runs = Sweep(tmp_path / "runs")
+    for total in (10, 20):
+        config = TOY.model_copy(update={"steps": total, "views": TOY.views.model_copy(update={"count": 1})})
+        for method in ("tp_sds", "uniform_sds"):
+            for prompt in PROMPTS[:2]:
+                runs.add(method, prompt, 0, config=config)
+    found = open_runs(runs.root, clip_folder, truth=False)
+    sheet = FIGURES["r_precision"].draw(found)
+    assert [axes.get_title(loc="left") for axes in sheet.axes] == ["runs with their own N"]
+    x, _ = line(sheet, "tp_sds")
+    assert len(x) == 2
+    [claims], _ = make_tables(found, ["claims"])
+    said = {str(row[4]): str(row[5]) for row in claims.rows if row[3] == "tp_sds" and "35" in str(row[0])}
+    assert (
+        said["checkpoints of one run"]
+        == "not tested by these runs: they were evaluated at their last step alone"
+    )
+    assert "not tested" not in said["runs with their own N"]
+    with pytest.raises(UserError, match="evaluated at their last step alone"):
+        make_tables(found, ["convergence"])
+    assert {"r_precision", "own_n"} <= {table.name for table in make_tables(found)[0]}
 
 
 def test_grids_show_the_stored_views_and_why_there_is_none(study: Runs) -> None:
