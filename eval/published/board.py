@@ -100,8 +100,7 @@ def entries(root: Path, opened: Opened, cache: Path | None = None) -> tuple[dict
 
 
 def _rows(name: str, runs: Runs) -> list[Entry]:
-    held = [line for line in controls.told(runs) if "controls of this setting" in line]
-    found = []
+    held, found = controls.held(runs), []
     for method, total, part in groups(runs, runs.of(RPrecision).frame):
         ids = set(part["run"])
         priors = sorted({run.prior for run in runs if run.run_id in ids})
@@ -117,7 +116,7 @@ def _rows(name: str, runs: Runs) -> list[Entry]:
                 prompts=distinct(part, "prompt"),
                 seeds=distinct(part, "seed"),
                 failed=int(part["problem"].notna().sum()),
-                controls=held[0].rpartition(": ")[2] if held else "not run",
+                controls=held,
             )
         )
     return found

@@ -7,17 +7,22 @@ about steps is read both ways, over the checkpoints of one run and over runs wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 from eval.metrics.diversity import SpreadOverSeeds
+from eval.metrics.r_precision import RPrecision
 from eval.preference.design import STUDIES, load_design
 from eval.preference.results import judge_label, people, preference
 from eval.preference.votes import judges, load_ballots
 from eval.runs import Runs
 from eval.statistics.convergence import SHARES, own_n, ratio_to_baseline
 from eval.statistics.intervals import paired_difference
+from eval.statistics.power import POWERS
+from eval.tables import controls
 from eval.tables.convergence import convergence_frames
 from eval.tables.own_n import ratio_between
 from eval.tables.rows import by_prompt, rng
@@ -25,86 +30,171 @@ from eval.tables.table import Cell, Table, number, percent
 from harness.config import UserError
 
 METHODS = ("tp_sds", "tp_sds:iclr")  # as v1 and as v2 of the paper define it
-NOT_TESTED = "not tested by these runs: "
+LINEAR = "linear_decay"
+NOT_TESTED, SUPPORTED, CONTRADICTED, NOT_DECIDED = "not tested", "supported", "contradicted", "not decided"
+POWERED = 1 + NormalDist().inv_cdf(POWERS[0]) / NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What runs say: in words with its interval, and that interval, in which more is more of what is claimed.
+
+    `low` and `high` are nan where nothing is said that could decide; `log`: of a ratio, by its negative
+    logarithm.
+    """
+
+    text: str
+    low: float = math.nan
+    high: float = math.nan
+    log: bool = False
+    shown: Callable[[float], str] = "{:+.3f}".format
+
+    @classmethod
+    def of_ratio(cls, text: str, low: float, high: float) -> Answer:
+        """Of a ratio of steps, where less is more."""
+        low, high = (math.inf if end <= 0 else -math.log(end) for end in (low, high))
+        return cls(text, high, low, True, lambda value: f"{math.exp(-value):.2f}")
+
+    @classmethod
+    def untested(cls, why: str) -> Answer:
+        """Where these runs cannot speak to the claim."""
+        return cls(f"{NOT_TESTED} by these runs: {why}")
+
+    def verdict(self, figure: float) -> str:
+        """Of a claim of at least `figure`, 0 for one without: supported where the interval leaves 0 out and
+        reaches the figure, contradicted where it stays below the figure, else not decided."""
+        if self.text.startswith(NOT_TESTED) or math.isnan(self.low):
+            return NOT_TESTED if self.text.startswith(NOT_TESTED) else NOT_DECIDED
+        if self.high < figure:
+            return CONTRADICTED
+        return SUPPORTED if self.low > 0 else NOT_DECIDED
+
+    @property
+    def visible(self) -> str:
+        """The true effect whose interval, of this width, would leave 0 out with 80 % power."""
+        half = (self.high - self.low) / 2
+        return self.shown(POWERED * half) if math.isfinite(half) else "–"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, who says it of which version, the number that speaks to it, and how runs are read."""
+    """A sentence, who says it of which version, the number that speaks to it, and how runs are read.
+
+    `figure`: the least that is claimed, as answers count it.
+    """
 
     says: str
     source: str
     measure: str
-    readings: Mapping[str, Callable[[Runs, str, str], str]]
+    readings: Mapping[str, Callable[[Runs, str, str], Answer]]
+    figure: float = 0.0
 
 
-def _checkpoints(runs: Runs, method: str, baseline: str) -> str:
+def _checkpoints(runs: Runs, method: str, baseline: str) -> Answer:
     frames = convergence_frames(runs)
     if "step" not in frames:
-        return f"{NOT_TESTED}they were evaluated at their last step alone"
+        return Answer.untested("they were evaluated at their last step alone")
     axis, frame = frames["step"]
-    return str(number(ratio_to_baseline(frame, method, baseline, rng(), x=axis)))
+    found = ratio_to_baseline(frame, method, baseline, rng(), x=axis)
+    return Answer.of_ratio(str(number(found)), found.low, found.high)
 
 
-def _own_n(runs: Runs, method: str, baseline: str) -> str:
+def _own_n(runs: Runs, method: str, baseline: str) -> Answer:
     frames = convergence_frames(runs)
     if "own N" not in frames:
-        return f"{NOT_TESTED}it needs several N (--steps 100,200,400)"
-    return ratio_between(own_n(frames["own N"][1], method, baseline, rng()).ratio)
+        return Answer.untested("it needs several N (--steps 100,200,400)")
+    found = own_n(frames["own N"][1], method, baseline, rng()).ratio
+    return Answer.of_ratio(ratio_between(found), found.outer_low, found.outer_high)
 
 
-def _preferred(runs: Runs, method: str, baseline: str) -> str:
-    """People's votes where these runs were shown to people, else a judge's."""
+def _better_than(other: str | None) -> Callable[[Runs, str, str], Answer]:
+    """R-Precision at the last step, less another method's, or the baseline's."""
+
+    def answer(runs: Runs, method: str, baseline: str) -> Answer:
+        than = other or baseline
+        frame = runs.of(RPrecision).frame
+        frame = frame.loc[frame["total"] == frame["total"].max()]
+        ours, theirs = (by_prompt(frame.loc[frame["method"] == name], "majority") for name in (method, than))
+        if not ours or not theirs:
+            return Answer.untested(f"it needs {than} beside {method}")
+        found = paired_difference(ours, theirs, rng(), shares=True)
+        points = (100 * found.low, 100 * found.high)
+        return Answer(str(percent(found, sign=True)), *points, shown="{:+.1f}".format)
+
+    return answer
+
+
+def _preferred(runs: Runs, method: str, baseline: str) -> Answer:
+    """People's votes where these runs were shown to people, else a judge's, which decide nothing."""
     asked = [folder for folder in sorted(runs.root.glob(f"{STUDIES}/*")) if (folder / "study.json").exists()]
-    by_people = [said for folder in asked if (said := _votes(runs, folder, "", method, baseline))]
+    by_people = [found for folder in asked if (found := _votes(runs, folder, "", method, baseline))]
+    if len(by_people) == 1:
+        return by_people[0]
     by_judges = [
-        said
+        found
         for folder in asked
         for judge in judges(folder)
-        if (said := _votes(runs, folder, judge, method, baseline))
+        if (found := _votes(runs, folder, judge, method, baseline))
     ]
-    return "; ".join(by_people or by_judges) or f"{NOT_TESTED}nobody was asked (`harness study`)"
+    if found := by_people or by_judges:
+        return Answer("; ".join(each.text for each in found))
+    return Answer.untested("nobody was asked (`harness study`)")
 
 
-def _votes(runs: Runs, folder: Path, judge: str, method: str, baseline: str) -> str:
-    """What a study's votes say of the two methods; "" where none are about these runs."""
+def _votes(runs: Runs, folder: Path, judge: str, method: str, baseline: str) -> Answer | None:
+    """What a study's votes say of the two methods; None where none are about these runs."""
     shown = {side.run for pair in load_design(folder).pairs for side in (pair.a, pair.b)}
     if not shown <= {run.run_id for run in runs}:
-        return ""
+        return None
     ballots = load_ballots(folder, judge)
     question = next((name for name in ("overall", *ballots.questions) if name in ballots.questions), "")
     found = preference(ballots, question, method, baseline)
     if found is None:
-        return ""
+        return None
     who = f"{judge_label(ballots)}, no people" if judge else people(found.n_raters)
-    return f"{percent(found.both)} % of votes ({who}; {found.n_pairs} pairs, “{question}”, {folder.name})"
+    text = f"{percent(found.both)} % of votes ({who}; {found.n_pairs} pairs, “{question}”, {folder.name})"
+    points = (100 * found.both.low - 50, 100 * found.both.high - 50)
+    return Answer(text, *points, shown=lambda value: f"{50 + value:.1f}")
 
 
-def _diversity(runs: Runs, method: str, baseline: str) -> str:
+def _diversity(runs: Runs, method: str, baseline: str) -> Answer:
     try:
         frame = runs.of(SpreadOverSeeds).frame
     except UserError:
-        return f"{NOT_TESTED}it needs two seeds or more"
+        return Answer.untested("it needs two seeds or more")
     frame = frame.loc[frame["total"] == frame["total"].max()].assign(seed=0)
     ours, theirs = (by_prompt(frame.loc[frame["method"] == name], "distance") for name in (method, baseline))
     if not ours or not theirs:
-        return f"{NOT_TESTED}it needs two finished seeds of both methods"
-    return str(number(paired_difference(ours, theirs, rng()), 3, sign=True))
+        return Answer.untested("it needs two finished seeds of both methods")
+    found = paired_difference(ours, theirs, rng())
+    return Answer(str(number(found, 3, sign=True)), found.low, found.high)
 
 
 STEPS = {"checkpoints of one run": _checkpoints, "runs with their own N": _own_n}
 LEVEL = f"steps to {100 * SHARES[0]:.0f} % of uniform SDS's final R-Precision, ratio"
+LAST = "R-Precision at the last step, difference in points"
 
 CLAIMS = (
     Claim(
         "35 % faster convergence", "a secondary summary, of v1; found in no primary text",
-        f"{LEVEL} (.74 if it means speed, .65 if fewer steps)", STEPS,
+        f"{LEVEL} (.74 if it means speed, .65 if fewer steps)", STEPS, -math.log(1 / 1.35),
     ),
-    Claim("about 75 % fewer optimisation steps", "v2 (ICLR 2024), text", f"{LEVEL} (.25)", STEPS),
+    Claim(
+        "about 75 % fewer optimisation steps", "v2 (ICLR 2024), text", f"{LEVEL} (.25)", STEPS,
+        -math.log(0.25),
+    ),
+    Claim(
+        "better results than uniform SDS", "v1 and v2, pictures", f"{LAST} (above 0)",
+        {"last step": _better_than(None)},
+    ),
+    Claim(
+        "better results than linear decay", "v2 (ICLR 2024), fig. 11", f"{LAST} (above 0)",
+        {"last step": _better_than(LINEAR)},
+    ),
     Claim(
         "preferred over the baseline by 80.2 % of people",
         "a secondary summary, of v1; found in no primary text",
-        "win rate over pairs of equal prompt and seed (80.2 %)", {"votes": _preferred},
+        "win rate over pairs of equal prompt and seed (80.2 %)", {"votes": _preferred}, 80.2 - 50,
     ),
     Claim(
         "more diverse results", "v1 and v2, pictures (figs. 5, 10)",
@@ -114,7 +204,7 @@ CLAIMS = (
 
 
 def table(runs: Runs) -> Table:
-    """Claim, who says it, and what the runs say with a 95 % interval, at the scale they were made at."""
+    """Claim, who says it, what the runs say with a 95 % interval, and what that decides at their scale."""
     baseline = runs.baseline
     methods = [name for name in METHODS if name in runs.methods]
     if baseline is None or not methods:
@@ -123,22 +213,30 @@ def table(runs: Runs) -> Table:
             f"{', '.join(runs.methods)}"
         )
     scale = runs.stamp.mark or ", ".join(runs.stamp.priors)
-    prompts, seeds = len(runs.prompts), len(runs.seeds)
-    rows: list[list[Cell]] = [
-        [claim.says, claim.source, claim.measure, method, reading, ours(runs, method, baseline), scale,
-         prompts, seeds]
-        for claim in CLAIMS
-        for method in methods
-        for reading, ours in claim.readings.items()
-    ]  # fmt: skip
+    held = controls.held(runs)
+    rows: list[list[Cell]] = []
+    for claim in CLAIMS:
+        for method in methods:
+            for reading, ours in claim.readings.items():
+                found = ours(runs, method, baseline)
+                rows.append(
+                    [
+                        claim.says, claim.source, claim.measure, method, reading, found.text,
+                        found.verdict(claim.figure), found.visible, held, scale, len(runs.prompts),
+                        len(runs.seeds),
+                    ]
+                )  # fmt: skip
     return Table(
         "claims",
         ["convergence", "r_precision", "diversity"],
         "Claims about TP-SDS, by who makes them, beside what these runs say [95 % interval]",
-        ["claim", "who says so", "measure (figure claimed)", "method", "reading", "these runs", "scale",
-         "prompts", "seeds"],
+        ["claim", "who says so", "measure (figure claimed)", "method", "reading", "these runs", "verdict",
+         "visible from", "controls", "scale", "prompts", "seeds"],
         rows,
-        ["The first three columns are other people's; “these runs” is of these runs alone. tp_sds has v1's "
-         "schedule, tp_sds:iclr v2's. A toy result neither confirms nor refutes a claim made for Stable "
-         "Diffusion."],
+        ["The first three columns are other people's; the others are of these runs alone. Supported: the "
+         "interval leaves no effect out and reaches the figure claimed, the laxer where there are two. "
+         "Contradicted: it stays short of that figure. A judge's votes decide nothing of people. Visible "
+         f"from: an effect that an interval as wide would tell from none with {POWERS[0]:.0%} power. tp_sds "
+         "has v1's schedule, tp_sds:iclr v2's. A toy result neither confirms nor refutes a claim made for "
+         "Stable Diffusion."],
     )  # fmt: skip

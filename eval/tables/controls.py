@@ -32,6 +32,7 @@ from harness.records.files import read_json, write_cache
 from harness.records.rows import Row
 
 KEPT = "eval/controls.json"
+HELD = "controls of this setting"
 ALPHA = 0.05  # of the A/A comparisons
 Verdict = Literal["seen", "not seen", "FAILED"]
 SEEN, NOT_SEEN, FAILED = get_args(Verdict)
@@ -306,5 +307,11 @@ def told(runs: Runs) -> list[str]:
         verdicts = kept["verdicts"]
         lines += [f"control FAILED ({folder.name}): {says}" for says, v in verdicts.items() if v == FAILED]
         held = sum(verdict == SEEN for verdict in verdicts.values())
-        lines.append(f"controls of this setting ({folder.name}): {held} of {len(verdicts)} hold")
+        lines.append(f"{HELD} ({folder.name}): {held} of {len(verdicts)} hold")
     return lines
+
+
+def held(runs: Runs) -> str:
+    """How many controls of this setting hold, such as "6 of 8 hold"; "not run" where there are none."""
+    found = [line for line in told(runs) if line.startswith(HELD)]
+    return found[0].rpartition(": ")[2] if found else "not run"
