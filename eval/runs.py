@@ -18,15 +18,28 @@ from eval.scorers.clip import Clip, load_clip
 from eval.scorers.features import ViewFeatures, view_features
 from eval.scorers.retrieval import Pool, Scorer, load_pool
 from eval.sources.load import BASELINE, DAMAGED, ENDED, RunRecord, in_order, load_runs, rows_of
-from eval.sources.samples import prior_samples
+from eval.sources.samples import prior_samples, reconstructed
 from eval.statistics import convergence, intervals
 from eval.tables import cost
-from harness.config import UserError, ViewsConfig
+from harness.config import Config, UserError, ViewsConfig
 from harness.records.rows import named, usual
 from harness.records.stamp import TOY
 from harness.text import short
 
 GroundTruth = Callable[[str, ViewsConfig], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A scene that was shown its object: its views, uint8 [V, H, W, 3], and its solid's IoU with the true
+    one, as it is and aligned; None of a scene without a solid."""
+
+    views_VHWC: np.ndarray
+    iou: float | None
+    aligned_iou: float | None
+
+
+Fit = Callable[[Path, Config, Sequence[str], str], Mapping[str, Fitted]]
 Track = Callable[[Sequence[RunRecord], str], Iterable[RunRecord]]
 T = TypeVar("T")
 ANALYSES = {"convergence": convergence.VERSION, "cost": cost.VERSION, "intervals": intervals.VERSION}
@@ -79,10 +92,10 @@ class Stamp:
 class Runs(Sequence[RunRecord]):
     """Ended runs under `root` whose numbers may stand in one table, by run id, and the scorer.
 
-    `ground_truth(prompt, views)` returns the ceiling's images, [V, H, W, 3] uint8, and `solids(prompt)` the
-    solid they are of. `only` keeps these run ids, which `chosen` says in words. `metrics_dirs`: folders with
-    more metrics. What is derived is computed when it is first asked for, and cached in the run folders where
-    it is slow.
+    `ground_truth(prompt, views)` returns the ceiling's images, [V, H, W, 3] uint8, `solids(prompt)` the
+    solid they are of, and `fit(root, config, prompts, device)` scenes that were shown them. `only` keeps
+    these run ids, which `chosen` says in words. `metrics_dirs`: folders with more metrics. What is
+    derived is computed when it is first asked for, and cached in the run folders where it is slow.
     Raises UserError for no ended run, for runs that do not belong together, and for an unusable scorer.
     """
 
@@ -95,6 +108,7 @@ class Runs(Sequence[RunRecord]):
         allow_mixed: bool = False,
         ground_truth: GroundTruth | None = None,
         solids: Callable[[str], Any] | None = None,
+        fit: Fit | None = None,
         only: Collection[str] | None = None,
         chosen: Sequence[str] = (),
         samples: int | None = None,
@@ -131,7 +145,7 @@ class Runs(Sequence[RunRecord]):
         self.pools = {run.suite: load_pool(root, run.suite) for run in self if run.suite}
         self.clip: Clip = load_clip(clip, device)
         self.scorers = {suite: Scorer.over(self.clip, pool) for suite, pool in self.pools.items()}
-        self._render, self._solids = ground_truth, solids
+        self._render, self._solids, self._fit = ground_truth, solids, fit
         self._made: dict[Callable[[Runs], Any], Any] = {}
 
     @overload
@@ -286,6 +300,17 @@ class Runs(Sequence[RunRecord]):
             return self._solids(caption)
         except UserError:
             return None
+
+    def fitted(self, config: Config, prompts: Sequence[str]) -> Mapping[str, Fitted]:
+        """Prompt → a scene of `config` that was shown its object; {} where there is no ground truth."""
+        if self._fit is None or not self.truth:
+            return {}
+        return self._fit(self.root, config, prompts, str(self.clip.device))
+
+    def through_autoencoder(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Prompt → what the prior's autoencoder makes of the ground truth's views, uint8 [V, H, W, 3]."""
+        images = {prompt: self.truth[prompt] for prompt in prompts if prompt in self.truth}
+        return reconstructed(self[0].config.guidance, images, str(self.clip.device))
 
     @cached_property
     def prior_samples(self) -> dict[str, np.ndarray]:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
 
-from eval.metrics.shapes import fit as compared
-from eval.metrics.shapes import solid_of_run, view_error
+from eval.metrics.shapes import view_error
 from harness.bench import in_turn, steps
 from harness.config import Config
 from harness.console import Console
@@ -26,47 +23,18 @@ from harness.device import pick_device
 from harness.distill.assemble import load_guidance, make_pack
 from harness.distill.context import GradientContext
 from harness.distill.method import Method, MethodParams, NoiseSchedule
-from harness.distill.step import Pack, evaluation_latents, step
-from harness.objects.final import Final, pictures
-from harness.records.folder import RunFolder
-from harness.records.identity import RunSpec
+from harness.fitted import Known, ceiling, codes, fitted, truth
+from harness.objects.final import pictures
 from harness.rng import Key
-from harness.scene.cameras import Cameras, evaluation
+from harness.scene.cameras import evaluation
 from harness.scene.kind import discover, load_kind, settle
 from harness.toyworld.data import suite_prompts
-from harness.toyworld.grammar import parse
-from harness.toyworld.kinds import primitives
-from harness.toyworld.render import render
-from harness.toyworld.solid import Solid
 
 if TYPE_CHECKING:
     from harness.guidance.prior import Guidance
 
 ROUNDS = 5
 PROMPTS = 4
-Known = dict[Any, Tensor]  # codes [R, C, H, W] by the runs and their steps
-
-
-class Towards(Method):
-    """Half the squared distance to the code of the prompt's own toy scene, seen from the run's camera; of a
-    scene without sides always from `fixed`.
-
-    Cameras are the same for every kind of scene: codes are made once for all that are given one `known`.
-    """
-
-    nfe = 0
-
-    def __init__(self, guidance: Guidance, fixed: Cameras | None = None, known: Known | None = None):
-        super().__init__(MethodParams(), NoiseSchedule(guidance.alphas_cumprod_T, *guidance.t_range))
-        self._guidance, self._fixed, self._known = guidance, fixed, {} if known is None else known
-
-    def gradient(self, ctx: GradientContext) -> Tensor:
-        """x − z."""
-        at = (ctx.keys, None if self._fixed else tuple(ctx.step_R.tolist()))
-        if at not in self._known:
-            cameras = self._fixed.expand(len(ctx.keys)) if self._fixed else ctx.cameras
-            self._known[at] = codes(self._guidance, ctx.prompts, cameras)
-        return ctx.x_RCHW - self._known[at]
 
 
 class Pull(Method):
@@ -80,51 +48,6 @@ class Pull(Method):
     def gradient(self, ctx: GradientContext) -> Tensor:
         """The step's noise."""
         return ctx.noise_RCHW
-
-
-def truth(prompts: Sequence[str], cameras: Cameras) -> np.ndarray:
-    """The prompts' own toy scenes, each from its camera, uint8 [R, 64, 64, 3]."""
-    return render([primitives(parse(prompt)) for prompt in prompts], cameras.columns())
-
-
-def codes(guidance: Guidance, prompts: Sequence[str], cameras: Cameras) -> Tensor:
-    """`truth` as latents, [R, C, H, W] on the prior's device."""
-    pixels = torch.from_numpy(truth(prompts, cameras)).movedim(-1, 1) / 255
-    return guidance.encode(pixels.to(guidance.device))
-
-
-def fitted(config: Config, guidance: Guidance, keys: Sequence[Key], known: Known | None = None) -> Pack:
-    """These runs, at their last step, that were shown their objects instead of a prior's opinion."""
-    has_sides = load_kind(config.scene.kind).has_sides
-    method = Towards(guidance, None if has_sides else evaluation(config.views)[:1], known)
-    pack = make_pack(config, guidance, method, keys, "auto")
-    for _ in range(config.steps):
-        step(pack)
-    return pack
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """What fitted runs are beside their objects, means over the runs: see `eval.metrics.shapes`."""
-
-    view_error: float
-    iou: float | None
-
-
-def ceiling(pack: Pack) -> Ceiling:
-    """Compare a pack of `fitted` with what it was shown."""
-    cameras, prompts = evaluation(pack.config.views), [key.prompt for key in pack.keys]
-    x_RVCHW = evaluation_latents(pack, cameras, range(len(prompts)))
-    errors, ious = [], []
-    for r, prompt in enumerate(prompts):
-        shown = pictures(pack.guidance, x_RVCHW[r]).numpy()
-        errors.append(view_error(shown, truth([prompt] * len(cameras), cameras)))
-        if pack.scene.quantity is not None:
-            spec = RunSpec(method="fit", prompt=prompt, seed=pack.keys[r].seed, config=pack.config)
-            own = {name: value[r : r + 1] for name, value in pack.params.items()}
-            final = Final(RunFolder(Path("fit")), spec, pack.scene, own, pack.guidance.device)
-            ious.append(compared(solid_of_run(final), Solid(prompt)).iou)
-    return Ceiling(float(np.mean(errors)), float(np.mean(ious)) if ious else None)
 
 
 def megabytes(*groups: Mapping[str, Tensor]) -> float:

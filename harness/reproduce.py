@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from eval.preference.judge import judge_by_clip
 from eval.preference.making import new_study, parse_questions
 from eval.preference.results import write_results
 from eval.preference.votes import load_ballots
-from eval.runs import Runs
+from eval.runs import Fitted, Runs
 from eval.tables.table import console_for_tables
-from harness.config import UserError
+from harness.config import Config, UserError
 from harness.faults import INTERRUPTED
 from harness.records.identity import run_id
 from harness.sweep import experiment
@@ -30,7 +30,13 @@ TIMED = {"convergence", "cost", "r_precision_time"}  # tables and figures that s
 
 def evaluated_runs(runs: Path, **options: Any) -> Runs:
     """Runs as tables and figures read them, with the toy world's truth where they are of it."""
-    return open_runs(runs, ground_truth=ground_truth, solids=Solid, **options)
+    return open_runs(runs, ground_truth=ground_truth, solids=Solid, fit=_fitted, **options)
+
+
+def _fitted(root: Path, config: Config, prompts: Sequence[str], device: str) -> Mapping[str, Fitted]:
+    from harness.fitted import fitted_views  # it loads what distils
+
+    return fitted_views(root, config, prompts, device)
 
 
 def reproduce(

@@ -37,6 +37,7 @@ FLOORS = [
         "harness.bench_scenes",
         "harness.check",
         "harness.doctor",
+        "harness.fitted",
         "harness.library",
         "harness.reproduce",
         "harness.search",

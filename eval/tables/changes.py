@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from eval.metrics.r_precision import RPrecision
 from eval.metrics.shapes import Shapes
 from eval.runs import Runs
@@ -9,6 +11,9 @@ from eval.statistics.intervals import holm, paired_difference
 from eval.tables.rows import by_prompt, groups, rng
 from eval.tables.table import Cell, Number, Table, percent
 from harness.config import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def table(runs: Runs) -> Table:
@@ -23,41 +28,17 @@ def table(runs: Runs) -> Table:
         shapes = runs.of(Shapes).frame
     except UserError:
         shapes = None
-    common = tuple(runs.usual.items())
-    totals = scores.groupby("method")["total"].unique()
     found = []
     for name, total, part in groups(runs, scores):
-        row = runs.rows[name]
-        usual = [
-            other
-            for other in runs.rows.values()
-            if other.method == row.method and not {*other.at} - {*common}
-        ]
-        if len(usual) != 1 or usual[0].name not in totals:
+        usual = _usual(runs, name, scores)
+        if usual is None or usual == (name, total):
             continue
-        reference = usual[0].name
-        n = min(totals[reference], key=lambda each: (abs(int(each) - int(scores["total"].mode()[0])), each))
-        if (name, total) == (reference, n):
-            continue
-        theirs = scores.loc[(scores["method"] == reference) & (scores["total"] == n)]
+        theirs = _of(scores, *usual)
         by_view, majority = (
             paired_difference(by_prompt(part, column), by_prompt(theirs, column), rng(), shares=True)
             for column in ("per_view", "majority")
         )
-        iou: Cell = "–"
-        if shapes is not None:
-            ours, others = (
-                shapes.loc[(shapes["method"] == method) & (shapes["total"] == steps)]
-                for method, steps in ((name, total), (reference, n))
-            )
-            if len(ours) and len(others):
-                iou = percent(
-                    paired_difference(
-                        by_prompt(ours, "aligned_iou"), by_prompt(others, "aligned_iou"), rng()
-                    ),
-                    sign=True,
-                )
-        found.append((name, total, by_view, majority, iou))
+        found.append((name, total, by_view, majority, _iou(shapes, (name, total), usual)))
     if not found:
         raise UserError("no row has every setting's usual value, so that there is nothing to compare with")
     adjusted = holm({f"{name} {total}": by_view.p_value for name, total, by_view, *_ in found})
@@ -77,3 +58,30 @@ def table(runs: Runs) -> Table:
         rows,
         ["Paired by prompt and seed. p: sign flips over prompts, of R-Precision by views."],
     )
+
+
+def _usual(runs: Runs, name: str, scores: pd.DataFrame) -> tuple[str, int] | None:
+    """The row of a row's method that has every setting's usual value, and its N, which is the commonest where
+    it has several; None where there is no such row, or more than one."""
+    usual = [
+        row.name
+        for row in runs.rows.values()
+        if row.method == runs.rows[name].method and not {*row.at} - {*runs.usual.items()}
+    ]
+    own = scores.loc[scores["method"].isin(usual), "total"].unique()
+    if len(usual) != 1 or not len(own):
+        return None
+    common = int(scores["total"].mode()[0])
+    return usual[0], min(map(int, own), key=lambda total: (abs(total - common), total))
+
+
+def _of(frame: pd.DataFrame, method: str, total: int) -> pd.DataFrame:
+    return frame.loc[(frame["method"] == method) & (frame["total"] == total)]
+
+
+def _iou(shapes: pd.DataFrame | None, ours: tuple[str, int], theirs: tuple[str, int]) -> Cell:
+    """The difference of aligned IoU; "–" where one of the two has no solid."""
+    if shapes is None:
+        return "–"
+    one, other = (by_prompt(_of(shapes, *row), "aligned_iou") for row in (ours, theirs))
+    return percent(paired_difference(one, other, rng()), sign=True) if one and other else "–"

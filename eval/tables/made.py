@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from eval.metric import Metric
 from eval.runs import Runs
 from eval.tables import (
+    ceilings,
     changes,
     claims,
     controls,
@@ -26,6 +27,7 @@ from harness.records.identity import COMPOSED
 
 OWN: dict[str, Callable[[Runs], Table]] = {
     "controls": controls.table,
+    "ceilings": ceilings.table,
     "r_precision_steps": r_precision_steps.table,
     "differences": differences.table,
     "schedules": differences.by_distillation,
@@ -38,10 +40,10 @@ OWN: dict[str, Callable[[Runs], Table]] = {
     "published": published.table,
 }
 FIRST = (
-    "controls", "r_precision", "r_precision_steps", "differences", "schedules", "changes",
+    "controls", "ceilings", "r_precision", "r_precision_steps", "differences", "schedules", "changes",
     "convergence", "own_n", "cost", "diversity", "shapes", "signatures", "spectrum",
 )  # fmt: skip
-RARE = {"changes", "controls", "domains"}  # most sweeps have no such question
+RARE = {"ceilings", "changes", "controls", "domains"}  # most sweeps have no such question
 LAST = ("claims", "published")  # other people's words and numbers
 
 

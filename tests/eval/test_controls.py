@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 
 from eval.command import open_runs
-from eval.runs import Runs
-from eval.tables import controls
+from eval.runs import Fitted, Runs
+from eval.tables import ceilings, controls
 from eval.tables.notes import all_notes
 from eval.tables.table import Number
-from harness.config import UserError, apply_overrides
+from harness.config import Config, UserError, apply_overrides
 from harness.records.files import write_json
-from tests.eval.conftest import PROMPTS, TOY, Sweep
+from tests.eval.conftest import PROMPTS, TOY, Sweep, picture
 
 WRONG = dict(zip(PROMPTS, (*PROMPTS[2:], *PROMPTS[:2]), strict=True))
 CFG = "guidance.cfg_scale"
@@ -116,3 +119,53 @@ def test_runs_without_controls_and_files_of_others_are_left_alone(tmp_path: Path
     assert controls.told(runs) == []
     with pytest.raises(UserError, match="no control among these runs"):
         controls.table(runs)
+
+
+def test_ceilings_are_what_could_be_reached(tmp_path: Path, clip_folder: Path) -> None:
+    sweep = Sweep(tmp_path / "runs")
+    for number, prompt in enumerate(PROMPTS):
+        for seed in range(2):
+            sweep.add("uniform_sds", prompt, seed, shows=WRONG[prompt] if number else prompt)
+    asked = []
+
+    def fit(root: Path, config: Config, prompts: Sequence[str], device: str) -> dict[str, Fitted]:
+        asked.append((root, config.steps, sorted(prompts)))
+        return {
+            p: Fitted(picture(p if k else WRONG[p], 3, TOY.views.tiles), 0.5, 0.75)
+            for k, p in enumerate(prompts)
+        }
+
+    runs = open_runs(
+        sweep.root, clip=str(clip_folder), device="cpu", samples=0, fit=fit,
+        ground_truth=lambda prompt, views: picture(prompt, 7, views.tiles),
+    )  # fmt: skip
+    worn = {p: picture(WRONG[p], 5, TOY.views.tiles) for p in PROMPTS}
+    vars(runs)["through_autoencoder"] = lambda prompts: {p: worn[p] for p in prompts}
+    vars(runs)["prior_features"] = {
+        p: runs.clip.embed_images(np.stack([picture(q, 1, 1)[0] for q in (p, WRONG[p])])).numpy()
+        for p in PROMPTS
+    }
+    rows = {str(row[0]): row for row in ceilings.table(runs).rows}
+    shares = {name: cast(Number, row[1]).value for name, row in rows.items()}
+    n = len(PROMPTS)
+    assert shares == pytest.approx(
+        {
+            "ground truth": 1,
+            "ground truth through the autoencoder": 0,
+            "the scene, fitted to it": (n - 1) / n,
+            "the prior's own samples, front view": 0.5,
+            "uniform_sds": 1 / n,
+        }
+    )
+    verdicts = [row[6] for row in rows.values()]
+    assert verdicts == ["seen", "not seen", "seen", "not seen", "–"]
+    assert cast(Number, rows["the scene, fitted to it"][3]).value == 0.75
+    assert cast(Number, rows["ground truth"][4]).value == pytest.approx((n - 1) / n)
+    assert asked == [(sweep.root, TOY.steps, sorted(PROMPTS))]
+
+
+def test_without_ground_truth_there_are_no_ceilings(tmp_path: Path, clip_folder: Path) -> None:
+    sweep = Sweep(tmp_path / "runs")
+    sweep.add("uniform_sds", PROMPTS[0], 0)
+    with pytest.raises(UserError, match="no ground truth"):
+        ceilings.table(opened(sweep, clip_folder))

@@ -3,14 +3,16 @@
 import io
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from harness import bench_scenes, rng
-from harness.config import Config
+from eval.sources.samples import reconstructed
+from harness import bench_scenes, fitted, rng
+from harness.config import Config, UserError
 from harness.console import Console
 from harness.distill.assemble import load_guidance
 from harness.scene import splats
@@ -21,6 +23,7 @@ from harness.scene.kinds.gaussians import SplatScene
 from harness.scene.kinds.sdf import SignedDistance
 from harness.scene.regularisers import variation
 from harness.scene.volume import VolumeScene
+from harness.toyworld.render import ground_truth
 
 KEYS = [rng.Key("a red cup", 0), rng.Key("a blue bus", 1)]
 FRONT = make([0.0], [0.0], [2.8], [40.0])
@@ -389,9 +392,38 @@ def test_a_scene_that_is_shown_its_object_comes_to_show_it() -> None:
     guidance = load_guidance(config, torch.device("cpu"))
     picture = bench_scenes._of_kind(config, "gaussians_2d")
     errors = [
-        bench_scenes.ceiling(
-            bench_scenes.fitted(picture.model_copy(update={"steps": steps}), guidance, KEYS[:1])
+        fitted.ceiling(
+            fitted.fitted(picture.model_copy(update={"steps": steps}), guidance, KEYS[:1])
         ).view_error
         for steps in (1, 40)
     ]
     assert errors[1] < 0.5 * errors[0]
+
+
+def test_fitted_objects_are_made_once_for_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settle(
+        Config(steps=2), ["views.azimuths=3", "views.heldout_elevation=none", "scene.kind=voxels"]
+    )
+    prompts = ["a red car", "a white cup with a red handle"]
+    made = fitted.fitted_views(tmp_path, config, prompts, "cpu")
+    assert [each.views_VHWC.shape for each in made.values()] == [(3, 64, 64, 3)] * 2
+    assert all(0 <= (each.iou or 0) <= (each.aligned_iou or 0) <= 1 for each in made.values())
+    monkeypatch.setattr(fitted, "load_guidance", lambda *_: pytest.fail("it is there already"))
+    again = fitted.fitted_views(tmp_path, config, prompts[::-1], "cpu")
+    for prompt in prompts:
+        assert (again[prompt].views_VHWC == made[prompt].views_VHWC).all()
+        assert (again[prompt].iou, again[prompt].aligned_iou) == (made[prompt].iou, made[prompt].aligned_iou)
+    with pytest.raises(UserError):
+        fitted.fitted_views(tmp_path, config, ["a thing that is no toy"], "cpu")
+
+
+def test_the_autoencoder_keeps_what_is_shown_to_it() -> None:
+    config = settle(Config(), ["views.azimuths=3", "views.heldout_elevation=none"])
+    images = {"a red car": ground_truth("a red car", config.views)}
+    [worn] = reconstructed(config.guidance, images, "cpu").values()
+    [own] = images.values()
+    assert worn.shape == own.shape and worn.dtype == np.uint8
+    error = np.sqrt(np.square((worn.astype(float) - own) / 255).mean())
+    assert 0 < error < 0.06  # 30 dB are .03
