@@ -18,10 +18,15 @@ from eval.tables.cost import costs
 
 BANDS = 4  # that many shaded bands can be told apart
 MARKS = 12  # on a line, at most
+PANELS = 4  # in a row, at most
 
 
 def r_precision(runs: Runs) -> Sheet:
-    """Majority R-Precision against the step, with 95 % bands; runs with their own N in a second panel."""
+    """Majority R-Precision against the step, with 95 % bands; runs with their own N in a second panel, and
+    methods at several settings in a panel for each."""
+    settings = _by_setting(runs)
+    if len(runs.totals) == 1 and 1 < len(settings) <= PANELS:
+        return _side_by_side(runs, settings)
     several = len(runs.totals) > 1
     once = several and _longest(runs.of(RPrecision).scores)["step"].nunique() == 1  # no curve over steps
     sheet, frame = _sheet(runs, PAGE if (several and not once) or _crowded(runs) else COLUMN)
@@ -40,6 +45,30 @@ def r_precision(runs: Runs) -> Sheet:
     return sheet.shows(frame["run"] if several else longest["run"])
 
 
+def _by_setting(runs: Runs) -> dict[str, dict[str, str]]:
+    """What differs between rows → row → method, where every setting has the same methods, two or more; {}
+    where they have not."""
+    found: dict[str, dict[str, str]] = {}
+    for row in (runs.rows[name] for name in runs.methods):
+        setting = "usual settings" if row.name == row.method else row.name.removeprefix(f"{row.method}, ")
+        found.setdefault(setting, {})[row.name] = row.method
+    methods = {frozenset(rows.values()) for rows in found.values()}
+    return found if len(methods) == 1 and len(next(iter(methods))) > 1 else {}
+
+
+def _side_by_side(runs: Runs, settings: dict[str, dict[str, str]]) -> Sheet:
+    methods = list(dict.fromkeys(runs.rows[name].method for name in runs.methods))
+    sheet, frame = _sheet(runs, PAGE, methods)
+    panels = np.atleast_1d(sheet.subplots(1, len(settings), sharey=True))
+    for axes, (setting, rows) in zip(panels, settings.items(), strict=True):
+        own = frame.loc[frame["method"].isin(rows)]
+        own = own.assign(method=own["method"].map(rows))
+        _draw(axes, curve(own, "step"), looks(methods), own, runs)
+        axes.set(title=setting, xlabel="step")
+    panels[0].set_ylabel("R-Precision, %")
+    return sheet.shows(frame["run"])
+
+
 def draw_r_precision(axes: Axes, runs: Runs) -> None:
     """The first panel of `r_precision` with a legend, on axes of somebody else's figure."""
     longest = _longest(runs.of(RPrecision).scores.rename(columns={"majority": "value"}))
@@ -55,7 +84,7 @@ def r_precision_time(runs: Runs) -> Sheet:
     Wall time is steps × the method's cost per step; UserError where that was not measured.
     """
     timed = costs(runs)
-    sheet, frame = _sheet(runs, PAGE if _crowded(runs) else COLUMN, f"Wall time: steps × {timed.line}.")
+    sheet, frame = _sheet(runs, PAGE if _crowded(runs) else COLUMN, more=f"Wall time: steps × {timed.line}.")
     axes = sheet.subplots()
     longest = _longest(frame)
     curves = curve(longest.assign(cost=timed.seconds_at(longest)), "cost")
@@ -81,15 +110,18 @@ def counted(frame: pd.DataFrame) -> str:
     return text
 
 
-def _sheet(runs: Runs, width: float, more: str = "") -> tuple[Sheet, pd.DataFrame]:
+def _sheet(
+    runs: Runs, width: float, methods: Sequence[str] = (), more: str = ""
+) -> tuple[Sheet, pd.DataFrame]:
+    """An empty sheet with the legend of `methods`, all by default, and the scores."""
     frame = runs.of(RPrecision).scores.rename(columns={"majority": "value"})
     pools = "/".join(map(str, sorted(set(frame["pool"]))))
-    band = "bars at the end" if _crowded(runs) else "bands"
+    look = looks(methods or runs.methods)
+    band = "bars at the end" if len(look) > BANDS else "bands"
     band = f"{band}: 95 % over prompts" if len(set(frame["prompt"])) > 1 else "one prompt, no interval"
     caption = f"{counted(frame)}, pool {pools}, {runs.stamp.clip}; vote over views; {band}. {more}"
     sheet = chart(width, 2.6, mark=runs.stamp.mark, caption=at_foot(caption.strip(), runs.stamp.settings))
-    look = looks(runs.methods)
-    legend(sheet, [handle(name, look[name]) for name in runs.methods])
+    legend(sheet, [handle(name, look[name]) for name in look])
     return sheet, frame
 
 
@@ -128,7 +160,7 @@ def _draw(
         first = place * every // len(look)  # markers of coinciding curves stand apart, and
         width = 1.5 + 1.0 * covered[name]  # what lies below others is seen beside them
         axes.plot(x, mean, markevery=(first, every), linewidth=width, **look[name].draw())
-        if _crowded(runs):
+        if len(look) > BANDS:
             axes.errorbar(x[-1] + apart * (place + 1), mean[-1], spread[:, -1:], color=colour, elinewidth=1.2)
         else:
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)

@@ -9,6 +9,7 @@ import pandas as pd
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.statistics import convergence
+from eval.statistics.intervals import holm
 from eval.tables.cost import costs, measured_costs
 from eval.tables.differences import baseline_of
 from eval.tables.rows import rng
@@ -48,6 +49,12 @@ def table(runs: Runs) -> Table:
             continue
         bases = {method: runs.base(method) for method in runs.methods}
         areas = convergence.area_under_curve(frame, rng(), axis, bases)
+        p_values = {
+            method: area.difference.p_value
+            for method, area in areas.items()
+            if area.difference and method != bases[method] and reading != "wall time"
+        }
+        adjusted = holm(p_values)
         for method, base in bases.items():
             if method not in areas:
                 continue
@@ -65,7 +72,8 @@ def table(runs: Runs) -> Table:
             gap = percent(area.difference, sign=True) if area.difference else Number(math.nan)
             if reading == "wall time":  # an interval over prompts alone would leave out the cost's own error
                 gap = Number(math.nan)
-            rows.append([method, reading, *cells, percent(area), gap, area.n_prompts, area.n_runs])
+            p = [Number(each.get(method, math.nan), digits=3) for each in (p_values, adjusted)]
+            rows.append([method, reading, *cells, percent(area), gap, *p, area.n_prompts, area.n_runs])
     if not rows:
         raise UserError("runs were evaluated at their last step alone (views.count), which is no curve")
     try:
@@ -77,12 +85,13 @@ def table(runs: Runs) -> Table:
         ["convergence", "r_precision"],
         f"Convergence: x to reach a share of the final R-Precision of {baseline}, as a ratio [95 % interval]",
         ["method", "x", *(f"ratio at {100 * share:.0f} %" for share in convergence.SHARES), "area, %",
-         "area − baseline", "prompts", "runs"],
+         "area − baseline", "p", "p (Holm)", "prompts", "runs"],
         rows,
         [
             "Below 1 is faster. ∞: the level is not reached (an upper end: in more than 2.5 % of resamples). "
             f"The ratio at {100 * convergence.SHARES[0]:.0f} % is the headline: further up curves are flat "
             "and the ratio can tell next to nothing (docs/protocol.md). step: checkpoints of the runs with "
-            f"the most steps; for runs with their own N see own_n. {about}"
+            f"the most steps; for runs with their own N see own_n. p: sign flips over "
+            f"prompts, of the area. {about}"
         ],
     )  # fmt: skip

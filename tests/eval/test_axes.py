@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import matplotlib
 import pytest
 from matplotlib.legend import Legend
 
 from eval.command import open_runs
+from eval.figures.looks import KNOWN
 from eval.figures.style import NAMES, Choices, chosen, style
 from eval.figures.write import FIGURES, write_figures
 from eval.runs import Runs
 from eval.tables import changes, convergence, differences
+from eval.tables.table import Number
 from harness.config import UserError, alternatives, apply_overrides
 from harness.records.folder import RunFolder
 from harness.records.identity import run_id
@@ -105,6 +108,14 @@ def test_rows_say_it_and_are_compared_at_equal_values(swept: Sweep, clip_folder:
     assert [row[4:7] for row in table.rows] == [[3, 0, 0], [2, 1, 0], [3, 0, 0]]
     ratios = {row[0]: str(row[2]) for row in convergence.table(study).rows}
     assert [ratios[name] for name in uniform] == ["1.00"] * 3 and ratios[tp[1]].startswith("0.33 [")
+    p_values = {row[0]: row[7] for row in convergence.table(study).rows}
+    assert str(p_values[uniform[0]]) == "–" and 0 < cast(Number, p_values[tp[0]]).value <= 1
+    sheet = FIGURES["r_precision"].draw(study)
+    assert [panel.get_title(loc="left") for panel in sheet.axes] == [f"cfg_scale {scale}" for scale in SCALES]
+    colours = {KNOWN[name].colour for name in ("uniform_sds", "tp_sds")}
+    for panel in sheet.axes:
+        marked = [line for line in panel.get_lines() if line.get_marker() != "None"]
+        assert {line.get_color() for line in marked} == colours and len(marked) == 2
     sheet = FIGURES["axes"].draw(study)
     (panel,) = sheet.axes
     assert [tick.get_text() for tick in panel.get_xticklabels()] == list(SCALES)
@@ -155,7 +166,7 @@ def test_figures_are_drawn_as_asked(swept: Sweep, clip_folder: Path, tmp_path: P
         assert matplotlib.rcParams["font.family"][0] == "DejaVu Serif"
         sheet = FIGURES["r_precision"].draw(study)
     named = [text.get_text() for text in sheet.legends[0].get_texts()]
-    assert named == [f"{name}, cfg_scale {scale}" for name in ("SDS", "Ours $x$") for scale in SCALES]
+    assert named == ["SDS", "Ours $x$"]
     assert sheet.get_figwidth() == 5.0 and "pool" in sheet.caption
     assert not [text for text in sheet.texts if "pool" in text.get_text()]
     as_ever = FIGURES["r_precision"].draw(study)
