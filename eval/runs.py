@@ -93,9 +93,10 @@ class Runs(Sequence[RunRecord]):
     """Ended runs under `root` whose numbers may stand in one table, by run id, and the scorer.
 
     `ground_truth(prompt, views)` returns the ceiling's images, [V, H, W, 3] uint8, `solids(prompt)` the
-    solid they are of, and `fit(root, config, prompts, device)` scenes that were shown them. `only` keeps
-    these run ids, which `chosen` says in words. `metrics_dirs`: folders with more metrics. What is
-    derived is computed when it is first asked for, and cached in the run folders where it is slow.
+    solid they are of, and `fit(root, config, prompts, device)` scenes that were shown them. `contrasts`:
+    pairs of methods that a table of that name holds against each other. `only` keeps these run ids, which
+    `chosen` says in words. `metrics_dirs`: folders with more metrics. What is derived is computed when it
+    is first asked for, and cached in the run folders where it is slow.
     Raises UserError for no ended run, for runs that do not belong together, and for an unusable scorer.
     """
 
@@ -109,6 +110,7 @@ class Runs(Sequence[RunRecord]):
         ground_truth: GroundTruth | None = None,
         solids: Callable[[str], Any] | None = None,
         fit: Fit | None = None,
+        contrasts: Sequence[tuple[str, str]] = (),
         only: Collection[str] | None = None,
         chosen: Sequence[str] = (),
         samples: int | None = None,
@@ -146,6 +148,7 @@ class Runs(Sequence[RunRecord]):
         self.clip: Clip = load_clip(clip, device)
         self.scorers = {suite: Scorer.over(self.clip, pool) for suite, pool in self.pools.items()}
         self._render, self._solids, self._fit = ground_truth, solids, fit
+        self.contrasts = tuple(contrasts)
         self._made: dict[Callable[[Runs], Any], Any] = {}
 
     @overload

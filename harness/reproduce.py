@@ -75,7 +75,7 @@ def reproduce(
     votes_in, own = root / STUDIES / name, {run_id(spec) for spec in specs}
     judges = judged(votes_in, root, own, asked.study, sized.clips, device) if asked.study else []
     for clip in sized.clips:
-        found = evaluated_runs(root, clip=clip, device=device, only=own)
+        found = evaluated_runs(root, clip=clip, device=device, only=own, contrasts=asked.contrasts)
         where = folder if len(sized.clips) == 1 else folder / clip.replace("/", "-")
         if asked.tables:
             write_tables(found, asked.tables, where)

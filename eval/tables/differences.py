@@ -14,7 +14,7 @@ from eval.statistics.power import POWERS, smallest, spread_of
 from eval.tables.cost import counted
 from eval.tables.rows import by_prompt, distinct, groups, rng
 from eval.tables.table import Cell, Number, Table, percent
-from harness.config import UserError
+from harness.config import UserError, nearest
 from harness.records.identity import COMPOSED
 
 if TYPE_CHECKING:
@@ -55,6 +55,26 @@ def by_distillation(runs: Runs) -> Table:
         "[95 % interval]"
     )
     return _table("schedules", title, found, [])
+
+
+def contrasts(runs: Runs) -> Table:
+    """The pairs of methods that were named (`Runs.contrasts`), each at the largest N that both have."""
+    if not runs.contrasts:
+        raise UserError("no two methods were named to be held against each other (--contrast A,B)")
+    final = runs.of(RPrecision).frame
+    found: list[Compared] = []
+    for one, other in runs.contrasts:
+        for name in (one, other):
+            if name not in runs.methods:
+                raise UserError(f"contrast {one},{other}: no runs of '{name}'{nearest(name, runs.methods)}")
+        parts = [final.loc[final["method"] == name] for name in (one, other)]
+        common = set(parts[0]["total"]) & set(parts[1]["total"])
+        if not common:
+            raise UserError(f"contrast {one},{other}: the two have no number of steps in common")
+        ours, theirs = (part.loc[part["total"] == max(common)] for part in parts)
+        found.append((f"{one} − {other}", int(max(common)), ours, theirs))
+    title = "Contrasts at the final step: R-Precision by majority, points [95 % interval]"
+    return _table("contrasts", title, found, [])
 
 
 Compared = tuple[

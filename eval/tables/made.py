@@ -30,6 +30,7 @@ OWN: dict[str, Callable[[Runs], Table]] = {
     "ceilings": ceilings.table,
     "r_precision_steps": r_precision_steps.table,
     "differences": differences.table,
+    "contrasts": differences.contrasts,
     "schedules": differences.by_distillation,
     "changes": changes.table,
     "convergence": convergence.table,
@@ -40,10 +41,10 @@ OWN: dict[str, Callable[[Runs], Table]] = {
     "published": published.table,
 }
 FIRST = (
-    "controls", "ceilings", "r_precision", "r_precision_steps", "differences", "schedules", "changes",
-    "convergence", "own_n", "cost", "diversity", "shapes", "signatures", "spectrum",
+    "controls", "ceilings", "r_precision", "r_precision_steps", "differences", "contrasts", "schedules",
+    "changes", "convergence", "own_n", "cost", "diversity", "shapes", "signatures", "spectrum",
 )  # fmt: skip
-RARE = {"ceilings", "changes", "controls", "domains"}  # most sweeps have no such question
+RARE = {"ceilings", "changes", "contrasts", "controls", "domains"}  # most sweeps have no such question
 LAST = ("claims", "published")  # other people's words and numbers
 
 

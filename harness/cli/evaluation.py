@@ -131,6 +131,10 @@ def tables(
     scenes_dir: ScenesDir = [],  # noqa: B006
     prior_samples: Samples = None,
     metrics_dir: MetricsDir = [],  # noqa: B006
+    contrast: Annotated[
+        list[str],
+        typer.Option(metavar="A,B", help="Two methods for the table contrasts, A less B; several times."),
+    ] = [],  # noqa: B006
 ) -> None:
     """Tables with intervals as md, csv and tex: R-Precision, convergence, diversity, failures, claims."""
     names, words = filters(names)
@@ -141,8 +145,15 @@ def tables(
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     options |= {"only": only, "chosen": words}
-    options["metrics_dirs"] = metrics_dir
+    options |= {"metrics_dirs": metrics_dir, "contrasts": [_pair(text) for text in contrast]}
     write_tables(evaluated_runs(folder, **options), names, results)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    one, comma, other = text.partition(",")
+    if not comma or not one.strip() or not other.strip() or "," in other:
+        raise UserError(f"--contrast {text}: two methods, such as tp_sds,linear_decay")
+    return one.strip(), other.strip()
 
 
 @app.command(epilog="Example: harness power runs --difference 5 --hours 10")

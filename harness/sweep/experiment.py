@@ -69,6 +69,7 @@ class Experiment(Strict):
     plan: str = ""  # written before it was run: hypothesis, primary measure, n, rule of decision, cost
     runs: str | None = Field(default=None, description="share the runs of this experiment's folder")
     keep_params: bool = Field(default=False, description="keep the parameters of every evaluated step")
+    contrasts: tuple[tuple[str, str], ...] = Field(default=(), description="methods held against each other")
     tables: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     study: StudyAsk | None = None

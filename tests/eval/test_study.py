@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -212,6 +213,25 @@ def test_claims_are_read_both_ways_for_both_versions_of_the_schedule(runs: Sweep
     ]
     assert len(about_steps) == 8, "two claims, two methods, two readings"
     assert not any("R-Precision;" in str(row[5]) for row in table.rows)
+
+
+def test_contrasts_are_of_the_two_that_were_named(runs: Sweep, clip_folder: Path) -> None:
+    for prompt in PROMPTS[:3]:
+        for seed in (0, 1):
+            runs.add("linear_decay", prompt, seed, shows=PROMPTS[5])
+
+    def table(*pairs: tuple[str, str]) -> Table:
+        found = open_runs(runs.root, clip=str(clip_folder), device="cpu", samples=0, contrasts=pairs)
+        return make_tables(found, ["contrasts"])[0][0]
+
+    rows = table(("tp_sds", "linear_decay"), ("linear_decay", "tp_sds")).rows
+    assert [row[0] for row in rows] == ["tp_sds − linear_decay", "linear_decay − tp_sds"]
+    one, other = (cast(Number, row[2]) for row in rows)
+    assert one.value == -other.value > 0 and (one.low, one.high) == pytest.approx((-other.high, -other.low))
+    with pytest.raises(UserError, match=r"no runs of 'tp_sd'; did you mean 'tp_sds'"):
+        table(("tp_sd", "uniform_sds"))
+    with pytest.raises(UserError, match="--contrast A,B"):
+        table()
 
 
 def test_only_the_runs_asked_for_take_part(runs: Sweep, clip_folder: Path) -> None:

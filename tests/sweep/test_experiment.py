@@ -45,6 +45,8 @@ def test_an_experiment_resolves(name: str) -> None:
         assert steps <= THIRTY_MINUTES[specs[0].config.scene.kind]
     labels = {spec.label for spec in specs}
     assert "tp_sds" not in labels or "tp_sds:iclr" in labels, "schedules are compared as v1 and v2 have them"
+    assert {name for pair in asked.contrasts for name in pair} <= labels
+    assert bool(asked.contrasts) == ("contrasts" in asked.tables)
     if asked.study:
         assert set(asked.study.methods) <= {spec.label for spec in specs}
         assert set(ANSWERS) & {question.id for question in parse_questions(asked.study.questions)}
