@@ -39,7 +39,7 @@ class Fitted:
     aligned_iou: float | None
 
 
-Fit = Callable[[Path, Config, Sequence[str], str], Mapping[str, Fitted]]
+Fit = Callable[[Path, Config, str, Sequence[str], str], Mapping[str, Fitted]]
 Track = Callable[[Sequence[RunRecord], str], Iterable[RunRecord]]
 T = TypeVar("T")
 ANALYSES = {"convergence": convergence.VERSION, "cost": cost.VERSION, "intervals": intervals.VERSION}
@@ -93,10 +93,10 @@ class Runs(Sequence[RunRecord]):
     """Ended runs under `root` whose numbers may stand in one table, by run id, and the scorer.
 
     `ground_truth(prompt, views)` returns the ceiling's images, [V, H, W, 3] uint8, `solids(prompt)` the
-    solid they are of, and `fit(root, config, prompts, device)` scenes that were shown them. `contrasts`:
-    pairs of methods that a table of that name holds against each other. `only` keeps these run ids, which
-    `chosen` says in words. `metrics_dirs`: folders with more metrics. What is derived is computed when it
-    is first asked for, and cached in the run folders where it is slow.
+    solid they are of, and `fit(root, config, prior's hash, prompts, device)` scenes that were shown them.
+    `contrasts`: pairs of methods that a table of that name holds against each other. `only` keeps these
+    run ids, which `chosen` says in words. `metrics_dirs`: folders with more metrics. What is derived is
+    computed when it is first asked for, and cached in the run folders where it is slow.
     Raises UserError for no ended run, for runs that do not belong together, and for an unusable scorer.
     """
 
@@ -193,8 +193,21 @@ class Runs(Sequence[RunRecord]):
         return found[0] if len(found) == 1 else None
 
     def base(self, name: str) -> str | None:
-        """What a row is compared with: the baseline at the same values of the settings that differ."""
-        return self.beside(name, BASELINE)
+        """What a row is compared with: the baseline at the same values of the settings that differ; None
+        where the two have no prompt and seed in common, which is noted."""
+        found = self.beside(name, BASELINE)
+        if found is None or self._places[name] & self._places[found]:
+            return found
+        self.note(f"{name} and {found} have no prompt and seed in common, so they are not compared")
+        return None
+
+    @cached_property
+    def _places(self) -> dict[str, set[tuple[str, int]]]:
+        """The prompts and seeds of each row."""
+        found: dict[str, set[tuple[str, int]]] = {name: set() for name in self.rows}
+        for run in self:
+            found[self.labels[run.run_id]].add((run.prompt, run.seed))
+        return found
 
     def _pools(self) -> list[Pool]:
         return sorted(self.pools.values(), key=lambda pool: pool.name)
@@ -304,16 +317,18 @@ class Runs(Sequence[RunRecord]):
         except UserError:
             return None
 
-    def fitted(self, config: Config, prompts: Sequence[str]) -> Mapping[str, Fitted]:
-        """Prompt → a scene of `config` that was shown its object; {} where there is no ground truth."""
-        if self._fit is None or not self.truth:
+    def fitted(self, like: RunRecord, prompts: Sequence[str]) -> Mapping[str, Fitted]:
+        """Prompt → a scene as a run's that was shown its object; {} where there is no ground truth, and of a
+        real prior, where it would take as long as a sweep. Raises UserError without the prior."""
+        if self._fit is None or not self.truth or self.stamp.mark != TOY:
             return {}
-        return self._fit(self.root, config, prompts, str(self.clip.device))
+        return self._fit(self.root, like.config, like.prior_hash, prompts, str(self.clip.device))
 
-    def through_autoencoder(self, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Prompt → what the prior's autoencoder makes of the ground truth's views, uint8 [V, H, W, 3]."""
+    def through_autoencoder(self, like: RunRecord, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Prompt → what a run's prior's autoencoder makes of the ground truth's views, uint8 [V, H, W, 3].
+        Raises UserError without the prior."""
         images = {prompt: self.truth[prompt] for prompt in prompts if prompt in self.truth}
-        return reconstructed(self[0].config.guidance, images, str(self.clip.device))
+        return reconstructed(like.config.guidance, images, str(self.clip.device))
 
     @cached_property
     def prior_samples(self) -> dict[str, np.ndarray]:
@@ -324,7 +339,9 @@ class Runs(Sequence[RunRecord]):
         count = self._samples if self._samples is not None else 4 * (self.stamp.mark == TOY)
         if not count:
             return {}
-        first = self[0]
+        first = min(
+            self, key=lambda run: run.config.guidance.perturb
+        )  # the prior itself, not a disturbed one
         where = str(self.clip.device)
         try:
             return prior_samples(

@@ -5,7 +5,7 @@ and checkpoints are not in it. Why no run's own clock is used: eval/tables/cost.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,13 +33,15 @@ def run(
     methods_dirs: Sequence[Path] = (),
     rounds: int = ROUNDS,
     console: Console | None = None,
+    only: Collection[str] | None = None,
 ) -> None:
-    """Measure every method under `root`, print what was found, and keep it in the folder's costs.json.
+    """Measure every method under `root`, or those of the runs `only`, print what was found, and keep it in
+    the folder's costs.json.
 
     Raises UserError where no run can be read, where they were made on other machines, and for a method or
     prior that is not here.
     """
-    runs, _ = load_runs(root)
+    runs = _runs(root, only)
     environments = [env for record in runs if (env := record.folder.env())]
     asked = next((env["device"] for env in environments if "device" in env), "auto")
     here = torch.device(pick_device(asked.partition(":")[0]))
@@ -66,6 +68,10 @@ def run(
         ratio = replace(costs.ratio(name, names[0]), digits=3)
         table.add_row(name, str(per_step), str(ratio), f"{costs.nfe[name]:g}")
     (console or Console()).print(table)
+
+
+def _runs(root: Path, only: Collection[str] | None) -> list[RunRecord]:
+    return [run for run in load_runs(root)[0] if only is None or run.run_id in only]
 
 
 def _time(
@@ -101,13 +107,15 @@ def evaluations(pack: Pack) -> float:
     return int(pack.nfe_R.sum()) / int(pack.step_R.sum())
 
 
-def run_where_missing(root: Path, methods_dirs: Sequence[Path] = ()) -> None:
-    """`run`, unless all methods under `root` have been measured; one line where it cannot be done here."""
+def run_where_missing(
+    root: Path, only: Collection[str] | None = None, methods_dirs: Sequence[Path] = ()
+) -> None:
+    """`run`, unless all methods of these runs have been measured; one line where it cannot be done here."""
     try:
-        runs, _ = load_runs(root)
+        runs = _runs(root, only)
         try:
             costs_of(runs, method_labels(runs), read_costs(root))
         except UserError:
-            run(root, methods_dirs)
+            run(root, methods_dirs, only=only)
     except UserError as error:
         print(f"wall time is not measured: {error}", flush=True)

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from eval.metrics.shapes import fit as compared
 from eval.metrics.shapes import solid_of_run, view_error
 from eval.runs import Fitted
-from harness.config import SPEC_VERSION, Config
+from harness.config import SPEC_VERSION, Config, UserError
 from harness.device import pick_device
 from harness.distill.assemble import load_guidance, make_pack
 from harness.distill.context import GradientContext
@@ -75,6 +76,9 @@ def truth(prompts: Sequence[str], cameras: Cameras) -> np.ndarray:
 def codes(guidance: Guidance, prompts: Sequence[str], cameras: Cameras) -> Tensor:
     """`truth` as latents, [R, C, H, W] on the prior's device."""
     pixels = torch.from_numpy(truth(prompts, cameras)).movedim(-1, 1) / 255
+    side = guidance.image_size
+    if pixels.shape[-1] != side:
+        pixels = interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
     return guidance.encode(pixels.to(guidance.device))
 
 
@@ -124,26 +128,40 @@ def ceiling(pack: Pack) -> Ceiling:
     return Ceiling(float(np.mean(errors)), float(np.mean(ious)) if ious else None)
 
 
-def fitted_views(root: Path, config: Config, prompts: Sequence[str], device: str) -> dict[str, Fitted]:
+def fitted_views(
+    root: Path, config: Config, prior_hash: str, prompts: Sequence[str], device: str
+) -> dict[str, Fitted]:
     """Prompt → its object, fitted at a run's configuration, seed 0. Kept in `<root>/eval/fitted-<key>/`.
 
     Raises UserError for captions that the toy world does not know, and where the prior is not here.
     """
     solids = {prompt: Solid(prompt) for prompt in prompts}
-    asked = [SPEC_VERSION, hashed_config(config), config.steps]
+    asked = [SPEC_VERSION, hashed_config(config), config.steps, prior_hash]
     folder = root / "eval" / f"fitted-{hashlib.sha256(canonical_json(asked).encode()).hexdigest()[:12]}"
     names = {prompt: f"{slug(prompt)}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}" for prompt in solids}
-    missing = [prompt for prompt in solids if not (folder / f"{names[prompt]}.json").is_file()]
+    found = {prompt: kept for prompt, name in names.items() if (kept := _kept(folder / name))}
+    missing = [prompt for prompt in solids if prompt not in found]
     guidance = load_guidance(config, torch.device(pick_device(device))) if missing else None
     for first in range(0, len(missing), PACK):
         assert guidance is not None
         part = missing[first : first + PACK]
         pack = fitted(config, guidance, [Key(prompt, 0) for prompt in part])
         for prompt, each in zip(part, seen(pack), strict=True):
+            found[prompt] = each
             write_cache(folder / f"{names[prompt]}.png", strip(each.views_VHWC))
-            ious = json.dumps([each.iou, each.aligned_iou]).encode()
-            write_cache(folder / f"{names[prompt]}.json", ious)
-    return {
-        prompt: Fitted(tiles((folder / f"{name}.png").read_bytes()), *read_json(folder / f"{name}.json"))
-        for prompt, name in names.items()
-    }
+            ious = {"iou": each.iou, "aligned_iou": each.aligned_iou}
+            write_cache(folder / f"{names[prompt]}.json", json.dumps(ious).encode())
+    return {prompt: found[prompt] for prompt in solids}
+
+
+def _kept(path: Path) -> Fitted | None:
+    """A cached one; None where there is none, or a damaged one."""
+    try:
+        about = read_json(path.with_name(f"{path.name}.json"))
+        if about is None:
+            return None
+        return Fitted(
+            tiles(path.with_name(f"{path.name}.png").read_bytes()), about["iou"], about["aligned_iou"]
+        )
+    except (UserError, ValueError, TypeError, KeyError, OSError):
+        return None

@@ -33,10 +33,12 @@ def evaluated_runs(runs: Path, **options: Any) -> Runs:
     return open_runs(runs, ground_truth=ground_truth, solids=Solid, fit=_fitted, **options)
 
 
-def _fitted(root: Path, config: Config, prompts: Sequence[str], device: str) -> Mapping[str, Fitted]:
+def _fitted(
+    root: Path, config: Config, prior_hash: str, prompts: Sequence[str], device: str
+) -> Mapping[str, Fitted]:
     from harness.fitted import fitted_views  # it loads what distils
 
-    return fitted_views(root, config, prompts, device)
+    return fitted_views(root, config, prior_hash, prompts, device)
 
 
 def reproduce(
@@ -68,11 +70,12 @@ def reproduce(
     code = sweep(root, suite, specs, execution, dry_run, others="keep")
     if code == INTERRUPTED or dry_run:
         return code
+    own = {run_id(spec) for spec in specs}
     if TIMED & {*asked.tables, *asked.figures}:
         from harness.bench_methods import run_where_missing
 
-        run_where_missing(root)
-    votes_in, own = root / STUDIES / name, {run_id(spec) for spec in specs}
+        run_where_missing(root, own)
+    votes_in = root / STUDIES / name
     judges = judged(votes_in, root, own, asked.study, sized.clips, device) if asked.study else []
     for clip in sized.clips:
         found = evaluated_runs(root, clip=clip, device=device, only=own, contrasts=asked.contrasts)

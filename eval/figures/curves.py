@@ -23,7 +23,7 @@ PANELS = 4  # in a row, at most
 
 def r_precision(runs: Runs) -> Sheet:
     """Majority R-Precision against the step, with 95 % bands; runs with their own N in a second panel, and
-    methods at several settings in a panel for each."""
+    of one N methods at several settings in a panel for each."""
     settings = _by_setting(runs)
     if len(runs.totals) == 1 and 1 < len(settings) <= PANELS:
         return _side_by_side(runs, settings)
@@ -142,7 +142,8 @@ def _draw(
     runs: Runs,
     bars: bool = False,
 ) -> None:
-    """Lines with bands, or points with error bars; the ceiling dashed and chance dotted."""
+    """Lines with bands, or points with error bars, of one x always; the ceiling dashed and chance dotted."""
+    bars = bars or curves["x"].nunique() == 1
     apart = 0.008 * curves["x"].max()  # between error bars that would hide each other
     covered = _covered(curves, list(look))
     for place, name in enumerate(look):

@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 
 from eval.metric import RING, VIEWS, Column, Need, Reference, RunMetric, Values
 from eval.sources.load import RunRecord
-from harness.guidance.hub import sha256_file
+from harness.guidance.hub import sha256_once
 
 FILE = "alexnet-owt-7be5be79.pth"  # its sha256 begins with these digits
 SIDE = 64  # which LPIPS was made for
@@ -37,7 +37,7 @@ def _lacks(runs: object) -> str:
     return "" if _trunk().is_file() else f"no {_trunk()}; {FETCH} fetches it"
 
 
-LPIPS = Need("LPIPS of AlexNet", _lacks, key=lambda runs, run: sha256_file(_trunk()))
+LPIPS = Need("LPIPS of AlexNet", _lacks, key=lambda runs, run: sha256_once(_trunk()))
 
 
 class ALPIPS(RunMetric):
@@ -77,7 +77,7 @@ class ALPIPS(RunMetric):
 
     def notes(self) -> list[str]:
         """Which AlexNet it is, where that is not torchvision's."""
-        found = sha256_file(_trunk())
+        found = sha256_once(_trunk())
         own = (
             [] if found.startswith(FILE.split("-")[-1][:8]) else [f"AlexNet {found[:12]}, not torchvision's."]
         )

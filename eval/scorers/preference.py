@@ -18,7 +18,7 @@ from eval.metric import Reference, RunMetric, Values
 from eval.sources.load import RunRecord
 from harness.config import UserError, first_line
 from harness.guidance import hub
-from harness.guidance.hub import sha256_file, sha256_named
+from harness.guidance.hub import sha256_named, sha256_once
 
 FOLDERS = "HARNESS_SCORERS"  # a folder of folders by name, which are taken before the Hub's cache
 BATCH = 32
@@ -47,8 +47,7 @@ class Weights:
         if os.environ.get(FOLDERS) and own.is_dir():
             if not (own / self.file).is_file():
                 raise UserError(f"{own} has no {self.file}")
-            about = (own / self.file).stat()
-            return self._stored(own, _sha256(own / self.file, about.st_size, about.st_mtime_ns))
+            return self._stored(own, sha256_once(own / self.file))
         folder = hub.stored(self.repo, self.commit, self.files)
         if folder is None or not all((folder / file).is_file() for file in self.files):
             raise UserError(f"the weights of {self.name} are not here")
@@ -62,12 +61,6 @@ class Weights:
 
     def _stored(self, folder: Path, sha256: str) -> hub.Stored:
         return hub.Stored(self.name, folder, tuple(folder / file for file in self.files), sha256)
-
-
-@cache
-def _sha256(path: Path, size: int, changed: int) -> str:
-    """Of gigabytes, once; a file that is written anew has another size or time."""
-    return sha256_file(path)
 
 
 def pixels(images_VHWC: Sequence[np.ndarray] | np.ndarray, side: int) -> Tensor:

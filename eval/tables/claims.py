@@ -20,13 +20,14 @@ from eval.preference.results import judge_label, people, preference
 from eval.preference.votes import judges, load_ballots
 from eval.runs import Runs
 from eval.statistics.convergence import SHARES, own_n, ratio_to_baseline
-from eval.statistics.intervals import paired_difference
+from eval.statistics.intervals import paired, paired_difference
 from eval.statistics.power import POWERS
 from eval.tables import controls
 from eval.tables.convergence import convergence_frames
+from eval.tables.differences import shown_from
 from eval.tables.own_n import ratio_between
 from eval.tables.rows import by_prompt, rng
-from eval.tables.table import Cell, Table, number, percent
+from eval.tables.table import Cell, Number, Table, number, percent
 from harness.config import UserError
 
 METHODS = ("tp_sds", "tp_sds:iclr")  # as v1 and as v2 of the paper define it
@@ -37,23 +38,26 @@ POWERED = 1 + NormalDist().inv_cdf(POWERS[0]) / NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True)
 class Answer:
-    """What runs say: in words with its interval, and that interval, in which more is more of what is claimed.
+    """What runs say: in words, and as an estimate with its interval, where more is more of what is claimed.
 
-    `low` and `high` are nan where nothing is said that could decide; `log`: of a ratio, by its negative
-    logarithm.
+    The three are nan where nothing is said that could decide. `visible`: the smallest effect that these runs
+    could have shown with 80 % power, where that can be said.
     """
 
     text: str
+    value: float = math.nan
     low: float = math.nan
     high: float = math.nan
-    log: bool = False
-    shown: Callable[[float], str] = "{:+.3f}".format
+    visible: Cell = "–"
 
     @classmethod
-    def of_ratio(cls, text: str, low: float, high: float) -> Answer:
-        """Of a ratio of steps, where less is more."""
-        low, high = (math.inf if end <= 0 else -math.log(end) for end in (low, high))
-        return cls(text, high, low, True, lambda value: f"{math.exp(-value):.2f}")
+    def of_ratio(cls, text: str, value: float, low: float, high: float, powered: bool = True) -> Answer:
+        """Of a ratio of steps, where less is more, by its negative logarithm; `powered`: its interval is of a
+        sum of many, so that its width says what would be visible."""
+        value, low, high = (math.inf if x <= 0 else -math.log(x) for x in (value, low, high))
+        half = (low - high) / 2
+        visible = f"{math.exp(-POWERED * half):.2f}" if powered and math.isfinite(half) else "–"
+        return cls(text, value, high, low, visible)
 
     @classmethod
     def untested(cls, why: str) -> Answer:
@@ -62,18 +66,12 @@ class Answer:
 
     def verdict(self, figure: float) -> str:
         """Of a claim of at least `figure`, 0 for one without: supported where the interval leaves 0 out and
-        reaches the figure, contradicted where it stays below the figure, else not decided."""
-        if self.text.startswith(NOT_TESTED) or math.isnan(self.low):
-            return NOT_TESTED if self.text.startswith(NOT_TESTED) else NOT_DECIDED
+        the estimate reaches the figure, contradicted where the interval stays below it, else not decided."""
+        if self.text.startswith(NOT_TESTED):
+            return NOT_TESTED
         if self.high < figure:
             return CONTRADICTED
-        return SUPPORTED if self.low > 0 else NOT_DECIDED
-
-    @property
-    def visible(self) -> str:
-        """The true effect whose interval, of this width, would leave 0 out with 80 % power."""
-        half = (self.high - self.low) / 2
-        return self.shown(POWERED * half) if math.isfinite(half) else "–"
+        return SUPPORTED if self.low > 0 and self.value >= figure else NOT_DECIDED
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def _checkpoints(runs: Runs, method: str, baseline: str) -> Answer:
         return Answer.untested("they were evaluated at their last step alone")
     axis, frame = frames["step"]
     found = ratio_to_baseline(frame, method, baseline, rng(), x=axis)
-    return Answer.of_ratio(str(number(found)), found.low, found.high)
+    return Answer.of_ratio(str(number(found)), found.value, found.low, found.high)
 
 
 def _own_n(runs: Runs, method: str, baseline: str) -> Answer:
@@ -104,7 +102,8 @@ def _own_n(runs: Runs, method: str, baseline: str) -> Answer:
     if "own N" not in frames:
         return Answer.untested("it needs several N (--steps 100,200,400)")
     found = own_n(frames["own N"][1], method, baseline, rng()).ratio
-    return Answer.of_ratio(ratio_between(found), found.outer_low, found.outer_high)
+    # The estimate is at most `high`; the brackets' width is the grid's, and says nothing of power.
+    return Answer.of_ratio(ratio_between(found), found.high, found.outer_low, found.outer_high, powered=False)
 
 
 def _better_than(other: str | None) -> Callable[[Runs, str, str], Answer]:
@@ -113,13 +112,17 @@ def _better_than(other: str | None) -> Callable[[Runs, str, str], Answer]:
     def answer(runs: Runs, method: str, baseline: str) -> Answer:
         than = other or baseline
         frame = runs.of(RPrecision).frame
-        frame = frame.loc[frame["total"] == frame["total"].max()]
+        most = frame["total"].max()
+        frame = frame.loc[frame["total"] == most]
         ours, theirs = (by_prompt(frame.loc[frame["method"] == name], "majority") for name in (method, than))
         if not ours or not theirs:
-            return Answer.untested(f"it needs {than} beside {method}")
-        found = paired_difference(ours, theirs, rng(), shares=True)
-        points = (100 * found.low, 100 * found.high)
-        return Answer(str(percent(found, sign=True)), *points, shown="{:+.1f}".format)
+            return Answer.untested(f"it needs {than} beside {method} at N = {most}")
+        try:
+            found = paired_difference(ours, theirs, rng(), shares=True)
+        except UserError as error:
+            return Answer.untested(str(error))
+        ends = (100 * x for x in (found.value, found.low, found.high))
+        return Answer(str(percent(found, sign=True)), *ends, visible=shown_from(paired(ours, theirs)[0]))
 
     return answer
 
@@ -153,8 +156,7 @@ def _votes(runs: Runs, folder: Path, judge: str, method: str, baseline: str) -> 
         return None
     who = f"{judge_label(ballots)}, no people" if judge else people(found.n_raters)
     text = f"{percent(found.both)} % of votes ({who}; {found.n_pairs} pairs, “{question}”, {folder.name})"
-    points = (100 * found.both.low - 50, 100 * found.both.high - 50)
-    return Answer(text, *points, shown=lambda value: f"{50 + value:.1f}")
+    return Answer(text, *(100 * x - 50 for x in (found.both.value, found.both.low, found.both.high)))
 
 
 def _diversity(runs: Runs, method: str, baseline: str) -> Answer:
@@ -166,8 +168,12 @@ def _diversity(runs: Runs, method: str, baseline: str) -> Answer:
     ours, theirs = (by_prompt(frame.loc[frame["method"] == name], "distance") for name in (method, baseline))
     if not ours or not theirs:
         return Answer.untested("it needs two finished seeds of both methods")
-    found = paired_difference(ours, theirs, rng())
-    return Answer(str(number(found, 3, sign=True)), found.low, found.high)
+    try:
+        found = paired_difference(ours, theirs, rng())
+    except UserError as error:
+        return Answer.untested(str(error))
+    visible = Number(POWERED * (found.high - found.low) / 2, digits=3)
+    return Answer(str(number(found, 3, sign=True)), found.value, found.low, found.high, visible)
 
 
 STEPS = {"checkpoints of one run": _checkpoints, "runs with their own N": _own_n}
@@ -234,9 +240,9 @@ def table(runs: Runs) -> Table:
          "visible from", "controls", "scale", "prompts", "seeds"],
         rows,
         ["The first three columns are other people's; the others are of these runs alone. Supported: the "
-         "interval leaves no effect out and reaches the figure claimed, the laxer where there are two. "
-         "Contradicted: it stays short of that figure. A judge's votes decide nothing of people. Visible "
-         f"from: an effect that an interval as wide would tell from none with {POWERS[0]:.0%} power. tp_sds "
-         "has v1's schedule, tp_sds:iclr v2's. A toy result neither confirms nor refutes a claim made for "
-         "Stable Diffusion."],
+         "interval leaves no effect out, and the estimate reaches the figure claimed, the laxer where there "
+         "are two. Contradicted: the interval stays short of that figure. A judge's votes decide nothing of "
+         f"people. Visible from: the effect that these runs would tell from none with {POWERS[0]:.0%} power. "
+         "tp_sds has v1's schedule, tp_sds:iclr v2's. A toy result neither confirms nor refutes a claim made "
+         "for Stable Diffusion."],
     )  # fmt: skip

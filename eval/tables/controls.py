@@ -312,6 +312,8 @@ def told(runs: Runs) -> list[str]:
 
 
 def held(runs: Runs) -> str:
-    """How many controls of this setting hold, such as "6 of 8 hold"; "not run" where there are none."""
+    """How many controls of this setting hold, such as "6 of 8 hold", in this folder before those beside it;
+    "not run" where there are none."""
     found = [line for line in told(runs) if line.startswith(HELD)]
-    return found[0].rpartition(": ")[2] if found else "not run"
+    own = [line for line in found if line.startswith(f"{HELD} ({runs.root.resolve().name}): ")]
+    return (own or found)[0].rpartition(": ")[2] if found else "not run"

@@ -60,17 +60,19 @@ def by_distillation(runs: Runs) -> Table:
 def contrasts(runs: Runs) -> Table:
     """The pairs of methods that were named (`Runs.contrasts`), each at the largest N that both have."""
     if not runs.contrasts:
-        raise UserError("no two methods were named to be held against each other (--contrast A,B)")
+        raise UserError("no two methods were named to be held against each other (--contrast 'A vs B')")
     final = runs.of(RPrecision).frame
     found: list[Compared] = []
     for one, other in runs.contrasts:
         for name in (one, other):
             if name not in runs.methods:
-                raise UserError(f"contrast {one},{other}: no runs of '{name}'{nearest(name, runs.methods)}")
+                raise UserError(
+                    f"contrast {one} vs {other}: no runs of '{name}'{nearest(name, runs.methods)}"
+                )
         parts = [final.loc[final["method"] == name] for name in (one, other)]
         common = set(parts[0]["total"]) & set(parts[1]["total"])
         if not common:
-            raise UserError(f"contrast {one},{other}: the two have no number of steps in common")
+            raise UserError(f"contrast {one} vs {other}: the two have no number of steps in common")
         ours, theirs = (part.loc[part["total"] == max(common)] for part in parts)
         found.append((f"{one} − {other}", int(max(common)), ours, theirs))
     title = "Contrasts at the final step: R-Precision by majority, points [95 % interval]"
@@ -136,8 +138,12 @@ def compared(runs: Runs, final: pd.DataFrame) -> Iterator[tuple[str, int, pd.Dat
             wanted = per_step.get(method, math.nan) * total
             spent = base["total"] * per_step.get(name, math.nan)
             theirs = base.loc[(spent / wanted - 1).abs() <= BUDGET]
-        if len(theirs) and theirs["total"].nunique() == 1:
+        if len(theirs) and theirs["total"].nunique() == 1 and _places(part) & _places(theirs):
             yield method, total, part, theirs
+
+
+def _places(frame: pd.DataFrame) -> set[tuple[str, int]]:
+    return set(zip(frame["prompt"], frame["seed"], strict=True))
 
 
 def _evaluations(runs: Runs) -> dict[str, float]:

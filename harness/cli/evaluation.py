@@ -133,7 +133,10 @@ def tables(
     metrics_dir: MetricsDir = [],  # noqa: B006
     contrast: Annotated[
         list[str],
-        typer.Option(metavar="A,B", help="Two methods for the table contrasts, A less B; several times."),
+        typer.Option(
+            metavar="'A vs B'",
+            help="Two methods, as tables name them, for the table contrasts; several times.",
+        ),
     ] = [],  # noqa: B006
 ) -> None:
     """Tables with intervals as md, csv and tex: R-Precision, convergence, diversity, failures, claims."""
@@ -150,9 +153,9 @@ def tables(
 
 
 def _pair(text: str) -> tuple[str, str]:
-    one, comma, other = text.partition(",")
-    if not comma or not one.strip() or not other.strip() or "," in other:
-        raise UserError(f"--contrast {text}: two methods, such as tp_sds,linear_decay")
+    one, versus, other = text.partition(" vs ")
+    if not versus or not one.strip() or not other.strip():
+        raise UserError(f"--contrast {text}: two methods, such as 'tp_sds vs linear_decay'")
     return one.strip(), other.strip()
 
 

@@ -237,7 +237,7 @@ def sync(
         str, typer.Option(help="wandb, or trackio: a dashboard on this machine, without an account.")
     ] = "wandb",
 ) -> None:
-    """Upload to W&B what it lacks of these runs; the same command again uploads nothing."""
+    """Give W&B, or Trackio, what it lacks of these runs; the same command again sends nothing."""
     from harness.console import Console, say
     from harness.records.mirror import Place
     from harness.records.trackio_copy import copy

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from harness.records.mirror import VIEWS, Place, evaluated, picture_of, record, 
 from harness.records.wandb_sync import Outcome
 
 PART = ".part"
+RENAMED = {"time": "seconds"}  # Trackio keeps the other for itself
 DIGEST = "harness_digest"  # of a copy's config: what it was made from
 _ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID")
 
@@ -33,14 +34,13 @@ def copy(
     """
     for name in _ELSEWHERE:  # copies are local; `trackio sync` sends a project to a Space
         os.environ.pop(name, None)
+    os.environ["TRACKIO_STORAGE_MODE"] = "sqlite"  # what is read back here, on every file system
     try:
         import trackio
     except ImportError:
-        raise UserError(
-            "--to trackio needs the package trackio: pip install 'dreamtime-harness[trackio]'"
-        ) from None
+        raise UserError("--to trackio needs its package: pip install 'dreamtime-harness[trackio]'") from None
     outcome = Outcome()
-    there = {run.name: run for run in _runs(trackio, place.project)}
+    there = _runs(trackio, place.project)
     for folder in folders:
         if damage := folder.damage():
             outcome.damaged[folder.id] = damage
@@ -59,7 +59,10 @@ def copy(
     return outcome
 
 
-def _copy(trackio: Any, folder: RunFolder, place: Place, there: dict[str, Any]) -> None:
+def _copy(trackio: Any, folder: RunFolder, place: Place, there: Mapping[str, Any]) -> None:
+    """Raises UserError where not all of it is in the project afterwards."""
+    from trackio.sqlite_storage import SQLiteStorage
+
     spec, part = folder.spec(), folder.id + PART
     if part in there:
         there[part].delete()
@@ -76,24 +79,31 @@ def _copy(trackio: Any, folder: RunFolder, place: Place, there: dict[str, Any]) 
         auto_log_cpu=False,
     )
     rows = {row["step"]: row for row in folder.metrics()}
-    for step in steps_of(folder):
-        data = {k: v for k, v in rows.get(step, {}).items() if k != "step" and v is not None}
+    steps = steps_of(folder) or [0]  # a run that failed before its first has a row that says so
+    for step in steps:
+        row = rows.get(step, {"status": folder.status()})
+        data = {
+            RENAMED.get(key, key): value for key, value in row.items() if key != "step" and value is not None
+        }
         if views := picture_of(folder, step):
             data[VIEWS] = trackio.Image(str(views), caption=said(spec, step))
         run.log(data, step=step)
     trackio.finish()
+    kept = [row["step"] for row in SQLiteStorage.get_logs(place.project, part)]
+    made = _runs(trackio, place.project).get(part)
+    if made is None or kept != steps:
+        raise UserError(f"{len(kept)} of {len(steps)} rows are in the project; is its disk full?")
     if folder.id in there:
         there[folder.id].delete()
-    made = next(found for found in _runs(trackio, place.project) if found.name == part)
     made.rename(folder.id)
 
 
-def _runs(trackio: Any, project: str) -> list[Any]:
-    """Those there are, none of a project that there is not."""
+def _runs(trackio: Any, project: str) -> dict[str, Any]:
+    """Those there are by name, none of a project that there is not."""
     try:
-        return list(trackio.Api().runs(project))
+        return {run.name: run for run in trackio.Api().runs(project)}
     except ValueError:
-        return []
+        return {}
 
 
 def _digest(folder: RunFolder) -> str:

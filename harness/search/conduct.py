@@ -308,11 +308,11 @@ class Conduct:
         )
 
     def _write_tables(self, test: Test, root: Path, specs: Sequence[RunSpec]) -> None:
+        only = {run_id(spec) for spec in specs}
         if TIMED & {*test.tables, *test.figures}:
             from harness.bench_methods import run_where_missing
 
-            run_where_missing(root)
-        only = {run_id(spec) for spec in specs}
+            run_where_missing(root, only)
         runs = evaluated_runs(root, clip=self.sized.clip, device=self.device, only=only)
         folder = self.results / test.name
         write_tables(runs, test.tables, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -126,10 +126,13 @@ def test_ceilings_are_what_could_be_reached(tmp_path: Path, clip_folder: Path) -
     for number, prompt in enumerate(PROMPTS):
         for seed in range(2):
             sweep.add("uniform_sds", prompt, seed, shows=WRONG[prompt] if number else prompt)
-    asked = []
+            sweep.add("tp_sds", prompt, seed, config=TOY.model_copy(update={"steps": 40}))  # of a larger N
+    asked: list[tuple[Any, ...]] = []
 
-    def fit(root: Path, config: Config, prompts: Sequence[str], device: str) -> dict[str, Fitted]:
-        asked.append((root, config.steps, sorted(prompts)))
+    def fit(
+        root: Path, config: Config, prior_hash: str, prompts: Sequence[str], device: str
+    ) -> dict[str, Fitted]:
+        asked.append((root, config.steps, prior_hash, sorted(prompts)))
         return {
             p: Fitted(picture(p if k else WRONG[p], 3, TOY.views.tiles), 0.5, 0.75)
             for k, p in enumerate(prompts)
@@ -140,7 +143,7 @@ def test_ceilings_are_what_could_be_reached(tmp_path: Path, clip_folder: Path) -
         ground_truth=lambda prompt, views: picture(prompt, 7, views.tiles),
     )  # fmt: skip
     worn = {p: picture(WRONG[p], 5, TOY.views.tiles) for p in PROMPTS}
-    vars(runs)["through_autoencoder"] = lambda prompts: {p: worn[p] for p in prompts}
+    vars(runs)["through_autoencoder"] = lambda like, prompts: {p: worn[p] for p in prompts}
     vars(runs)["prior_features"] = {
         p: runs.clip.embed_images(np.stack([picture(q, 1, 1)[0] for q in (p, WRONG[p])])).numpy()
         for p in PROMPTS
@@ -161,7 +164,7 @@ def test_ceilings_are_what_could_be_reached(tmp_path: Path, clip_folder: Path) -
     assert verdicts == ["seen", "not seen", "seen", "not seen", "–"]
     assert cast(Number, rows["the scene, fitted to it"][3]).value == 0.75
     assert cast(Number, rows["ground truth"][4]).value == pytest.approx((n - 1) / n)
-    assert asked == [(sweep.root, TOY.steps, sorted(PROMPTS))]
+    assert asked == [(sweep.root, TOY.steps, "f" * 64, sorted(PROMPTS))]
 
 
 def test_without_ground_truth_there_are_no_ceilings(tmp_path: Path, clip_folder: Path) -> None:

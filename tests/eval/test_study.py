@@ -230,7 +230,7 @@ def test_contrasts_are_of_the_two_that_were_named(runs: Sweep, clip_folder: Path
     assert one.value == -other.value > 0 and (one.low, one.high) == pytest.approx((-other.high, -other.low))
     with pytest.raises(UserError, match=r"no runs of 'tp_sd'; did you mean 'tp_sds'"):
         table(("tp_sd", "uniform_sds"))
-    with pytest.raises(UserError, match="--contrast A,B"):
+    with pytest.raises(UserError, match="--contrast 'A vs B'"):
         table()
 
 

@@ -33,7 +33,8 @@ def ended(root: Path, seed: int, end: str = "done") -> RunFolder:
     folder = RunFolder.create(root, spec)
     folder.save_env({"prior": {"tag": "toy-sd", "weights_hash": "f" * 64, "is_toy": True}})
     for step in (10, 20):
-        folder.append_metrics([{"step": step, "loss": seed + step / 7, "odd": None if step == 20 else 1.0}])
+        row = {"step": step, "time": step / 8, "loss": seed + step / 7, "odd": None if step == 20 else 1.0}
+        folder.append_metrics([row])
         folder.save_views(step, np.full((3, 8, 8, 3), step + seed, np.uint8))
     if end == "done":
         folder.finish({"steps": STEPS, "time": 7.5})
@@ -72,8 +73,8 @@ def test_runs_that_ended_are_copied_once_and_whole(
     for folder in folders:
         rows = logged(trackio, "one", folder.id)
         own = folder.metrics()
-        assert [(row["step"], row["loss"], row.get("odd")) for row in rows] == [
-            (row["step"], row["loss"], row["odd"]) for row in own
+        assert [(row["step"], row["seconds"], row["loss"], row.get("odd")) for row in rows] == [
+            (row["step"], row["time"], row["loss"], row["odd"]) for row in own
         ]
         for row in rows:
             picture = Path(trackio.utils.MEDIA_DIR) / row["views"]["file_path"]
@@ -112,6 +113,40 @@ def test_a_run_that_was_evaluated_since_or_left_half_way_is_copied_anew(
     assert after[folder.id].config["eval"] == {"r_precision": {"majority": 1.0}}
     assert after[folder.id].id != before[folder.id].id and after[other.id].id == before[other.id].id
     assert len(logged(trackio, "two", folder.id)) == 2
+
+
+def test_a_run_that_failed_before_its_first_step_is_there(
+    trackio: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = RunSpec(method="tp_sds", prompt="a red bus", seed=0, config=Config(steps=STEPS))
+    folder = RunFolder.create(tmp_path / "runs", spec)
+    folder.fail("no such prior", 0)
+    assert sync(tmp_path / "runs", "--study", "three") == 0 == sync(tmp_path / "runs", "--study", "three")
+    assert "0 uploaded, 1 were whole" in capsys.readouterr().out
+    [row] = logged(trackio, "three", folder.id)
+    assert (row["step"], row["status"]) == (0, "failed")
+
+
+def test_what_did_not_arrive_is_told_and_sent_again(
+    trackio: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    folder, write = ended(tmp_path / "runs", 0), SQLiteStorage.bulk_log
+
+    def lossy(
+        project: str, run: str, metrics_list: list[Any], steps: list[int] | None = None, **more: Any
+    ) -> Any:
+        more = {key: value[:1] if isinstance(value, list) else value for key, value in more.items()}
+        return write(project, run, metrics_list[:1], steps=(steps or [])[:1], **more)
+
+    monkeypatch.setattr(SQLiteStorage, "bulk_log", lossy)
+    assert sync(tmp_path / "runs", "--study", "four") == 1
+    assert "1 of 2 rows are in the project" in capsys.readouterr().err
+    assert folder.id not in copies(trackio, "four")
+    monkeypatch.undo()
+    assert sync(tmp_path / "runs", "--study", "four") == 0
+    assert list(copies(trackio, "four")) == [folder.id] and len(logged(trackio, "four", folder.id)) == 2
 
 
 def test_what_cannot_be_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -407,16 +407,22 @@ def test_fitted_objects_are_made_once_for_a_configuration(
         Config(steps=2), ["views.azimuths=3", "views.heldout_elevation=none", "scene.kind=voxels"]
     )
     prompts = ["a red car", "a white cup with a red handle"]
-    made = fitted.fitted_views(tmp_path, config, prompts, "cpu")
+    made = fitted.fitted_views(tmp_path, config, "a hash", prompts, "cpu")
     assert [each.views_VHWC.shape for each in made.values()] == [(3, 64, 64, 3)] * 2
     assert all(0 <= (each.iou or 0) <= (each.aligned_iou or 0) <= 1 for each in made.values())
     monkeypatch.setattr(fitted, "load_guidance", lambda *_: pytest.fail("it is there already"))
-    again = fitted.fitted_views(tmp_path, config, prompts[::-1], "cpu")
+    again = fitted.fitted_views(tmp_path, config, "a hash", prompts[::-1], "cpu")
     for prompt in prompts:
         assert (again[prompt].views_VHWC == made[prompt].views_VHWC).all()
         assert (again[prompt].iou, again[prompt].aligned_iou) == (made[prompt].iou, made[prompt].aligned_iou)
+    with pytest.raises(pytest.fail.Exception, match="it is there already"):
+        fitted.fitted_views(tmp_path, config, "another prior's", prompts, "cpu")
+    [damaged, *_] = sorted(tmp_path.rglob("*.json"))
+    damaged.write_text("[]")
+    with pytest.raises(pytest.fail.Exception, match="it is there already"):
+        fitted.fitted_views(tmp_path, config, "a hash", prompts, "cpu")
     with pytest.raises(UserError):
-        fitted.fitted_views(tmp_path, config, ["a thing that is no toy"], "cpu")
+        fitted.fitted_views(tmp_path, config, "a hash", ["a thing that is no toy"], "cpu")
 
 
 def test_the_autoencoder_keeps_what_is_shown_to_it() -> None:

@@ -109,7 +109,7 @@ def test_what_is_beside_a_sweep_is_told_by_its_settings() -> None:
     }
     assert {spec.axes for spec in beside} == {("guidance.cfg_scale",), ("guidance.perturb",)}
     values = {(spec.config.guidance.cfg_scale, spec.config.guidance.perturb) for spec in beside}
-    assert values == {(1, 0), (20, 0.1), (20, 0.3), (20, 1)}
+    assert values == {(1, 0), (10, 0.1), (10, 0.3), (10, 1)}
     twice = experiment.Beside(methods="uniform_sds,csd")
     _, more = asked.resolve(asked.toy.model_copy(update={"beside": (twice,)}))
     assert len(more) == 7 * 40 and sum(spec.method == "csd" for spec in more) == 40
