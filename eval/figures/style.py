@@ -93,7 +93,7 @@ NAMES = {
     "nfsd": "NFSD", "sjc": "SJC", "ism": "ISM", "sdi": "SDI", "jsd": "JSD", "sctd": "SCTD", "ucm": "UCM",
     "dsd": "DSD", "asd": "ASD", "cfd": "CFD", "rfds": "RFDS", "rfds_rev": "RFDS-Rev", "hifa": "HiFA",
     "sds_bridge": "SDS-Bridge", "consistent3d": "Consistent3D", "annealed_range": "Annealed range",
-    "curved_decay": "Curved decay",
+    "curved_decay": "Curved decay", "scattered": "Scattered",
 }  # fmt: skip
 _choices: ContextVar[Choices] = ContextVar("choices")
 

@@ -5,14 +5,16 @@ in order, step i of N stands where a share i/N of the weight has been spent (Dre
 W.
 """
 
+import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Prior = Literal["constant", "gaussian", "piecewise", "ramp"]
-Order = Literal["descending", "ascending", "random"]
+Order = Literal["descending", "ascending", "scattered", "random"]
 
 
 def signal_to_noise_weight(alphas_cumprod_T: ArrayLike) -> NDArray[np.float64]:
@@ -65,7 +67,8 @@ class Schedule:
     def timesteps(self, step_R: ArrayLike, total_R: ArrayLike, draws_R: ArrayLike) -> NDArray[np.int64]:
         """t of step i = 1…N for each run, int64 [R]; `draws_R` in [0, 1) is used by order "random" only.
 
-        Ordered: t(i) = argmin over t' of |Σ_{t=t'}^{t_max} W(t) − i/N|; ascending is the same list backwards.
+        Ordered: t(i) = argmin over t' of |Σ_{t=t'}^{t_max} W(t) − i/N|; ascending is the same list backwards,
+        scattered the same in an order that covers it evenly all the time.
         """
         step, total = np.asarray(step_R, dtype=np.int64), np.asarray(total_R, dtype=np.int64)
         if self.order == "random":
@@ -73,7 +76,11 @@ class Schedule:
             k = np.searchsorted(self._tail, np.asarray(draws_R, dtype=np.float64), side="right")
             k = np.minimum(k, len(self._tail) - 1)
         else:
-            i = step if self.order == "descending" else total + 1 - step
+            i = step
+            if self.order == "ascending":
+                i = total + 1 - step
+            elif self.order == "scattered":
+                i = _scattered(step, total)
             k = self._nearest(i / total)
         t = self.t_max - k
         return t if self.floor is None else np.maximum(t, self.floor)
@@ -84,6 +91,21 @@ class Schedule:
         left = np.maximum(right - 1, 0)
         nearer_right = np.abs(self._tail[right] - share_R) <= np.abs(self._tail[left] - share_R)
         return np.where(nearer_right, right, left)
+
+
+def _scattered(step_R: NDArray[np.int64], total_R: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Steps 1…N in another order: step i has the rank of frac(i·φ) among all N, φ the golden section, whose
+    multiples cover [0, 1) about evenly however many there are."""
+    pairs = np.broadcast_arrays(step_R, total_R)
+    return np.array(
+        [_ranks(int(total))[int(step) - 1] for step, total in zip(*map(np.ravel, pairs), strict=True)]
+    )
+
+
+@cache
+def _ranks(total: int) -> NDArray[np.int64]:
+    places = np.arange(1, total + 1) * ((math.sqrt(5) - 1) / 2) % 1
+    return np.argsort(np.argsort(places)) + 1
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,20 @@ def test_never_rises_and_stays_in_range(prior, snr_weight, m, s, total, low, spa
     assert t.min() >= low and t.max() <= low + span and t[-1] == low
     ascending = schedule(Density(prior, snr_weight, m=m, s=s), low=low, high=low + span, order="ascending")
     assert (whole(ascending, total) == t[::-1]).all()
+    scattered = schedule(Density(prior, snr_weight, m=m, s=s), low=low, high=low + span, order="scattered")
+    assert sorted(whole(scattered, total)) == sorted(t)
+
+
+@given(total=st.integers(12, 2000), share=st.floats(0.1, 1))
+@settings(max_examples=60, deadline=None)
+def test_scattered_steps_cover_the_range_at_all_times(total: int, share: float) -> None:
+    t = whole(schedule(Density(), low=0, high=999, order="scattered"), total)
+    first = t[: max(4, int(share * total))]
+    gaps = np.diff([0, *sorted(first), 999])
+    assert (
+        gaps.max() <= 6 * 1000 / len(first) + 1000 / total
+    )  # at random the largest is about ln n times that
+    assert abs(first.mean() - 500) < 160
 
 
 def test_every_run_has_its_own_number_of_steps() -> None:
