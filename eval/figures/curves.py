@@ -178,7 +178,7 @@ def _draw(
 
 def _covered(curves: pd.DataFrame, names: Sequence[str]) -> dict[str, int]:
     """How many curves that are drawn after each lie on it: within a point at four of five of its steps."""
-    at = curves.pivot_table(index="x", columns="method", values="mean").reindex(columns=names)
+    at = curves.pivot_table(index="x", columns="method", values="mean").reindex(columns=list(names))
     on = {
         name: [((at[name] - at[later]).abs() <= 0.01).mean() >= 0.8 for later in names[place + 1 :]]
         for place, name in enumerate(names)

@@ -121,8 +121,9 @@ def _better_than(other: str | None) -> Callable[[Runs, str, str], Answer]:
             found = paired_difference(ours, theirs, rng(), shares=True)
         except UserError as error:
             return Answer.untested(str(error))
-        ends = (100 * x for x in (found.value, found.low, found.high))
-        return Answer(str(percent(found, sign=True)), *ends, visible=shown_from(paired(ours, theirs)[0]))
+        value, low, high = (100 * x for x in (found.value, found.low, found.high))
+        visible = shown_from(paired(ours, theirs)[0])
+        return Answer(str(percent(found, sign=True)), value, low, high, visible)
 
     return answer
 
@@ -156,7 +157,8 @@ def _votes(runs: Runs, folder: Path, judge: str, method: str, baseline: str) -> 
         return None
     who = f"{judge_label(ballots)}, no people" if judge else people(found.n_raters)
     text = f"{percent(found.both)} % of votes ({who}; {found.n_pairs} pairs, “{question}”, {folder.name})"
-    return Answer(text, *(100 * x - 50 for x in (found.both.value, found.both.low, found.both.high)))
+    value, low, high = (100 * x - 50 for x in (found.both.value, found.both.low, found.both.high))
+    return Answer(text, value, low, high)
 
 
 def _diversity(runs: Runs, method: str, baseline: str) -> Answer:

@@ -55,12 +55,13 @@ def test_an_experiment_resolves(name: str) -> None:
     if asked.runs:  # some of its runs are the other's but for their steps, and the folder is the other's own
         other = experiment.load(asked.runs)
         assert other.toy is not None and other.runs is None
+        sizes = ((asked, asked.toy), (other, other.toy))
         ours, theirs = (
             {
                 (spec.label, spec.prompt, spec.seed, str(hashed_config(spec.config) | {"steps": 0}))
                 for spec in specs
             }
-            for specs in (each.resolve(each.toy)[1] for each in (asked, other))
+            for specs in (each.resolve(size)[1] for each, size in sizes)
         )
         assert ours & theirs
         assert asked.keep_params <= other.keep_params
