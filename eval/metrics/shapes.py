@@ -249,13 +249,15 @@ class Shapes(RunMetric):
 
     @cached_property
     def floor(self) -> pd.DataFrame:
-        """What the next prompt's object scores in a prompt's place: prompt, seed and the fields of a fit."""
+        """What the object of the prompt half a list away scores in a prompt's place (the next in a suite is
+        often the same thing in other colours): prompt, seed and the fields of a fit."""
         solids = self.runs.solids
         names = list(solids)
+        far = len(names) // 2
         return pd.DataFrame(
             [
                 {"prompt": one, "seed": 0} | asdict(floor(solids[one], solids[other]))
-                for one, other in zip(names, names[1:] + names[:1], strict=True)
+                for one, other in zip(names, names[far:] + names[:far], strict=True)
                 if one != other
             ]
         )
