@@ -140,7 +140,7 @@ def test_completion_for_three_shells(shell: str):
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        ("harness reproduce con", {"controls", "convergence"}),
+        ("harness reproduce con", {"controls", "controls_image", "convergence"}),
         ("harness search sch", {"schedule"}),
         ("harness tables runs r_pre", {"r_precision", "r_precision_steps"}),
         ("harness figures runs grad", {"gradients"}),

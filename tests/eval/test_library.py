@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import harness
-from harness.config import UserError
+from harness.config import Config, UserError
 from harness.distill.method import Method
 from harness.records.folder import RunFolder
 from tests import tinyruns
@@ -65,7 +65,8 @@ SETTINGS = (
 
 
 def test_a_pack_is_stepped_by_hand_as_a_sweep_steps_it(tiny_prior: Path, tmp_path: Path) -> None:
-    settings = (*SETTINGS, f"guidance.prior={tiny_prior}")
+    scale = Config().guidance.cfg_scale  # the preset has another
+    settings = (*SETTINGS, f"guidance.prior={tiny_prior}", f"guidance.cfg_scale={scale}")
     pack = harness.make_pack("a red mug", "tp_sds", settings=settings, device="cpu")
     (run,) = tinyruns.create(tmp_path, tiny_prior, "tp_sds", 1)
     tinyruns.run(tmp_path, [run])
