@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from eval.metrics.shapes import fit as compared
 from eval.metrics.shapes import solid_of_run, view_error
@@ -27,7 +26,7 @@ from harness.distill.assemble import load_guidance, make_pack
 from harness.distill.context import GradientContext
 from harness.distill.method import Method, MethodParams, NoiseSchedule
 from harness.distill.step import Pack, evaluation_latents, step
-from harness.objects.final import Final, pictures
+from harness.objects.final import Final, encoded, pictures
 from harness.records.files import read_json, strip, tiles, write_cache
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, canonical_json, hashed_config, slug
@@ -75,11 +74,7 @@ def truth(prompts: Sequence[str], cameras: Cameras) -> np.ndarray:
 
 def codes(guidance: Guidance, prompts: Sequence[str], cameras: Cameras) -> Tensor:
     """`truth` as latents, [R, C, H, W] on the prior's device."""
-    pixels = torch.from_numpy(truth(prompts, cameras)).movedim(-1, 1) / 255
-    side = guidance.image_size
-    if pixels.shape[-1] != side:
-        pixels = interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
-    return guidance.encode(pixels.to(guidance.device))
+    return encoded(guidance, truth(prompts, cameras))
 
 
 def fitted(config: Config, guidance: Guidance, keys: Sequence[Key], known: Known | None = None) -> Pack:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
 
 from harness import rng
 from harness.config import SPEC_VERSION, GuidanceConfig
 from harness.guidance.prior import Guidance, held
 from harness.guidance.sampling import sample
+from harness.objects.final import encoded, pictures
 from harness.records.files import strip, tiles, write_cache
 from harness.records.identity import canonical_json, slug
 
@@ -51,27 +51,19 @@ def reconstructed(
 ) -> dict[str, np.ndarray]:
     """Images, uint8 [V, H, W, 3] by name, encoded and decoded by the prior. Raises UserError as above."""
     guidance = held(cfg.model_copy(update={"perturb": 0.0}), device, local_files_only=True)
-    return {name: _reconstructed(guidance, image_VHWC) for name, image_VHWC in images.items()}
-
-
-@torch.inference_mode()
-def _reconstructed(guidance: Guidance, images_VHWC: np.ndarray) -> np.ndarray:
-    pixels = torch.from_numpy(images_VHWC.copy()).movedim(-1, 1).to(guidance.device) / 255
-    side = guidance.image_size
-    if pixels.shape[-1] != side:
-        pixels = interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
-    return _bytes(guidance.decode(guidance.encode(pixels)))
-
-
-def _bytes(images_NCHW: torch.Tensor) -> np.ndarray:
-    return (images_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    with torch.inference_mode():
+        return {
+            name: pictures(guidance, encoded(guidance, images_VHWC)).numpy()
+            for name, images_VHWC in images.items()
+        }
 
 
 def _draw(guidance: Guidance, prompt: str, count: int) -> bytes:
     keys = [rng.Key(prompt, seed) for seed in range(count)]
     noise_NCHW = rng.normal(keys, [0] * count, "eval", guidance.latent_shape)
     images_NCHW = sample(guidance, [prompt] * count, VIEW, noise_NCHW, STEPS)
-    return strip(_bytes(images_NCHW))
+    tiles_NHWC = (images_NCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return strip(tiles_NHWC)
 
 
 def _digest(prompt: str) -> str:

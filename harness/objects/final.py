@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from harness.config import UserError
 from harness.guidance.prior import Guidance, held
@@ -108,6 +110,15 @@ def latents(final: Final, prior: Guidance, cameras: Cameras) -> Tensor:
         for v in range(len(cameras))
     ]
     return torch.cat(views)
+
+
+def encoded(prior: Guidance, images_NHWC: np.ndarray) -> Tensor:
+    """Pictures, uint8 [N, H, W, 3], encoded at the prior's own size: what `pictures` decodes."""
+    images = torch.from_numpy(images_NHWC.copy()).movedim(-1, 1) / 255
+    side = prior.image_size
+    if images.shape[-1] != side:
+        images = interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+    return prior.encode(images.to(prior.device))
 
 
 def pictures(prior: Guidance, x_VCHW: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from harness.config import UserError
 from harness.records.files import read_json, write_json
 from harness.records.folder import RunFolder
-from harness.records.identity import RunSpec
+from harness.records.identity import RunSpec, canonical_json
 from harness.records.schema import SPEC, VALUES
 from harness.records.stamp import mark
 
@@ -114,6 +115,19 @@ def picture_of(folder: RunFolder, step: int) -> Path | None:
     """The views of a step as a file that may be sent; None where there is none, or a link."""
     path = folder.views_path(step)
     return path if folder.has(str(path.relative_to(folder.path))) else None
+
+
+def columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a row of metrics.jsonl a mirror has under its step: all that has a value."""
+    return {key: value for key, value in row.items() if key != "step" and value is not None}
+
+
+def fingerprint(folder: RunFolder) -> str:
+    """Hex sha256 over how a run ended and what evaluation said of it: another one is to be sent again."""
+    values = evaluated(folder)
+    digest = hashlib.sha256(record(folder, folder.spec()))
+    digest.update(canonical_json(values).encode() if values else b"")
+    return digest.hexdigest()
 
 
 def said(spec: RunSpec, step: int) -> str:
@@ -213,13 +227,10 @@ class Mirror:
         for step in steps_of(self.folder):
             if not self.step < step <= through:
                 continue
-            data: dict[str, Any] = {
-                k: v for k, v in rows.get(step, {}).items() if k != "step" and v is not None
-            }
+            data = columns(rows.get(step, {}))
             if views := picture_of(self.folder, step):
-                data[VIEWS] = Image(
-                    str(views), caption=said(self.spec, step)
-                )  # of a path: the file goes up as it is
+                # Of a path: the file goes up as it is.
+                data[VIEWS] = Image(str(views), caption=said(self.spec, step))
             self._run.log(data, step=step)
             self.step = step
 

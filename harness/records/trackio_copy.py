@@ -6,7 +6,6 @@ config = the spec. A run is copied under another name and renamed once it is who
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -15,8 +14,7 @@ from typing import Any
 
 from harness.config import UserError, first_line
 from harness.records.folder import RunFolder
-from harness.records.identity import canonical_json
-from harness.records.mirror import VIEWS, Place, evaluated, picture_of, record, said, steps_of
+from harness.records.mirror import VIEWS, Place, columns, evaluated, fingerprint, picture_of, said, steps_of
 from harness.records.wandb_sync import Outcome
 
 PART = ".part"
@@ -46,7 +44,7 @@ def copy(
             outcome.damaged[folder.id] = damage
         elif folder.status() not in ("done", "failed"):
             outcome.waiting.append(folder.id)
-        elif folder.id in there and (there[folder.id].config or {}).get(DIGEST) == _digest(folder):
+        elif folder.id in there and (there[folder.id].config or {}).get(DIGEST) == fingerprint(folder):
             outcome.whole.append(folder.id)
         else:
             try:
@@ -67,7 +65,7 @@ def _copy(trackio: Any, folder: RunFolder, place: Place, there: Mapping[str, Any
     if part in there:
         there[part].delete()
     told = {
-        DIGEST: _digest(folder), "label": spec.label, "status": folder.status(), "eval": evaluated(folder)
+        DIGEST: fingerprint(folder), "label": spec.label, "status": folder.status(), "eval": evaluated(folder)
     }  # fmt: skip
     run = trackio.init(
         project=place.project,
@@ -82,9 +80,7 @@ def _copy(trackio: Any, folder: RunFolder, place: Place, there: Mapping[str, Any
     steps = steps_of(folder) or [0]  # a run that failed before its first has a row that says so
     for step in steps:
         row = rows.get(step, {"status": folder.status()})
-        data = {
-            RENAMED.get(key, key): value for key, value in row.items() if key != "step" and value is not None
-        }
+        data = {RENAMED.get(key, key): value for key, value in columns(row).items()}
         if views := picture_of(folder, step):
             data[VIEWS] = trackio.Image(str(views), caption=said(spec, step))
         run.log(data, step=step)
@@ -104,11 +100,6 @@ def _runs(trackio: Any, project: str) -> dict[str, Any]:
         return {run.name: run for run in trackio.Api().runs(project)}
     except ValueError:
         return {}
-
-
-def _digest(folder: RunFolder) -> str:
-    values = canonical_json(evaluated(folder)).encode()
-    return hashlib.sha256(record(folder, folder.spec()) + values).hexdigest()
 
 
 @contextmanager

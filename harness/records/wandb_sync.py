@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,6 @@ from typing import Any
 from harness.config import UserError, first_line
 from harness.records.files import write_json
 from harness.records.folder import RunFolder
-from harness.records.identity import canonical_json
 from harness.records.mirror import (
     RECORD,
     VIEWS,
@@ -23,6 +21,7 @@ from harness.records.mirror import (
     Place,
     client,
     evaluated,
+    fingerprint,
     last_metrics,
     picture_hash,
     picture_of,
@@ -156,11 +155,8 @@ class _Account:
         )
 
     def _note(self, folder: RunFolder, entity: str | None, step: int) -> dict[str, Any]:
-        values = evaluated(folder)
-        digest = hashlib.sha256(record(folder, folder.spec()))
-        digest.update(canonical_json(values).encode() if values else b"")
         where = {"server": self.server, "entity": entity, "project": self.place.project}
-        return where | {"step": step, "record": digest.hexdigest()}
+        return where | {"step": step, "record": fingerprint(folder)}
 
     def sync(self, folder: RunFolder) -> str:
         """Make one run whole: "uploaded", "whole" or "waiting"; raises what W&B raises, and UserError."""
