@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from eval.figures.looks import Look, looks
 from eval.figures.style import COLUMN, GREY, PAGE, SMALL, Sheet, at_foot, chart, few_ticks, handle, legend
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
-from eval.statistics.convergence import curve
+from eval.statistics.convergence import Axis, curve
 from eval.tables.cost import costs
 
 BANDS = 4  # that many shaded bands can be told apart
@@ -21,28 +22,52 @@ MARKS = 12  # on a line, at most
 PANELS = 4  # in a row, at most
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """Curves of some scores side by side with others'."""
+
+    title: str
+    xlabel: str
+    x: Axis
+    scores: pd.DataFrame
+    bars: bool = False
+
+
 def r_precision(runs: Runs) -> Sheet:
     """Majority R-Precision against the step, with 95 % bands; runs with their own N in a second panel, and
     of one N methods at several settings in a panel for each."""
-    settings = _by_setting(runs)
-    if len(runs.totals) == 1 and 1 < len(settings) <= PANELS:
-        return _side_by_side(runs, settings)
-    several = len(runs.totals) > 1
-    once = several and _longest(runs.of(RPrecision).scores)["step"].nunique() == 1  # no curve over steps
-    sheet, frame = _sheet(runs, PAGE if (several and not once) or _crowded(runs) else COLUMN)
-    *over_steps, last = np.atleast_1d(sheet.subplots(1, 1 + (several and not once), sharey=True))
-    look = looks(runs.methods)
-    longest = _longest(frame)
-    if not once:
-        first = over_steps[0] if several else last
-        _draw(first, curve(longest, "step"), look, longest, runs)
-        first.set(title=f"checkpoints of runs with N = {max(runs.totals)}" if several else "", xlabel="step")
-    if several:
-        final = frame.loc[frame["final"]]
-        _draw(last, curve(final, "total"), look, final, runs, bars=True)
-        last.set(title="runs with their own N", xlabel="N")
+    settings = _by_setting(runs) if len(runs.totals) == 1 else {}
+    apart = 1 < len(settings) <= PANELS
+    methods = list(dict.fromkeys(runs.rows[name].method for name in runs.methods)) if apart else runs.methods
+    scores = _scores(runs)
+    if apart:
+        of_setting = {name: scores.loc[scores["method"].isin(rows)] for name, rows in settings.items()}
+        panels = [
+            _Panel(name, "step", "step", own.assign(method=own["method"].map(settings[name])))
+            for name, own in of_setting.items()
+        ]
+    else:
+        panels = _over_steps_and_n(runs, scores)
+    wide = len(panels) > 1 or _crowded(runs)
+    sheet = _sheet(runs, PAGE if wide else COLUMN, methods)
+    look = looks(methods)
+    for axes, panel in zip(np.atleast_1d(sheet.subplots(1, len(panels), sharey=True)), panels, strict=True):
+        _draw(axes, curve(panel.scores, panel.x), look, panel.scores, runs, panel.bars)
+        axes.set(title=panel.title, xlabel=panel.xlabel)
     sheet.axes[0].set_ylabel("R-Precision, %")
-    return sheet.shows(frame["run"] if several else longest["run"])
+    return sheet.shows(pd.concat([panel.scores["run"] for panel in panels]))
+
+
+def _over_steps_and_n(runs: Runs, scores: pd.DataFrame) -> list[_Panel]:
+    """The runs with the most steps over these, and where there are several N all over those; runs that were
+    evaluated once have no curve over steps."""
+    longest, several = _longest(scores), len(runs.totals) > 1
+    title = f"checkpoints of runs with N = {max(runs.totals)}" if several else ""
+    over_steps = _Panel(title, "step", "step", longest)
+    if not several:
+        return [over_steps]
+    own_n = _Panel("runs with their own N", "N", "total", scores.loc[scores["final"]], bars=True)
+    return [over_steps, own_n] if longest["step"].nunique() > 1 else [own_n]
 
 
 def _by_setting(runs: Runs) -> dict[str, dict[str, str]]:
@@ -56,22 +81,9 @@ def _by_setting(runs: Runs) -> dict[str, dict[str, str]]:
     return found if len(methods) == 1 and len(next(iter(methods))) > 1 else {}
 
 
-def _side_by_side(runs: Runs, settings: dict[str, dict[str, str]]) -> Sheet:
-    methods = list(dict.fromkeys(runs.rows[name].method for name in runs.methods))
-    sheet, frame = _sheet(runs, PAGE, methods)
-    panels = np.atleast_1d(sheet.subplots(1, len(settings), sharey=True))
-    for axes, (setting, rows) in zip(panels, settings.items(), strict=True):
-        own = frame.loc[frame["method"].isin(rows)]
-        own = own.assign(method=own["method"].map(rows))
-        _draw(axes, curve(own, "step"), looks(methods), own, runs)
-        axes.set(title=setting, xlabel="step")
-    panels[0].set_ylabel("R-Precision, %")
-    return sheet.shows(frame["run"])
-
-
 def draw_r_precision(axes: Axes, runs: Runs) -> None:
     """The first panel of `r_precision` with a legend, on axes of somebody else's figure."""
-    longest = _longest(runs.of(RPrecision).scores.rename(columns={"majority": "value"}))
+    longest = _longest(_scores(runs))
     look = looks(runs.methods)
     _draw(axes, curve(longest, "step"), look, longest, runs)
     axes.set(xlabel="step", ylabel="R-Precision, %")
@@ -84,9 +96,9 @@ def r_precision_time(runs: Runs) -> Sheet:
     Wall time is steps × the method's cost per step; UserError where that was not measured.
     """
     timed = costs(runs)
-    sheet, frame = _sheet(runs, PAGE if _crowded(runs) else COLUMN, more=f"Wall time: steps × {timed.line}.")
+    sheet = _sheet(runs, PAGE if _crowded(runs) else COLUMN, more=f"Wall time: steps × {timed.line}.")
     axes = sheet.subplots()
-    longest = _longest(frame)
+    longest = _longest(_scores(runs))
     curves = curve(longest.assign(cost=timed.seconds_at(longest)), "cost")
     unit, length = time_unit(float(curves["x"].to_numpy().max()))
     _draw(axes, curves.assign(x=curves["x"] / length), looks(runs.methods), longest, runs)
@@ -110,11 +122,13 @@ def counted(frame: pd.DataFrame) -> str:
     return text
 
 
-def _sheet(
-    runs: Runs, width: float, methods: Sequence[str] = (), more: str = ""
-) -> tuple[Sheet, pd.DataFrame]:
-    """An empty sheet with the legend of `methods`, all by default, and the scores."""
-    frame = runs.of(RPrecision).scores.rename(columns={"majority": "value"})
+def _scores(runs: Runs) -> pd.DataFrame:
+    return runs.of(RPrecision).scores.rename(columns={"majority": "value"})
+
+
+def _sheet(runs: Runs, width: float, methods: Sequence[str] = (), more: str = "") -> Sheet:
+    """An empty sheet with the legend of `methods`, all by default."""
+    frame = _scores(runs)
     pools = "/".join(map(str, sorted(set(frame["pool"]))))
     look = looks(methods or runs.methods)
     band = "bars at the end" if len(look) > BANDS else "bands"
@@ -122,7 +136,7 @@ def _sheet(
     caption = f"{counted(frame)}, pool {pools}, {runs.stamp.clip}; vote over views; {band}. {more}"
     sheet = chart(width, 2.6, mark=runs.stamp.mark, caption=at_foot(caption.strip(), runs.stamp.settings))
     legend(sheet, [handle(name, look[name]) for name in look])
-    return sheet, frame
+    return sheet
 
 
 def _crowded(runs: Runs) -> bool:
