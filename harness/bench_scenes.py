@@ -16,6 +16,8 @@ from rich.table import Table
 from torch import Tensor
 
 from eval.metrics.shapes import view_error
+from eval.statistics.intervals import Interval, bootstrap_mean, share_mean
+from eval.tables.rows import rng
 from harness.bench import in_turn, steps
 from harness.config import Config
 from harness.console import Console
@@ -23,7 +25,7 @@ from harness.device import pick_device
 from harness.distill.assemble import load_guidance, make_pack
 from harness.distill.context import GradientContext
 from harness.distill.method import Method, MethodParams, NoiseSchedule
-from harness.fitted import Known, ceiling, codes, fitted, truth
+from harness.fitted import Known, codes, fitted, seen, truth, view_errors
 from harness.objects.final import pictures
 from harness.rng import Key
 from harness.scene.cameras import evaluation
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from harness.guidance.prior import Guidance
 
 ROUNDS = 5
-PROMPTS = 4
+PROMPTS = 10
 
 
 class Pull(Method):
@@ -78,11 +80,12 @@ def run(
         pack = packs.pop(kind)
         kept = megabytes(pack.params, pack.adam.first, pack.adam.second, pack.scene_state)
         numbers = sum(value[0].numel() for value in pack.params.values())
-        found = ceiling(fitted(each, guidance, keys, known))
-        iou = "" if found.iou is None else f"{found.iou:.2f}"
-        table.add_row(
-            kind, f"{numbers:,}", f"{kept:.2f}", f"{1e3 * times[kind]:.2f}", f"{found.view_error:.3f}", iou
-        )
+        shown = fitted(each, guidance, keys, known)
+        found = seen(shown)
+        error = bootstrap_mean({prompt: [e] for prompt, e in view_errors(shown, found).items()}, rng())
+        ious = {k.prompt: [one.iou] for k, one in zip(keys, found, strict=True) if one.iou is not None}
+        iou = _shown(share_mean(ious), 2) if ious else ""
+        table.add_row(kind, f"{numbers:,}", f"{kept:.2f}", f"{1e3 * times[kind]:.2f}", _shown(error, 3), iou)
     console.print(table)
     cameras = evaluation(config.views)
     pixels = [truth([prompt] * len(cameras), cameras) for prompt in chosen]
@@ -90,12 +93,18 @@ def run(
     floor = np.mean([view_error(a, b) for a, b in zip(coded, pixels, strict=True)])
     threads = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     console.print(
-        f"{prompts} prompts × {config.steps} steps, a pack of {prompts}; MB: parameters, Adam's moments and "
-        f"state; ms: of a run, without a prior; the autoencoder's own view error is {floor:.3f}; {device} "
-        f"({threads})",
+        f"{prompts} prompts × {config.steps} steps, a pack of {prompts}; intervals over prompts; "
+        f"MB: parameters, Adam's moments and state; ms: a run's, without a prior; the autoencoder's own view "
+        f"error is {floor:.3f}; {device} ({threads})",
         soft_wrap=True,
     )
     return 0
+
+
+def _shown(interval: Interval, digits: int) -> str:
+    """A mean over objects, with its interval where there is one."""
+    value, low, high = (f"{each:.{digits}f}" for each in (interval.value, interval.low, interval.high))
+    return value if math.isnan(interval.low) else f"{value} [{low}, {high}]"
 
 
 def _of_kind(config: Config, kind: str) -> Config:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,14 +86,6 @@ def fitted(config: Config, guidance: Guidance, keys: Sequence[Key], known: Known
     return pack
 
 
-@dataclass(frozen=True)
-class Ceiling:
-    """What fitted runs are beside their objects, means over the runs: see `eval.metrics.shapes`."""
-
-    view_error: float
-    iou: float | None
-
-
 def seen(pack: Pack) -> list[Fitted]:
     """What the evaluation cameras see of each run of a pack, and its solid beside the caption's."""
     cameras = evaluation(pack.config.views)
@@ -112,15 +103,13 @@ def seen(pack: Pack) -> list[Fitted]:
     return found
 
 
-def ceiling(pack: Pack) -> Ceiling:
-    """Compare a pack of `fitted` with what it was shown."""
-    cameras, found = evaluation(pack.config.views), seen(pack)
-    errors = [
-        view_error(each.views_VHWC, truth([key.prompt] * len(cameras), cameras))
+def view_errors(pack: Pack, found: Sequence[Fitted]) -> dict[str, float]:
+    """Prompt → `eval.metrics.shapes.view_error` of a run of `fitted` beside what it was shown."""
+    cameras = evaluation(pack.config.views)
+    return {
+        key.prompt: view_error(each.views_VHWC, truth([key.prompt] * len(cameras), cameras))
         for key, each in zip(pack.keys, found, strict=True)
-    ]
-    ious = [each.iou for each in found if each.iou is not None]
-    return Ceiling(float(np.mean(errors)), float(np.mean(ious)) if ious else None)
+    }
 
 
 def fitted_views(
