@@ -32,6 +32,7 @@ from harness.search.journal import (
     Told,
     Winner,
     by_prompt,
+    kept,
     mean,
 )
 from harness.search.propose import Seen, propose
@@ -79,8 +80,7 @@ class Conduct:
     def find(self, dry_run: bool = False) -> int:
         """Go on to the winner; the exit code. Raises UserError."""
         sized = self.sized
-        journal = Journal.read(self.root, sized.sha256)
-        winner = Winner.read(self.root, sized.sha256)
+        journal, winner = kept(self.root, sized.sha256)
         if dry_run:
             return self._tell_plan(journal)
         for number in range(0 if winner else sized.generations):
@@ -257,8 +257,7 @@ class Conduct:
     def prove(self, name: str, dry_run: bool = False) -> int:
         """Run a test of the winner on prompts that no candidate has seen; the exit code."""
         sized = self.sized
-        journal = Journal.read(self.root, sized.sha256)
-        winner = Winner.read(self.root, sized.sha256)
+        journal, winner = kept(self.root, sized.sha256)
         known = {test.name: test for test in sized.tests}
         if name not in known:
             raise UserError(f"no test '{name}'; this search has {', '.join(known) or 'none'}")
@@ -285,14 +284,8 @@ class Conduct:
 
     def _tell_power(self, journal: Journal, winner: Winner, specs: Sequence[RunSpec]) -> None:
         """What the test can show, by what the validation varied, before it is run."""
-        won = [
-            each
-            for each in journal.scored(VALIDATION)
-            if settings(self.sized.axes, each.point) == winner.settings
-        ]
-        ours, theirs = (
-            by_prompt(of) for of in (won[0].scores[VALIDATION], journal.references[BASELINE][VALIDATION])
-        )
+        won = show.won(self.sized, journal, winner).scores[VALIDATION]
+        ours, theirs = by_prompt(won), by_prompt(journal.references[BASELINE][VALIDATION])
         gaps = {
             prompt: {seed: value - theirs[prompt][seed] for seed, value in seeds.items()}
             for prompt, seeds in ours.items()

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -100,34 +100,6 @@ class Journal(Strict):
         """Keep it with its runs."""
         write_json(root / JOURNAL, self.model_dump(mode="json"))
 
-    @classmethod
-    def read(cls, root: Path, of: str) -> Self:
-        """The journal of a folder, a new one where there is none.
-
-        Raises UserError for one that cannot be read, and for another search's.
-        """
-        path = root / JOURNAL
-        data = _data(path)
-        if data is None:
-            return cls(of=of)
-        try:
-            journal = cls.model_validate(data)
-        except ValidationError as error:
-            raise UserError(f"{path}: {first_problem(error)}") from None
-        if journal.of != of:
-            raise UserError(
-                f"{path} is of another definition of the search: name another --runs, or undo the changes"
-            )
-        return journal
-
-
-def _data(path: Path) -> Any | None:
-    """The JSON of a file, None where there is no file; UserError where it cannot be read."""
-    data = read_json(path)
-    if data is None and os.path.lexists(path):
-        raise UserError(f"{path} cannot be read: move it away to begin anew; its runs are found again")
-    return data
-
 
 class Winner(Strict):
     """What the search found, fixed before any test was run; `sha256` is over all else."""
@@ -152,22 +124,41 @@ class Winner(Strict):
         write_json(root / WINNER, sealed.model_dump(mode="json"))
         return sealed
 
-    @classmethod
-    def read(cls, root: Path, of: str) -> Self | None:
-        """The winner of a folder; None where it has none yet.
 
-        Raises UserError for one that is damaged, was changed afterwards, or is another search's.
-        """
-        path = root / WINNER
-        data = _data(path)
-        if data is None:
-            return None
-        try:
-            winner = cls.model_validate(data)
-        except ValidationError as error:
-            raise UserError(f"{path}: {first_problem(error)}") from None
-        if winner.sha256 != winner.digest:
-            raise UserError(f"{path} was changed after it was fixed: its hash is not of what it says")
-        if winner.of != of:
-            raise UserError(f"{path} is the winner of another definition of the search")
-        return winner
+Kept = TypeVar("Kept", Journal, Winner)
+
+
+def kept(root: Path, of: str) -> tuple[Journal, Winner | None]:
+    """The journal of a search's folder, a new one where there is none, and its winner if it has one yet.
+
+    Raises UserError for what cannot be read or is another definition's, for a winner that was changed
+    afterwards, and for one without the journal that it came from.
+    """
+    journal, winner = _read(Journal, root / JOURNAL, of), _read(Winner, root / WINNER, of)
+    if winner and winner.sha256 != winner.digest:
+        raise UserError(f"{root / WINNER} was changed after it was fixed: its hash is not of what it says")
+    if winner and not (journal and journal.candidates):
+        raise UserError(
+            f"{root / WINNER} is there without its {JOURNAL}: put that back, or move both away to search "
+            "anew; the runs are found again"
+        )
+    return journal or Journal(of=of), winner
+
+
+def _read(model: type[Kept], path: Path, of: str) -> Kept | None:
+    """What a file says of the definition `of`; None where there is no file."""
+    data = read_json(path)
+    if data is None and not os.path.lexists(path):
+        return None
+    try:
+        found = model.model_validate(data)
+    except ValidationError as error:
+        why = first_problem(error) if data is not None else "cannot be read"
+        raise UserError(
+            f"{path}: {why}; move {JOURNAL} and {WINNER} away to begin anew, the runs are found again"
+        ) from None
+    if found.of != of:
+        raise UserError(
+            f"{path} is of another definition of the search: name another --runs, or undo the changes"
+        )
+    return found

@@ -50,14 +50,15 @@ def write_all(folder: Path, name: str, sized: Size, journal: Journal, winner: Wi
         print(folder / f"search.{suffix}")
 
 
-def _won(sized: Size, journal: Journal, winner: Winner) -> Candidate:
+def won(sized: Size, journal: Journal, winner: Winner) -> Candidate:
+    """The candidate that the winner was."""
     return next(each for each in journal.candidates if settings(sized.axes, each.point) == winner.settings)
 
 
 def _rows(sized: Size, journal: Journal, winner: Winner) -> Iterator[tuple[str, Parts]]:
     """The winner and the references with their scores by part, tests by their names."""
     names = [test.name for test in sized.tests if test.name in journal.tests]
-    for label, parts in ((FOUND, _won(sized, journal, winner).scores), *journal.references.items()):
+    for label, parts in ((FOUND, won(sized, journal, winner).scores), *journal.references.items()):
         yield label, dict(parts) | {name: journal.tests[name].get(label, ()) for name in names}
 
 

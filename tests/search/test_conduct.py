@@ -16,7 +16,7 @@ from harness.records.identity import RunSpec
 from harness.search import definition
 from harness.search.axes import settings
 from harness.search.conduct import Conduct
-from harness.search.journal import Journal, Winner, mean
+from harness.search.journal import kept, mean
 from harness.sweep.grid import Suite, read_suite, write_suite
 from harness.sweep.plan import make_plan
 
@@ -99,8 +99,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Conduct:
 
 def test_it_finds_fixes_and_tests(found: Conduct, capsys: pytest.CaptureFixture[str]) -> None:
     sized = found.sized
-    journal = Journal.read(found.root, sized.sha256)
-    winner = Winner.read(found.root, sized.sha256)
+    journal, winner = kept(found.root, sized.sha256)
     assert winner and winner.candidates == len(journal.candidates) == 4
     assert settings(sized.axes, journal.candidates[0].point) == ("knots.at=100/0", "knots.band=0")
     splits = read_suite("coco").splits
@@ -118,7 +117,7 @@ def test_it_finds_fixes_and_tests(found: Conduct, capsys: pytest.CaptureFixture[
     assert {spec.method for spec in tested} == {
         "uniform_sds", "csd", "tp_sds", "uniform_sds@knots", "csd@knots",
     }  # fmt: skip
-    journal = Journal.read(found.root, sized.sha256)
+    journal, _ = kept(found.root, sized.sha256)
     assert set(journal.tests["image"]) == {"uniform_sds", "csd", "tp_sds:iclr", "found", "csd@found"}
     table = (found.results / "search.md").read_text()
     assert "| found |" in table and "image (2 prompts)" in table and winner.sha256[:12] in table
@@ -135,10 +134,8 @@ def test_killed_anywhere_it_finds_the_same(found: Conduct, call: int, tmp_path: 
         killed.find()
     again = replace(killed, advance=Here())
     assert again.find() == 0
-    ours, theirs = (Winner.read(each.root, each.sized.sha256) for each in (again, found))
-    assert ours == theirs
-    journals = [Journal.read(each.root, each.sized.sha256) for each in (again, found)]
-    assert journals[0].candidates == journals[1].candidates
+    (ours, won), (theirs, best) = (kept(each.root, each.sized.sha256) for each in (again, found))
+    assert won == best and ours.candidates == theirs.candidates
     calls = again.advance.calls  # type: ignore[union-attr]
     assert again.find() == 0 and again.advance.calls == calls  # type: ignore[union-attr]
 
@@ -159,8 +156,14 @@ def test_the_winner_is_fixed_before_it_is_tested(found: Conduct, tmp_path: Path)
     with pytest.raises(UserError, match="was changed after it was fixed"):
         early.prove("image")
     (early.root / "winner.json").write_text("{")
-    with pytest.raises(UserError, match=r"winner\.json cannot be read: move it away"):
+    with pytest.raises(UserError, match=r"winner\.json: cannot be read; move search\.json and winner\.json"):
         early.find()
+    (early.root / "winner.json").write_text(json.dumps(said))
+    (early.root / "search.json").unlink()
+    for each in (early.find, lambda: early.prove("image")):
+        with pytest.raises(UserError, match=r"winner\.json is there without its search\.json: put that back"):
+            each()
+    (early.root / "search.json").write_bytes((found.root / "search.json").read_bytes())
     other = conduct(tmp_path / "early", TEXT.replace("generations = 2", "generations = 3"))
     with pytest.raises(UserError, match="of another definition of the search"):
         other.find()
@@ -170,7 +173,7 @@ def test_the_winner_is_fixed_before_it_is_tested(found: Conduct, tmp_path: Path)
 def test_hours_end_it_between_generations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = replace(conduct(tmp_path / "short"), hours=1e-9)
     assert short.find() == 0
-    journal = Journal.read(short.root, short.sized.sha256)
+    journal, _ = kept(short.root, short.sized.sha256)
     assert {each.generation for each in journal.candidates} == {0}
     assert "is spent after 1 generations" in capsys.readouterr().out
 
