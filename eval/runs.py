@@ -339,9 +339,11 @@ class Runs(Sequence[RunRecord]):
         count = self._samples if self._samples is not None else 4 * (self.stamp.mark == TOY)
         if not count:
             return {}
-        first = min(
-            self, key=lambda run: run.config.guidance.perturb
-        )  # the prior itself, not a disturbed one
+        if len({run.config.guidance.prior for run in self}) > 1:
+            self.note("no samples of the prior: these runs have several priors")
+            return {}
+        # Of the prior itself, not of a disturbed one.
+        first = min(self, key=lambda run: run.config.guidance.perturb)
         where = str(self.clip.device)
         try:
             return prior_samples(

@@ -96,7 +96,7 @@ def _draw(panel: Axes, line: Line, column: str, scale: float, look: dict[str, An
     if not line:
         return
     values = [value for value, _ in line]
-    each = [mean(rows, column) for _, rows in line]
+    each = [mean(rows, column, share=scale == 100) for _, rows in line]
     mid, low, high = (
         scale * np.array([getattr(one, end) for one in each]) for end in ("value", "low", "high")
     )

@@ -27,7 +27,7 @@ from harness.records.reader import RecordError
 from harness.scene.cameras import evaluation
 from harness.scene.kind import make_scene
 
-VERSION = 2
+VERSION = 3
 TIMESTEPS = 10  # evenly spaced over the run's range, ends included
 DRAWS = 8  # of the noise
 
@@ -121,15 +121,14 @@ class Gradients(Metric):
         parameters of every evaluated step, empty where none did."""
         kept = [run for run in self.runs if len(run.folder.params_steps()) > 1]
         rows = []
-        if kept:
-            where = str(self.runs.clip.device)
-            guidance = held(kept[0].config.guidance, where, local_files_only=True)
-            for run in self.runs.track(kept, "gradients"):
-                try:
-                    found = gradient_map(run, guidance)
-                except RecordError as error:
-                    self.runs.note(f"left out of the gradients: {run.run_id}: {first_line(error)}")
-                    continue
-                rows += [self.runs.about(run) | row for row in found]
+        where = str(self.runs.clip.device) if kept else "cpu"
+        kept.sort(key=lambda run: run.config.guidance.model_dump_json())  # one prior is held at a time
+        for run in self.runs.track(kept, "gradients"):
+            try:
+                found = gradient_map(run, held(run.config.guidance, where, local_files_only=True))
+            except RecordError as error:
+                self.runs.note(f"left out of the gradients: {run.run_id}: {first_line(error)}")
+                continue
+            rows += [self.runs.about(run) | row for row in found]
         columns = ["run", "method", "prompt", "seed", "total", "step", "t", "mean", "variance"]
         return pd.DataFrame(rows, columns=columns)

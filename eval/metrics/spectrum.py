@@ -64,7 +64,7 @@ def slope(power_K: np.ndarray) -> float:
     band = (frequency_K >= BAND[0] / 2) & (frequency_K <= BAND[1] / 2)
     if band.sum() < 2:
         raise ValueError(f"a slope needs two rings in its band, {len(power_K)} rings are too few")
-    return float(np.polyfit(np.log10(frequency_K[band]), _log(power_K)[band], 1)[0])
+    return float(np.polyfit(np.log10(frequency_K[band]), log_power(power_K)[band], 1)[0])
 
 
 def band_error(power_K: np.ndarray, reference_K: np.ndarray) -> dict[str, float]:
@@ -74,13 +74,14 @@ def band_error(power_K: np.ndarray, reference_K: np.ndarray) -> dict[str, float]
     """
     if power_K.shape != reference_K.shape or power_K.ndim != 1 or len(power_K) < 3:
         raise ValueError(f"spectra of the shapes {power_K.shape} and {reference_K.shape} do not compare")
-    error_K = np.abs(_log(power_K) - _log(reference_K))
+    error_K = np.abs(log_power(power_K) - log_power(reference_K))
     parts = zip(("low", "mid", "high"), np.array_split(error_K, 3), strict=True)
     return {name: float(part.mean()) for name, part in parts} | {"overall": float(error_K.mean())}
 
 
-def _log(power_K: np.ndarray) -> np.ndarray:
-    return np.log10(np.maximum(power_K, FLOOR))
+def log_power(power: np.ndarray | float) -> np.ndarray:
+    """log10, of what an 8-bit picture can tell from none at the least."""
+    return np.log10(np.maximum(power, FLOOR))
 
 
 def _hann(size: int) -> np.ndarray:

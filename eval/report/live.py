@@ -176,7 +176,9 @@ def application(root: Path, token: str) -> ASGIApp:
             made = {"object.glb": pictures.meshed, "turn.webp": pictures.rendered}.get(name, _none)(run)
             if made:  # its bytes, not its path: what is there may have become a link
                 return Response(run.folder.picture(made), media_type=MEDIA[name])
-            data = _made(run.path, name, run.view_steps) if run.view_steps and name in _PICTURES else None
+            steps = run.view_steps
+            when = _changed(run.folder.views_path(steps[-1])) if steps else ""
+            data = _made(run.path, name, steps, when) if steps and name in _PICTURES else None
         except (OSError, ValueError, UserError):
             return _missing()
         return Response(data, media_type=MEDIA[name]) if data else _missing()
@@ -227,7 +229,8 @@ def _changed(path: Path) -> str:
 
 
 @lru_cache(maxsize=512)
-def _made(path: Path, name: str, steps: tuple[int, ...]) -> bytes | None:
+def _made(path: Path, name: str, steps: tuple[int, ...], when: str) -> bytes | None:
+    del when  # a run that is done anew has the same steps and other pictures
     run = load_run(RunFolder(path))
     if name == "film.webp":
         return pictures.film(run, steps)

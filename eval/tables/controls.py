@@ -15,14 +15,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, get_args
 
-import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 from scipy.stats import binomtest
 from typing_extensions import TypedDict
 
 from eval.metrics.r_precision import RPrecision
-from eval.metrics.spectrum import Spectrum
+from eval.metrics.spectrum import Spectrum, log_power
 from eval.runs import Runs
 from eval.statistics.intervals import Interval, paired_difference, share_mean
 from eval.tables.rows import by_prompt, mean, rng
@@ -152,7 +151,7 @@ def _less_detail(runs: Runs) -> Outcome | None:
         return None
     frame = runs.of(Spectrum).frame
     frame = _last(frame.loc[frame["step"] == frame["total"]])
-    detail = [float(np.log10(power_K[2 * len(power_K) // 3 :].mean())) for power_K in frame["power"]]
+    detail = [float(log_power(power_K[2 * len(power_K) // 3 :].mean())) for power_K in frame["power"]]
     ours, theirs = (
         by_prompt(frame.assign(detail=detail).loc[frame["method"] == name], "detail") for name in (row, base)
     )

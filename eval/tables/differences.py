@@ -136,9 +136,10 @@ def compared(runs: Runs, final: pd.DataFrame) -> Iterator[tuple[str, int, pd.Dat
         if not len(theirs):
             per_step = runs.of(_evaluations)
             wanted = per_step.get(method, math.nan) * total
-            spent = base["total"] * per_step.get(name, math.nan)
-            theirs = base.loc[(spent / wanted - 1).abs() <= BUDGET]
-        if len(theirs) and theirs["total"].nunique() == 1 and _places(part) & _places(theirs):
+            off = (base["total"] * per_step.get(name, math.nan) / wanted - 1).abs()
+            near = base.loc[off <= BUDGET]
+            theirs = near.loc[near["total"] == near["total"].loc[off.idxmin()]] if len(near) else near
+        if len(theirs) and _places(part) & _places(theirs):
             yield method, total, part, theirs
 
 

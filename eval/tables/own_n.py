@@ -27,7 +27,7 @@ def table(runs: Runs) -> Table:
         cells: list[Cell] = []
         for total in totals:
             part = own.loc[own["total"] == total]
-            cells.append(percent(mean(part, "value")) if len(part) else "–")
+            cells.append(percent(mean(part, "value", share=True)) if len(part) else "–")
         base = runs.base(method)
         if base is None:
             rows.append([method, *cells, *["–"] * (len(convergence.SHARES) + 3)])
@@ -45,9 +45,10 @@ def table(runs: Runs) -> Table:
          f"ratio at {shares[0]}", "prompts", "runs"],
         rows,
         [
-            f"N to 80 %: between which N of {', '.join(map(str, totals))} the method reaches 80 % of "
-            f"{baseline}'s level at N = {totals[-1]}; nothing was run in between. [In brackets: what 95 % of "
-            "the resamples of prompts lie within.] The ratio lies between the least and the most both allow."
+            f"N to {shares[0]}: between which N of {', '.join(map(str, totals))} the method reaches "
+            f"{shares[0]} of {baseline}'s level at N = {totals[-1]}; nothing was run in between. [In "
+            "brackets: what 95 % of the resamples of prompts lie within.] The ratio lies between the least "
+            "and the most both allow."
         ],
     )  # fmt: skip
 

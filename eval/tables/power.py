@@ -25,6 +25,7 @@ from eval.statistics.power import (
     widest,
     within_budget,
 )
+from eval.tables.controls import reference
 from eval.tables.cost import costs
 from eval.tables.differences import compared, shown_from
 from eval.tables.rows import by_prompt, rng
@@ -107,10 +108,12 @@ def needed(spread: Spread, plan: Plan, metrics: Sequence[str] = ()) -> Table:
 def steps(runs: Runs, plan: Plan) -> Table:
     """How often so many prompts × seeds show that a method takes `plan.ratio` times the baseline's steps."""
     scores = runs.of(RPrecision).scores
-    if runs.baseline is None:
+    baseline = reference(runs)
+    if baseline is None:
         raise UserError("power of a ratio of steps needs runs of uniform_sds")
-    total = int(scores.loc[scores["method"] == runs.baseline, "total"].max())
-    x_X, curves = _curves(scores.loc[(scores["method"] == runs.baseline) & (scores["total"] == total)])
+    scores = scores.loc[scores["method"] == baseline]
+    total = int(scores["total"].max())
+    x_X, curves = _curves(scores.loc[scores["total"] == total])
     grid = sorted({n for n in GRID if n < plan.prompts} | {plan.prompts})
     share = SHARES[0]
     rows: list[list[Cell]] = [
@@ -127,8 +130,8 @@ def steps(runs: Runs, plan: Plan) -> Table:
     ]
     alone = all(len(own) == 1 for own in curves.values())
     notes = [
-        f"Simulated from {runs.baseline}'s curves of N = {total}: a method that reaches at {plan.ratio:g}·x "
-        f"what {runs.baseline} reaches at x; shown: the interval of the ratio at {share:.0%} of the "
+        f"Simulated from {baseline}'s curves of N = {total}: a method that reaches at {plan.ratio:g}·x "
+        f"what {baseline} reaches at x; shown: the interval of the ratio at {share:.0%} of the "
         "baseline's final level is clear of 1.",
         *(["One seed a prompt: its methods are drawn from different prompts, so the power is more."] * alone),
     ]
@@ -162,7 +165,7 @@ def planned_with(
     if hours is None:
         return plan
     if seconds is None:
-        seconds = costs(runs).seconds(runs.baseline or runs.methods[0]).value * max(runs.totals)
+        seconds = costs(runs).seconds(reference(runs) or runs.methods[0]).value * max(runs.totals)
     return replace(plan, budget=runs_in(hours, seconds, methods or len(runs.methods)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from eval.figures.manifest import image_bytes
 from eval.figures.style import PAGE, Sheet, chart, few_ticks, handle, legend, style
 from eval.statistics.intervals import bootstrap_mean, paired_difference, share_mean
 from eval.tables.rows import rng
-from eval.tables.table import Cell, Number, Table, console_for_tables, number, percent, terminal, write
+from eval.tables.table import Cell, Table, console_for_tables, number, percent, terminal, write
 from harness.distill.method import NoiseSchedule, load_method
 from harness.distill.schedules import sd_alphas_cumprod
 from harness.records.files import make_folder, write_bytes
@@ -64,37 +64,62 @@ def _rows(sized: Size, journal: Journal, winner: Winner) -> Iterator[tuple[str, 
 
 def tables(name: str, sized: Size, journal: Journal, winner: Winner) -> list[Table]:
     """What the winner and the references are worth on the prompts of the search, of the choice and of the
-    tests; and by how much that is more than the baseline. Selection shows as what is lost from left to
-    right."""
+    tests; by how much that is more than the baseline; and how far the winner leads each. Selection shows as
+    what is lost from left to right."""
     rows = list(_rows(sized, journal, winner))
     parts = list(dict.fromkeys(part for _, own in rows for part in own))
-    base = dict(rows)[BASELINE]
+    base, won = dict(rows)[BASELINE], dict(rows)[FOUND]
 
-    def cells(scores: Parts, cell: Callable[[Scores, str], Number]) -> list[Cell]:
-        return [cell(scores[part], part) if scores.get(part) else "–" for part in parts]
-
-    def worth(scores: Scores, part: str) -> Number:
+    def worth(scores: Scores) -> Cell:
+        if not scores:
+            return "–"
         if sized.iou:
             return number(bootstrap_mean(by_prompt(scores), rng()), 3)
         return percent(share_mean(by_prompt(scores)))
 
-    def gain(scores: Scores, part: str) -> Number:
-        found = paired_difference(by_prompt(scores), by_prompt(base[part]), rng(), shares=not sized.iou)
+    def less(scores: Scores, than: Scores) -> Cell:
+        if not scores or not than:
+            return "–"
+        found = paired_difference(by_prompt(scores), by_prompt(than), rng(), shares=not sized.iou)
         return number(found, 3, sign=True) if sized.iou else percent(found, sign=True)
 
     measure = f"mean R-Precision ({sized.score.replace('_', ' ')}) over a run's steps"
     measure += f" + {sized.iou:g} × last aligned IoU" if sized.iou else ", %"
     heads = ["method", *(f"{part} ({len({s.prompt for s in base[part]})} prompts)" for part in parts)]
-    notes = [
-        f"{FOUND}: {' '.join(winner.settings)}; of {winner.candidates} candidates on train, chosen on "
-        f"validation, fixed as {winner.sha256[:12]} before any test."
-    ]
-    return [
-        Table("search", ["r_precision"], f"Search {name}: {measure}", heads,
-              [[label, *cells(own, worth)] for label, own in rows], notes),
-        Table("search_gain", ["r_precision"], f"Search {name}: difference to {BASELINE} of {measure}", heads,
-              [[label, *cells(own, gain)] for label, own in rows if label != BASELINE]),
+
+    def table(kind: str, title: str, columns: list[str], lines: list[list[Cell]], *notes: str) -> Table:
+        return Table(kind, ["r_precision"], f"Search {name}: {title}", columns, lines, list(notes))
+
+    found = [
+        table(
+            "search", measure, heads,
+            [[label, *(worth(own.get(part, ())) for part in parts)] for label, own in rows],
+            f"{FOUND}: {' '.join(winner.settings)}; of {winner.candidates} candidates on train, chosen on "
+            f"validation, fixed as {winner.sha256[:12]} before any test.",
+        ),
+        table(
+            "search_gain", f"difference to {BASELINE} of {measure}", heads,
+            [[label, *(less(own.get(part, ()), base.get(part, ())) for part in parts)]
+             for label, own in rows if label != BASELINE],
+        ),
+        table(
+            "search_lead", f"{FOUND} less each, of {measure}", ["less", *heads[1:]],
+            [[label, *(less(won.get(part, ()), own.get(part, ())) for part in parts)]
+             for label, own in rows if label != FOUND],
+        ),
     ]  # fmt: skip
+    carried: list[list[Cell]] = [
+        [test, label, other, less(of, than), len(by_prompt(of))]
+        for test, scores in journal.tests.items()
+        for label, of in scores.items()
+        if label.endswith(f"@{FOUND}")
+        for other, than in scores.items()
+        if other != label and other.partition("@")[0] == label.partition("@")[0]
+    ]
+    if carried:
+        heads = ["test", "method", "less", "difference", "prompts"]
+        found.append(table("search_carried", f"{FOUND} in other distillations: {measure}", heads, carried))
+    return found
 
 
 def figure(name: str, sized: Size, journal: Journal, winner: Winner) -> Sheet:

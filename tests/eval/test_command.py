@@ -17,7 +17,7 @@ from eval.metrics.r_precision import CEILING, RPrecision
 from eval.runs import Runs
 from eval.tables.made import make_tables
 from eval.tables.table import Number, latex
-from harness.config import Config, UserError, ViewsConfig
+from harness.config import Config, UserError, ViewsConfig, apply_overrides
 from harness.console import Console
 from harness.records.folder import run_folders
 from tests.eval.conftest import PROMPTS, TOY, Sweep, picture
@@ -166,6 +166,16 @@ def test_runs_with_their_own_number_of_steps_stand_in_rows_of_their_own(
     assert study.totals == [20, 40]
     rows = {(row[0], row[1]): str(row[2]) for row in study.of(RPrecision).own_table().rows}
     assert rows["tp_sds", 20] == "100.0 [43.9, 100.0]" and rows["tp_sds", 40] == "0.0 [0.0, 56.1]"
+    [[own_n], _] = make_tables(study, ["own_n"])
+    assert [str(cell) for cell in own_n.rows[1][:3]] == ["tp_sds", rows["tp_sds", 20], rows["tp_sds", 40]]
+
+
+def test_samples_of_one_prior_do_not_stand_beside_runs_of_several(runs: Sweep, clip_folder: Path) -> None:
+    other = apply_overrides(TOY, ["guidance.prior=toy-other"])
+    runs.add("tp_sds", PROMPTS[0], 0, config=other, axes=("guidance.prior",))
+    study = open_runs(runs.root, clip=str(clip_folder), device="cpu", samples=2, allow_mixed=True)
+    assert study.prior_samples == {}
+    assert "no samples of the prior: these runs have several priors" in study.notes
 
 
 def test_mixed_pools_are_refused_unless_asked_for(runs: Sweep, clip_folder: Path) -> None:

@@ -16,6 +16,7 @@ from eval.tables.notes import all_notes
 from eval.tables.table import Number
 from harness.config import Config, UserError, apply_overrides
 from harness.records.files import write_json
+from tests.eval import conftest
 from tests.eval.conftest import PROMPTS, TOY, Sweep, picture
 
 WRONG = dict(zip(PROMPTS, (*PROMPTS[2:], *PROMPTS[:2]), strict=True))
@@ -91,6 +92,21 @@ def test_a_control_that_fails_stands_first_in_all_tables_of_its_setting(
     unlike = Sweep(tmp_path / "unlike")
     unlike.add("uniform_sds", PROMPTS[0], 0, config=apply_overrides(TOY, [f"{CFG}=7"]))
     assert not controls.told(opened(unlike, clip_folder))
+
+
+def test_a_flat_picture_has_as_little_detail_as_eight_bits_can_tell(
+    tmp_path: Path, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Sweep(tmp_path / "runs")
+    flat = {"params": {"t": 900}, "params_set": ("t",), "variant": "t=900"}
+    for prompt in PROMPTS:
+        sweep.add("uniform_sds", prompt, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(conftest, "picture", lambda *_, **__: np.full((5, 16, 16, 3), 128, np.uint8))
+            sweep.add("uniform_sds", prompt, 0, **flat)
+    found = {str(row[0]): row for row in controls.table(opened(sweep, clip_folder)).rows}
+    row = found["one large timestep, t = 900, lacks detail"]
+    assert row[1] == "seen" and isinstance(row[3], Number) and -6 < row[3].value < 0
 
 
 @pytest.mark.parametrize(

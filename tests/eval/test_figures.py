@@ -23,13 +23,15 @@ from eval.figures.looks import KNOWN, OTHERS, looks
 from eval.figures.schedules import SCHEDULES, T_MAX, T_MIN, logged
 from eval.figures.style import COLUMN, PAGE, Sheet, edges
 from eval.figures.write import FIGURES, write_figures
+from eval.metrics import gradients
 from eval.metrics.gradients import Gradients
 from eval.preference.duels import wilson
 from eval.runs import Runs
 from eval.tables.made import make_tables
-from harness.config import UserError, ViewsConfig
+from harness.config import UserError, ViewsConfig, apply_overrides
 from harness.distill.method import NoiseSchedule, load_method
 from harness.distill.schedules import sd_alphas_cumprod
+from harness.records.folder import RunFolder
 from tests.eval.conftest import PROMPTS, TOY, Sweep, picture
 
 ROOT = Path(__file__).parents[2]
@@ -298,6 +300,22 @@ def test_the_gradient_map_is_the_mean_over_runs(study: Runs) -> None:
     for axes in sheet.axes[:2]:
         [mesh] = axes.collections
         assert np.asarray(mesh.get_array()).ravel() == pytest.approx([30, 40, 510, 520, 990, 1000])
+
+
+def test_a_gradient_map_has_its_own_runs_guidance(
+    tmp_path: Path, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Sweep(tmp_path / "runs")
+    for cfg in (7.5, 20):
+        config = apply_overrides(TOY, [f"guidance.cfg_scale={cfg}"])
+        sweep.add("uniform_sds", PROMPTS[0], 0, config=config, axes=("guidance.cfg_scale",))
+    monkeypatch.setattr(RunFolder, "params_steps", lambda _: [10, 20])
+    monkeypatch.setattr(gradients, "held", lambda guidance, *_, **__: guidance)
+    cell = {"step": 10, "t": 20, "variance": 0.0}
+    monkeypatch.setattr(gradients, "gradient_map", lambda _, guidance: [cell | {"mean": guidance.cfg_scale}])
+    frame = Runs(sweep.root, clip=str(clip_folder), device="cpu", samples=0).of(Gradients).frame
+    rows = dict(zip(frame["method"], frame["mean"], strict=True))
+    assert rows == {"uniform_sds, cfg_scale 7.5": 7.5, "uniform_sds, cfg_scale 20": 20}
 
 
 def test_what_the_runs_do_not_allow_is_skipped_unless_it_is_named(

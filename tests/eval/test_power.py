@@ -19,8 +19,8 @@ from eval.statistics.power import MOST_SEEDS, Spread
 from eval.tables import differences, power
 from eval.tables.table import Number
 from harness.cli import app
-from harness.config import UserError
-from tests.eval.conftest import PROMPTS, Sweep
+from harness.config import UserError, apply_overrides
+from tests.eval.conftest import PROMPTS, TOY, Sweep
 
 STUDIES = 2000
 
@@ -138,6 +138,20 @@ def test_the_tables_say_what_runs_could_have_seen(runs: Path, clip_folder: Path)
     assert [row[0] for row in needed.rows] == ["5", "5", "10", "10", "20", "20"]
     assert [row[0] for row in steps.rows] == [6]
     assert lines[0].startswith("30 runs of each method: 6 prompts × 5 seeds show ")
+
+
+def test_runs_of_several_settings_are_planned_from_the_one_that_controls_are_held_against(
+    tmp_path: Path, clip_folder: Path
+) -> None:
+    sweep = Sweep(tmp_path / "runs")
+    for cfg in (1, 20):
+        config = apply_overrides(TOY, [f"guidance.cfg_scale={cfg}"])
+        for prompt in PROMPTS:
+            for method in ("uniform_sds", "tp_sds"):
+                sweep.add(method, prompt, 0, shows=prompt, config=config, axes=("guidance.cfg_scale",))
+    found = open_runs(sweep.root, clip=str(clip_folder), device="cpu")
+    table = power.steps(found, power.Plan(prompts=6, seeds=(1,)))
+    assert any(note.startswith("Simulated from uniform_sds, cfg_scale 20's curves") for note in table.notes)
 
 
 def test_the_command_plans_with_runs_and_without(runs: Path, clip_folder: Path) -> None:
