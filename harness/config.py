@@ -11,7 +11,8 @@ import json
 import operator
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import PurePath
 from types import UnionType
@@ -301,9 +302,9 @@ def override_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def annotation_of(key: str, model: type[BaseModel] | None = None) -> Any:
+def annotation_of(key: str) -> Any:
     """The annotation of a dotted key's field; None where `--set` takes no such key."""
-    model = model or Config
+    model: type[BaseModel] = Config
     if key not in override_keys(model):
         return None
     *sections, name = key.split(".")
@@ -421,6 +422,15 @@ def named_line(error: BaseException) -> str:
     return f"{name}: {first_line(error)}" if str(error).strip() else name
 
 
+@contextmanager
+def fitting(where: object) -> Iterator[None]:
+    """What pydantic refuses within, as a UserError that says where."""
+    try:
+        yield
+    except ValidationError as error:
+        raise UserError(f"{where}: {first_problem(error)}") from None
+
+
 def first_problem(error: ValidationError) -> str:
     """A pydantic error as one line: where and what."""
     problem = error.errors(include_url=False)[0]
@@ -465,13 +475,11 @@ def apply_overrides(config: Config, items: Sequence[str]) -> Config:
         for section in sections:
             target = target[section]
         target[name] = parse_value(text, annotation_of(key))
-        try:
+        with fitting(f"--set {short(item, 200)}"):
             for section in sections:
                 kind = Config.model_fields[section].annotation
                 assert isinstance(kind, type) and issubclass(kind, BaseModel)
                 kind.model_validate(target)
-        except ValidationError as error:
-            raise UserError(f"--set {short(item, 200)}: {first_problem(error)}") from None
     try:
         return Config.model_validate(data)
     except ValidationError as error:

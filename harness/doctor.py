@@ -149,8 +149,10 @@ def cost(config: Config) -> Check:
                 found = pool.measure(plan, {run_id(spec): spec for spec in specs})
             except UserError as error:
                 return Check("cost", "problem", str(error), needed=False)
+    if not found.rate:
+        return Check("cost", "problem", "; ".join(found.notes) or "nothing was measured", needed=False)
     runs = 3 * len(specs)
-    seconds = runs * config.steps / found.rate if found.rate else float("inf")
+    seconds = runs * config.steps / found.rate
     facts = {"rate": found.rate, "memory_mb": found.memory, "pack": len(plan.packs[0]), "seconds": seconds}
     text = (
         f"{found.rate:.3g} steps/s and {found.memory / 1024:.1f} GiB with packs of {len(plan.packs[0])}: "

@@ -29,6 +29,7 @@ from harness.objects.final import Final, encoded, pictures
 from harness.records.files import read_json, strip, tiles, write_cache
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, canonical_json, hashed_config, slug
+from harness.records.stamp import must_be
 from harness.rng import Key
 from harness.scene.cameras import Cameras, evaluation
 from harness.scene.kind import load_kind
@@ -126,6 +127,8 @@ def fitted_views(
     found = {prompt: kept for prompt, name in names.items() if (kept := _kept(folder / name))}
     missing = [prompt for prompt in solids if prompt not in found]
     guidance = load_guidance(config, torch.device(pick_device(device))) if missing else None
+    if guidance:
+        must_be(guidance.record, prior_hash)
     for first in range(0, len(missing), PACK):
         assert guidance is not None
         part = missing[first : first + PACK]

@@ -16,6 +16,7 @@ from harness.guidance.sampling import sample
 from harness.objects.final import encoded, pictures
 from harness.records.files import strip, tiles, write_cache
 from harness.records.identity import canonical_json, slug
+from harness.records.stamp import must_be
 
 CFG_SCALE = 7.5  # Stable Diffusion's default for sampling; a run's own scale is for distillation
 STEPS = 50
@@ -40,6 +41,7 @@ def prior_samples(
     drawn: dict[str, bytes] = {}
     if missing:
         guidance = held(cfg, device, local_files_only=True)
+        must_be(guidance.record, prior_hash)
         for prompt in missing:
             drawn[prompt] = _draw(guidance, prompt, count)
             write_cache(paths[prompt], drawn[prompt])

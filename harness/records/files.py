@@ -251,10 +251,7 @@ def read_text(path: Path) -> str:
 def read_json(path: Path) -> Any | None:
     """The JSON in a file, or in what a link to one leads to; None where there is none that can be read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            return parse_json(read_descriptor(descriptor, path.name, JSON_BYTES))
-        finally:
-            os.close(descriptor)
+        with open_regular(path) as file:
+            return parse_json(read_descriptor(file.fileno(), path.name, JSON_BYTES))
     except (OSError, ValueError, RecordError):
         return None

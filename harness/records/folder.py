@@ -473,12 +473,19 @@ class RunFolder:
             self._lease = Lease.take(self.path, owner, self.checkpoint_step())
         return self._lease
 
-    def record_death(self, **told: Any) -> None:
-        """Count an attempt that ended without a word; `told` is what is known of it beside its lease."""
-        if self.status() not in ("new", "resume"):
+    @contextmanager
+    def _locked_if(self, *standing: str) -> Iterator[bool]:
+        """Hold the run's lock where it stands so; yields whether it does. Others are not touched."""
+        if self.status() not in standing:
+            yield False
             return
         with locked(self.path):
-            if self.status() in ("new", "resume"):
+            yield self.status() in standing
+
+    def record_death(self, **told: Any) -> None:
+        """Count an attempt that ended without a word; `told` is what is known of it beside its lease."""
+        with self._locked_if("new", "resume") as still:
+            if still:
                 self._bury(**told)
 
     def _bury(self, **told: Any) -> None:
@@ -489,19 +496,15 @@ class RunFolder:
 
     def forget_failure(self) -> bool:
         """Make a failed run resumable again, from its last checkpoint; False where it was not failed."""
-        if self.status() != "failed":
-            return False
-        with locked(self.path):
-            if self.status() != "failed":
-                return False
-            for name in (FAILURE, DEATHS):
+        with self._locked_if("failed") as still:
+            for name in (FAILURE, DEATHS) if still else ():
                 path = self.path / name
                 if path.exists():
                     with disk_errors(path):
                         os.replace(path, path.with_suffix(".previous.json"))
-            if not holder(self.path):
+            if still and not holder(self.path):
                 (self.path / LEASE).unlink(missing_ok=True)
-        return True
+        return still
 
     def cancel(self) -> bool:
         """Take the run out of whatever advances it; False where it is done, failed or cancelled already, and
@@ -509,14 +512,11 @@ class RunFolder:
 
         It waits, from its last checkpoint, until its sweep is asked for again (`uncancel`).
         """
-        if self.status() not in ("new", "resume", "running"):
-            return False
-        with locked(self.path):
-            if self.status() not in ("new", "resume", "running"):
-                return False
-            write_json(self.path / CANCELLED, {"time": time.time()})
-            (self.path / LEASE).unlink(missing_ok=True)  # its holder is fenced off at its next write
-        return True
+        with self._locked_if("new", "resume", "running") as still:
+            if still:
+                write_json(self.path / CANCELLED, {"time": time.time()})
+                (self.path / LEASE).unlink(missing_ok=True)  # its holder is fenced off at its next write
+        return still
 
     def uncancel(self) -> None:
         """Take a `cancel` back."""

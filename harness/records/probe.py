@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -198,7 +199,8 @@ def mount_of(place: Path, mounts: str | None = None) -> tuple[str, str]:
         fields = line.split(" ")
         if len(fields) < 4:
             continue
-        point = Path(fields[1].encode("utf-8", "surrogateescape").decode("unicode_escape"))
+        octal = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), os.fsencode(fields[1]))
+        point = Path(os.fsdecode(octal))
         if place.resolve().is_relative_to(point) and len(point.parts) >= longest:
             found, longest = (fields[2], fields[3]), len(point.parts)
     return found

@@ -37,6 +37,15 @@ def same_prior(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return True
 
 
+def must_be(record: Mapping[str, Any], asked: str) -> None:
+    """UserError where the prior that is here is not the one that runs were made with, by its `prior_hash`."""
+    if asked and asked not in (record.get("content_hash"), record.get("weights_hash")):
+        raise UserError(
+            f"the runs were made with other files of {record.get('tag')} ({asked[:12]}) than are here "
+            f"({prior_hash(record)[:12]})"
+        )
+
+
 def changed(path: Path, prior: str, then: str, now: str) -> UserError:
     """The error of a run that is to go on with another content of its prior than it was begun with."""
     return UserError(

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from harness.config import UserError, first_line
 from harness.records.folder import RunFolder
@@ -98,19 +99,19 @@ def leave(seconds: float = LEAVE_SECONDS) -> None:
         _the_follower.wait(seconds)
 
 
+@dataclass(eq=False)
 class _Mirrored:
     """What the thread knows of a run: how far it may go, and whether it is over."""
 
-    def __init__(self, folder: RunFolder, open_mirror: Callable[[], Mirror], settled: int):
-        self.folder = folder
-        self.open_mirror = open_mirror
-        self.mirror: Mirror | None = None
-        self.settled = settled
-        self.followed: int | None = None  # what W&B was told of; None before it is open
-        self.finishing = False
-        self.ended = False
-        self.closing = False
-        self.given_up = False
+    folder: RunFolder
+    open_mirror: Callable[[], Mirror]
+    settled: int
+    mirror: Mirror | None = None
+    followed: int | None = None  # what W&B was told of; None before it is open
+    finishing: bool = False
+    ended: bool = False
+    closing: bool = False
+    given_up: bool = False
 
     @property
     def due(self) -> bool:

@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from harness.config import Strict, UserError, first_problem, nearest, read_toml
+from harness.config import Strict, UserError, fitting, nearest, read_toml
 from harness.home import PARTS
 from harness.records.files import read_text
 from harness.records.identity import COMPOSED, canonical_json
@@ -196,7 +196,5 @@ def load(name: str) -> Search:
     path = Path(name).expanduser() if name.endswith(".toml") else SEARCHES / f"{name}.toml"
     if not path.is_file():
         raise UserError(f"no search '{name}'{nearest(name, names())}")
-    try:
+    with fitting(path):
         return Search.model_validate(read_toml(read_text(path), path))
-    except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error)}") from None

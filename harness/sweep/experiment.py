@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from harness.config import Strict, UserError, first_problem, nearest, read_toml, split_override
+from harness.config import Strict, UserError, fitting, nearest, read_toml, split_override
 from harness.home import PARTS
 from harness.records.files import read_text
 from harness.records.identity import RunSpec, run_id
@@ -118,7 +118,5 @@ def load(name: str) -> Experiment:
     path = EXPERIMENTS / f"{name}.toml"
     if not path.is_file():
         raise UserError(f"no experiment '{name}'{nearest(name, [*names(), 'all'])}")
-    try:
+    with fitting(path):
         return Experiment.model_validate(read_toml(read_text(path), path))
-    except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error)}") from None

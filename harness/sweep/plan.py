@@ -51,15 +51,11 @@ class Plan:
         parts = [
             f"{self.total} runs: {len(self.new)} new, {len(self.resume)} to resume, {len(self.done)} done"
         ]
-        if self.running:
-            parts.append(f"{len(self.running)} running elsewhere")
-        if self.queued:
-            parts.append(f"{len(self.queued)} queued")
-        parts.append(f"{len(self.failed)} failed")
-        if self.cancelled:
-            parts.append(f"{len(self.cancelled)} cancelled")
-        if self.damaged:
-            parts.append(f"{len(self.damaged)} damaged")
+        states = {
+            "running elsewhere": self.running, "queued": self.queued, "failed": self.failed,
+            "cancelled": self.cancelled, "damaged": self.damaged,
+        }  # fmt: skip
+        parts += [f"{len(runs)} {state}" for state, runs in states.items() if runs or state == "failed"]
         steps = sum(self.steps_left.values())
         if self.packs:
             many = f"{len(self.packs)} packs" if len(self.packs) > 1 else "1 pack"
@@ -121,7 +117,7 @@ def make_plan(
             continue
         getattr(plan, status).append(name)
         if status in ("new", "resume"):
-            step = folder.state().get("step", 0) if status == "resume" else 0
+            step = folder.checkpoint_step() if status == "resume" else 0
             plan.steps_left[name] = max(spec.config.steps - step, 0)
             alone = {DEATHS, LEASE} & names and len(folder.deaths()) >= DEATHS_ALLOWED - 1
             key = (canonical_json([spec.method, spec.alike]), _dump(spec.config)[1], bool(alone))

@@ -26,9 +26,11 @@ from harness.guidance.folder import patterns
 from harness.guidance.hub import sha256_file
 from harness.guidance.lock import Lock
 from harness.guidance.random_prior import make_prior
-from harness.presets import load
+from harness.presets import load, preset
 from harness.records import environment as environment_of_results
 from harness.sweep import experiment
+from harness.sweep.plan import Plan
+from harness.sweep.pool import Pace, Pool
 from tests.hubserver import COMMIT, Hub
 
 PRIOR = ["doctor", "--fetch", "--prior", "tiny/prior", "--clip", "toy-clip"]
@@ -361,6 +363,16 @@ def test_what_is_missing_is_named_with_what_to_do(
         in (lacking[0]["text"])
     )
     assert not told["ok"] and not (tmp_path / "cache").exists()
+
+
+def test_an_estimate_that_cannot_be_measured_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pool, "__init__", lambda self, *_, **__: None)
+    monkeypatch.setattr(Pool, "__enter__", lambda self: self)
+    monkeypatch.setattr(Pool, "__exit__", lambda *_: None)
+    monkeypatch.setattr(Pool, "plan", lambda _: Plan())
+    monkeypatch.setattr(Pool, "measure", lambda *_: Pace(0.0, 0.0, ("uniform_sds cannot be measured: why",)))
+    found = doctor.cost(preset("toy"))
+    assert (found.status, found.text) == ("problem", "uniform_sds cannot be measured: why")
 
 
 @pytest.mark.journey

@@ -29,7 +29,7 @@ from eval.tables.made import RARE, make_tables, table_names
 from eval.tables.table import Number, Table, as_csv, latex
 from harness.config import GuidanceConfig, UserError, ViewsConfig
 from harness.console import Console
-from harness.guidance.prior import Guidance
+from harness.guidance.prior import Guidance, held
 from harness.toyworld.solid import Solid
 from tests import tinyruns
 from tests.eval.conftest import PROMPTS, TOY, Sweep, picture
@@ -327,12 +327,15 @@ def test_a_picture_has_no_textureless_renders(tiny_prior: Path, tmp_path: Path) 
 
 def test_samples_of_the_prior_are_drawn_once(tiny_prior: Path, tmp_path: Path) -> None:
     cfg = GuidanceConfig(prior=str(tiny_prior), dtype="float32")
-    first = prior_samples(tmp_path, cfg, "hash", ["a red mug"], 2, "cpu")["a red mug"]
+    own = held(cfg).content_hash
+    first = prior_samples(tmp_path, cfg, own, ["a red mug"], 2, "cpu")["a red mug"]
     assert first.shape[0] == 2 and not np.array_equal(first[0], first[1])
     gone = cfg.model_copy(update={"prior": str(tmp_path / "nowhere")})
     [folder] = (tmp_path / "eval").iterdir()
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    again = prior_samples(tmp_path, cfg, "hash", ["a red mug"], 2, "cpu")["a red mug"]
+    again = prior_samples(tmp_path, cfg, own, ["a red mug"], 2, "cpu")["a red mug"]
     assert np.array_equal(again, first) and {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
     with pytest.raises(UserError, match="nowhere"):
-        prior_samples(tmp_path, gone, "hash", ["a red mug"], 2, "cpu")
+        prior_samples(tmp_path, gone, own, ["a red mug"], 2, "cpu")
+    with pytest.raises(UserError, match="other files of"):
+        prior_samples(tmp_path, cfg, "0" * 64, ["a red mug"], 2, "cpu")

@@ -88,10 +88,10 @@ def test_mounts_say_whether_locks_reach_other_nodes(tmp_path: Path, monkeypatch:
 
 
 def test_the_mount_of_a_folder_is_the_innermost(tmp_path: Path) -> None:
-    escaped = str(tmp_path / "a b").replace(" ", "\\040")
-    (tmp_path / "a b").mkdir()
+    escaped = str(tmp_path / "é b").replace(" ", "\\040")
+    (tmp_path / "é b").mkdir()
     mounts = f"/dev/a / ext4 rw 0 0\nserver:/x {escaped} nfs4 rw,vers=4.2 0 0\n"
-    assert mount_of(tmp_path / "a b", mounts) == ("nfs4", "rw,vers=4.2")
+    assert mount_of(tmp_path / "é b", mounts) == ("nfs4", "rw,vers=4.2")
     assert mount_of(tmp_path, mounts) == ("ext4", "rw")
 
 

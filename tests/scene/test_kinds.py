@@ -405,11 +405,14 @@ def test_fitted_objects_are_made_once_for_a_configuration(
         Config(steps=2), ["views.azimuths=3", "views.heldout_elevation=none", "scene.kind=voxels"]
     )
     prompts = ["a red car", "a white cup with a red handle"]
-    made = fitted.fitted_views(tmp_path, config, "a hash", prompts, "cpu")
+    own = load_guidance(config, torch.device("cpu")).content_hash
+    made = fitted.fitted_views(tmp_path, config, own, prompts, "cpu")
     assert [each.views_VHWC.shape for each in made.values()] == [(3, 64, 64, 3)] * 2
     assert all(0 <= (each.iou or 0) <= (each.aligned_iou or 0) <= 1 for each in made.values())
+    with pytest.raises(UserError, match="other files of"):
+        fitted.fitted_views(tmp_path, config, "0" * 64, prompts, "cpu")
     monkeypatch.setattr(fitted, "load_guidance", lambda *_: pytest.fail("it is there already"))
-    again = fitted.fitted_views(tmp_path, config, "a hash", prompts[::-1], "cpu")
+    again = fitted.fitted_views(tmp_path, config, own, prompts[::-1], "cpu")
     for prompt in prompts:
         assert (again[prompt].views_VHWC == made[prompt].views_VHWC).all()
         assert (again[prompt].iou, again[prompt].aligned_iou) == (made[prompt].iou, made[prompt].aligned_iou)
@@ -418,9 +421,9 @@ def test_fitted_objects_are_made_once_for_a_configuration(
     [damaged, *_] = sorted(tmp_path.rglob("*.json"))
     damaged.write_text("[]")
     with pytest.raises(pytest.fail.Exception, match="it is there already"):
-        fitted.fitted_views(tmp_path, config, "a hash", prompts, "cpu")
+        fitted.fitted_views(tmp_path, config, own, prompts, "cpu")
     with pytest.raises(UserError):
-        fitted.fitted_views(tmp_path, config, "a hash", ["a thing that is no toy"], "cpu")
+        fitted.fitted_views(tmp_path, config, own, ["a thing that is no toy"], "cpu")
 
 
 def test_the_autoencoder_keeps_what_is_shown_to_it() -> None:

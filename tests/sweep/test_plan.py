@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from harness.config import Config, UserError
 from harness.records.folder import RunFolder
@@ -27,8 +29,10 @@ def test_runs_are_sorted_by_their_folders(tmp_path: Path):
     folders = [RunFolder.create(tmp_path, spec) for spec in specs]
     folders[0].finish({})
     folders[1].fail("diverged", 3)
-    (folders[2].path / "checkpoint.safetensors").touch()
-    folders[2].save_state(step=100, total=400)
+    save_file(
+        {"x": torch.zeros(1)}, folders[2].path / "checkpoint.safetensors", metadata={"step": "100"}
+    )  # it goes on from here, whatever step it had been at
+    folders[2].save_state(step=130, total=400)
     held = RunFolder(folders[3].path).acquire("test")
     plan = make_plan(tmp_path, specs, pack=16)
     ids = [folder.id for folder in folders]
