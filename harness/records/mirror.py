@@ -54,7 +54,8 @@ class Place:
 
         Raises UserError for a project that W&B does not take.
         """
-        kept = read_json(root / PLACE) or {}
+        found = read_json(root / PLACE)
+        kept = found if isinstance(found, dict) else {}
         place = cls(
             kept.get("project", PROJECT) if project is None else project,
             group or kept.get("group") or root.resolve().name,
