@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, CallbackParam, Exit, Option, Typer
 from typer.core import TyperGroup
 
 from harness.config import ENCODERS, UserError, nearest
@@ -82,7 +82,7 @@ class Grouped(TyperGroup):
                 formatter.write_dl(rows)
 
 
-app = typer.Typer(
+app = Typer(
     name="harness",
     cls=Grouped,
     no_args_is_help=True,
@@ -101,25 +101,25 @@ def _version(asked: bool) -> None:
         code = code_version()
         commit = f" ({code['commit'][:12]}{', changed' if code['dirty'] else ''})" if code else ""
         print(f"dreamtime-harness {packages().get('dreamtime-harness', 'not installed')}{commit}")
-        raise typer.Exit
+        raise Exit
 
 
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
+        bool, Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
     pass
 
 
-prompts_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Prompt suites.")
-toyworld_app = typer.Typer(
+prompts_app = Typer(no_args_is_help=True, rich_markup_mode=None, help="Prompt suites.")
+toyworld_app = Typer(
     no_args_is_help=True, rich_markup_mode=None, help="The embedded toy world and its weights."
 )
-slurm_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Slurm sites.")
-profile_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Profiles of Slurm sites.")
-study_app = typer.Typer(
+slurm_app = Typer(no_args_is_help=True, rich_markup_mode=None, help="Slurm sites.")
+profile_app = Typer(no_args_is_help=True, rich_markup_mode=None, help="Profiles of Slurm sites.")
+study_app = Typer(
     no_args_is_help=True, rich_markup_mode=None, help="A blind preference study over paired runs."
 )
 app.add_typer(slurm_app, name="slurm")
@@ -231,17 +231,17 @@ def expanded_words(value: list[str]) -> list[str]:
     return [expanded(word) if word.startswith("~") else word for word in value]
 
 
-def folder_out(param: typer.CallbackParam, value: Path | None) -> Path | None:
+def folder_out(param: CallbackParam, value: Path | None) -> Path | None:
     """An option's folder that is written to: told before anything starts where that cannot be."""
     return _out(param, value, check_folder)
 
 
-def file_out(param: typer.CallbackParam, value: Path | None) -> Path | None:
+def file_out(param: CallbackParam, value: Path | None) -> Path | None:
     """An option's file that is written: told before anything starts where that cannot be."""
     return _out(param, value, check_file)
 
 
-def _out(param: typer.CallbackParam, value: Path | None, check: Callable[[Path], None]) -> Path | None:
+def _out(param: CallbackParam, value: Path | None, check: Callable[[Path], None]) -> Path | None:
     path = expanded(value)
     if path is not None:
         try:
@@ -253,13 +253,13 @@ def _out(param: typer.CallbackParam, value: Path | None, check: Callable[[Path],
 
 MethodsDir = Annotated[
     list[Path],
-    typer.Option(
+    Option(
         "--methods-dir", help="A folder with more methods; may be given several times.", callback=expanded
     ),
 ]
 MetricsDir = Annotated[
     list[Path],
-    typer.Option(
+    Option(
         "--metrics-dir", help="A folder with more metrics; may be given several times.", callback=expanded
     ),
 ]
@@ -267,7 +267,7 @@ MetricsDir = Annotated[
 
 FiguresDir = Annotated[
     list[Path],
-    typer.Option(
+    Option(
         "--figures-dir", help="A folder with more figures; may be given several times.", callback=expanded
     ),
 ]
@@ -284,7 +284,7 @@ def scenes_in(value: list[Path]) -> list[Path]:
 
 ScenesDir = Annotated[
     list[Path],
-    typer.Option(
+    Option(
         "--scenes-dir",
         help="A folder with more kinds of scene; may be given several times.",
         callback=scenes_in,
@@ -301,24 +301,24 @@ def encoder_named(value: str) -> str:
 
 Encoder = Annotated[
     str,
-    typer.Option(
+    Option(
         help="What computes hash grids and rays: numba, torch, triton or tinycudann; auto: the fastest here.",
         callback=encoder_named,
         autocompletion=lambda incomplete: [name for name in ENCODERS if name.startswith(incomplete)],
     ),
 ]
-Runs = Annotated[Path, typer.Argument(help="The folder that a sweep wrote.", callback=expanded)]
-RunsOption = Annotated[Path, typer.Option("--runs", help="The folder that a sweep wrote.", callback=expanded)]
+Runs = Annotated[Path, Argument(help="The folder that a sweep wrote.", callback=expanded)]
+RunsOption = Annotated[Path, Option("--runs", help="The folder that a sweep wrote.", callback=expanded)]
 Filter = Annotated[
     list[str],
-    typer.Argument(
+    Argument(
         help="Which: method=tp_sds, seed=0-2, prompt=bus, suite=coco, state=failed, cfg_scale=50, a part of "
-        "the id, a pattern with *; all words must fit.",
+        "the id, a pattern with *; all words must fit."
     ),
 ]
 Source = Annotated[
     str,
-    typer.Argument(
+    Argument(
         metavar="[RUNS]",
         help="A folder of runs or a published one, hf:OWNER/NAME, or wandb:entity/project[/group].",
         callback=expanded,
@@ -328,18 +328,18 @@ Source = Annotated[
 
 PresetName = Annotated[
     str,
-    typer.Option(
+    Option(
         help="Whose settings: one of `harness presets`, or the path of a .toml file of yours.",
         autocompletion=complete_presets,
         callback=expanded,
     ),
 ]
-ClipName = Annotated[str, typer.Option("--clip", help="toy-clip, or an open_clip model of the allow-list.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+ClipName = Annotated[str, Option("--clip", help="toy-clip, or an open_clip model of the allow-list.")]
+Device = Annotated[str, Option(help="auto, cpu or cuda.")]
 AllowMixed = Annotated[
-    bool, typer.Option("--allow-mixed", help="Put runs of different settings into one table all the same.")
+    bool, Option("--allow-mixed", help="Put runs of different settings into one table all the same.")
 ]
 Samples = Annotated[
     int | None,
-    typer.Option("--prior-samples", min=0, help="Images of the prior itself per prompt; 4 for a toy prior."),
+    Option("--prior-samples", min=0, help="Images of the prior itself per prompt; 4 for a toy prior."),
 ]

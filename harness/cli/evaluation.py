@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from harness.cli.app import (
     AllowMixed,
@@ -97,9 +97,7 @@ def evaluate(
     clip: ClipName = "toy-clip",
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Where tables and sheets go; RUNS/eval or wandb-GROUP by default.", callback=folder_out
-        ),
+        Option(help="Where tables and sheets go; RUNS/eval or wandb-GROUP by default.", callback=folder_out),
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
@@ -118,13 +116,11 @@ def evaluate(
 @app.command(epilog="Example: harness tables runs convergence diversity")
 def tables(
     runs: Source = "runs",
-    names: Annotated[list[str], typer.Argument(help=WHICH, autocompletion=complete_tables)] = [],  # noqa: B006
+    names: Annotated[list[str], Argument(help=WHICH, autocompletion=complete_tables)] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Where they go; RUNS/eval/tables or wandb-GROUP/tables by default.", callback=folder_out
-        ),
+        Option(help="Where they go; RUNS/eval/tables or wandb-GROUP/tables by default.", callback=folder_out),
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
@@ -133,7 +129,7 @@ def tables(
     metrics_dir: MetricsDir = [],  # noqa: B006
     contrast: Annotated[
         list[str],
-        typer.Option(
+        Option(
             metavar="'A vs B'",
             help="Two methods, as tables name them, for the table contrasts; several times.",
         ),
@@ -164,35 +160,34 @@ def power(
     runs: Source = "runs",
     words: Filter = [],  # noqa: B006
     difference: Annotated[
-        list[float], typer.Option(min=0, max=100, help="A difference to be shown, points; may be repeated.")
+        list[float], Option(min=0, max=100, help="A difference to be shown, points; may be repeated.")
     ] = [5.0, 10.0, 20.0],  # noqa: B006
-    ratio: Annotated[float, typer.Option(help="A ratio of steps to be shown.")] = 0.65,
-    seeds: Annotated[str, typer.Option(help="Numbers of seeds to plan with.")] = "1,2,3,5",
+    ratio: Annotated[float, Option(help="A ratio of steps to be shown.")] = 0.65,
+    seeds: Annotated[str, Option(help="Numbers of seeds to plan with.")] = "1,2,3,5",
     prompts: Annotated[
-        int | None, typer.Option(min=2, help="The most prompts to plan with; the suite's by default.")
+        int | None, Option(min=2, help="The most prompts to plan with; the suite's by default.")
     ] = None,
     spread: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="BETWEEN,WITHIN",
             help="Without runs: standard deviations of a pair's difference, in points, between prompts and "
             "between the seeds of a prompt.",
         ),
     ] = None,
-    hours: Annotated[float | None, typer.Option(help="A budget: what it can show at best.")] = None,
+    hours: Annotated[float | None, Option(help="A budget: what it can show at best.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="What a run takes; as `harness bench methods` measured by default.")
+        float | None, Option(help="What a run takes; as `harness bench methods` measured by default.")
     ] = None,
     methods: Annotated[
-        int | None, typer.Option(min=2, help="How many methods share the budget; the runs' by default.")
+        int | None, Option(min=2, help="How many methods share the budget; the runs' by default.")
     ] = None,
     width: Annotated[
-        float | None, typer.Option(help="A half width of the interval, points: how many seeds it takes.")
+        float | None, Option(help="A half width of the interval, points: how many seeds it takes.")
     ] = None,
     clip: ClipName = "toy-clip",
     out: Annotated[
-        Path | None,
-        typer.Option(help="Write the tables there, too, as md, csv and tex.", callback=folder_out),
+        Path | None, Option(help="Write the tables there, too, as md, csv and tex.", callback=folder_out)
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
@@ -234,7 +229,7 @@ def power(
 @app.command(epilog="Example: harness metrics --metrics-dir mine")
 def metrics(
     metrics_dir: MetricsDir = [],  # noqa: B006
-    markdown: Annotated[bool, typer.Option("--markdown", help="As docs/protocol.md has them.")] = False,
+    markdown: Annotated[bool, Option("--markdown", help="As docs/protocol.md has them.")] = False,
 ) -> None:
     """The metrics that tables are made of, each one file."""
     if markdown:
@@ -252,11 +247,11 @@ def metrics(
 @app.command(epilog="Example: harness figures runs r_precision seeds_grid --out figures")
 def figures(
     runs: Source = "runs",
-    names: Annotated[list[str], typer.Argument(help=WHICH, autocompletion=complete_figures)] = [],  # noqa: B006
+    names: Annotated[list[str], Argument(help=WHICH, autocompletion=complete_figures)] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
     out: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Where they go; RUNS/eval/figures or wandb-GROUP/figures by default.", callback=folder_out
         ),
     ] = None,
@@ -266,18 +261,17 @@ def figures(
     prior_samples: Samples = None,
     figures_dir: FiguresDir = [],  # noqa: B006
     width: Annotated[
-        float | None,
-        typer.Option(min=1, max=50, help="Inches of a chart; by default a column's."),
+        float | None, Option(min=1, max=50, help="Inches of a chart; by default a column's.")
     ] = None,
-    font: Annotated[str, typer.Option(help="An installed font; DejaVu Sans by default.")] = "",
+    font: Annotated[str, Option(help="An installed font; DejaVu Sans by default.")] = "",
     footnote: Annotated[
-        bool, typer.Option("--footnote/--no-footnote", help="Say under each what it rests on.")
+        bool, Option("--footnote/--no-footnote", help="Say under each what it rests on.")
     ] = True,
     display_names: Annotated[
-        bool, typer.Option("--display-names", help="Methods as their authors write them, such as TP-SDS.")
+        bool, Option("--display-names", help="Methods as their authors write them, such as TP-SDS.")
     ] = False,
     called: Annotated[
-        list[str], typer.Option("--name", metavar="METHOD=TEXT", help="Call a method so; several times.")
+        list[str], Option("--name", metavar="METHOD=TEXT", help="Call a method so; several times.")
     ] = [],  # noqa: B006
 ) -> None:
     """Figures as pdf and png, each with a manifest of the runs that made it."""
@@ -305,22 +299,21 @@ def figures(
 @app.command(epilog="Example: harness reproduce fig8 --size toy")
 def reproduce(
     name: Annotated[
-        str,
-        typer.Argument(help="An experiment of experiments/, or all.", autocompletion=complete_experiments),
+        str, Argument(help="An experiment of experiments/, or all.", autocompletion=complete_experiments)
     ],
     size: Annotated[
-        str, typer.Option(help="toy (two CPU cores, 30 minutes, or two hours with a plan) or paper.")
+        str, Option(help="toy (two CPU cores, 30 minutes, or two hours with a plan) or paper.")
     ] = "toy",
     runs: Annotated[
-        Path, typer.Option(help="Folders of runs, one per experiment, are in here.", callback=folder_out)
+        Path, Option(help="Folders of runs, one per experiment, are in here.", callback=folder_out)
     ] = Path("runs"),
     out: Annotated[
-        Path, typer.Option(help="Tables and figures go here, a folder per experiment.", callback=folder_out)
+        Path, Option(help="Tables and figures go here, a folder per experiment.", callback=folder_out)
     ] = Path("results"),
     device: Device = "auto",
     encoder: Encoder = "auto",
-    wandb: Annotated[str | None, typer.Option(help="online, offline or disabled.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plans and estimates only.")] = False,
+    wandb: Annotated[str | None, Option(help="online, offline or disabled.")] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Print the plans and estimates only.")] = False,
 ) -> None:
     """A named experiment from sweep to figures; runs that are done are reused."""
     from harness import reproduce as program
@@ -329,7 +322,7 @@ def reproduce(
     for each in experiment.names() if name == "all" else [name]:
         code = program.reproduce(each, size, runs, out, device, encoder, wandb, dry_run)
         if code:
-            raise typer.Exit(code)
+            raise Exit(code)
 
 
 @app.command(
@@ -337,17 +330,15 @@ def reproduce(
 )
 def import_(
     renders: Annotated[
-        Path, typer.Argument(help="<method>/<prompt-id>/<seed>/rgb_*.png, as GPTEval3D's.", callback=expanded)
+        Path, Argument(help="<method>/<prompt-id>/<seed>/rgb_*.png, as GPTEval3D's.", callback=expanded)
     ],
-    suite: Annotated[Path, typer.Option(help="The prompts they were made from.", callback=expanded)],
-    out: Annotated[Path, typer.Option(help="The folder of runs to write.", callback=folder_out)] = Path(
-        "imported"
-    ),
-    azimuths: Annotated[int, typer.Option(min=1, help="Views of the full turn to keep.")] = 8,
-    elevation: Annotated[float, typer.Option(help="Degrees that their camera stood at.")] = 15.0,
-    steps: Annotated[int, typer.Option(min=1, help="How many steps their runs took.")] = 1,
-    prior: Annotated[str, typer.Option(help="Name of the diffusion prior they used.")] = "foreign",
-    toy: Annotated[bool, typer.Option("--toy", help="They are of the toy world.")] = False,
+    suite: Annotated[Path, Option(help="The prompts they were made from.", callback=expanded)],
+    out: Annotated[Path, Option(help="The folder of runs to write.", callback=folder_out)] = Path("imported"),
+    azimuths: Annotated[int, Option(min=1, help="Views of the full turn to keep.")] = 8,
+    elevation: Annotated[float, Option(help="Degrees that their camera stood at.")] = 15.0,
+    steps: Annotated[int, Option(min=1, help="How many steps their runs took.")] = 1,
+    prior: Annotated[str, Option(help="Name of the diffusion prior they used.")] = "foreign",
+    toy: Annotated[bool, Option("--toy", help="They are of the toy world.")] = False,
 ) -> None:
     """Other people's renders become run folders that eval, tables and figures read like any other."""
     from eval.scorers.retrieval import cut_captions
@@ -368,7 +359,7 @@ def import_(
 def export(
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="For logs a folder of runs, wandb:entity/project[/group], or offline .wandb files; for a "
             "mesh one run: its folder, its id, or a part of it.",
             callback=expanded,
@@ -376,7 +367,7 @@ def export(
     ] = "runs",
     kind: Annotated[
         str,
-        typer.Option(
+        Option(
             "--format",
             help="parquet or csv: logs; glb, obj or ply: a mesh. As --out ends, else parquet.",
             autocompletion=complete_formats,
@@ -384,21 +375,21 @@ def export(
     ] = "",
     out: Annotated[
         Path | None,
-        typer.Option(help="The file; logs.parquet, or RUN/mesh/object.glb by default.", callback=file_out),
+        Option(help="The file; logs.parquet, or RUN/mesh/object.glb by default.", callback=file_out),
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Logs: which values, comma-separated; all by default.")
+        str | None, Option(help="Logs: which values, comma-separated; all by default.")
     ] = None,
     runs: RunsOption = Path("runs"),
     threshold: Annotated[
-        float | None, typer.Option(help="Mesh: density of the surface; as the views' outlines by default.")
+        float | None, Option(help="Mesh: density of the surface; as the views' outlines by default.")
     ] = None,
     resolution: Annotated[
         int | None,
-        typer.Option(min=16, max=512, help="Mesh: cells along an axis; as fine as the field by default."),
+        Option(min=16, max=512, help="Mesh: cells along an axis; as fine as the field by default."),
     ] = None,
     components: Annotated[
-        int | None, typer.Option(min=1, help="Mesh: keep so many of the largest parts; all by default.")
+        int | None, Option(min=1, help="Mesh: keep so many of the largest parts; all by default.")
     ] = None,
     device: Device = "auto",
     scenes_dir: ScenesDir = [],  # noqa: B006
@@ -420,18 +411,16 @@ def export(
 
 @app.command(epilog="Example: harness publish runs --to coco-toy --name 'TP-SDS on coco, toy world'")
 def publish(
-    runs: Annotated[Path, typer.Argument(help="A folder of runs.", callback=expanded)] = Path("runs"),
+    runs: Annotated[Path, Argument(help="A folder of runs.", callback=expanded)] = Path("runs"),
     words: Filter = [],  # noqa: B006
     to: Annotated[
         Path,
-        typer.Option(
-            help="The folder to be made, or hf:OWNER/NAME: a dataset of the Hub.", callback=folder_out
-        ),
+        Option(help="The folder to be made, or hf:OWNER/NAME: a dataset of the Hub.", callback=folder_out),
     ] = Path("published"),
-    name: Annotated[str, typer.Option(help="What the dataset is called; the folder's name by default.")] = "",
-    licence: Annotated[str, typer.Option(help="Of the data, an SPDX identifier.")] = "CC-BY-4.0",
-    about: Annotated[str, typer.Option(help="A sentence for its card.")] = "",
-    private: Annotated[bool, typer.Option("--private", help="hf:…: a new dataset is not public.")] = False,
+    name: Annotated[str, Option(help="What the dataset is called; the folder's name by default.")] = "",
+    licence: Annotated[str, Option(help="Of the data, an SPDX identifier.")] = "CC-BY-4.0",
+    about: Annotated[str, Option(help="A sentence for its card.")] = "",
+    private: Annotated[bool, Option("--private", help="hf:…: a new dataset is not public.")] = False,
 ) -> None:
     """Ended runs as a dataset, in a folder or on the Hub: parquet, pictures, a card, checksums."""
     only = select(runs, words) if words else None
@@ -459,13 +448,11 @@ def publish(
 
 @app.command(epilog="Example: harness leaderboard submissions --out site --title 'Schedules, toy world'")
 def leaderboard(
-    submissions: Annotated[
-        Path, typer.Argument(help="A folder of published folders.", callback=expanded)
-    ] = Path("submissions"),
-    out: Annotated[Path, typer.Option(help="Where the page goes.", callback=folder_out)] = Path(
-        "leaderboard"
+    submissions: Annotated[Path, Argument(help="A folder of published folders.", callback=expanded)] = Path(
+        "submissions"
     ),
-    title: Annotated[str, typer.Option(help="Its heading.")] = "Leaderboard",
+    out: Annotated[Path, Option(help="Where the page goes.", callback=folder_out)] = Path("leaderboard"),
+    title: Annotated[str, Option(help="Its heading.")] = "Leaderboard",
     clip: ClipName = "toy-clip",
     device: Device = "auto",
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from harness.cli.app import Encoder, PresetName, ScenesDir, app, complete_settings, expanded, folder_out
 from harness.config import UserError, nearest
@@ -16,31 +16,29 @@ from harness.presets import DEFAULT
 def bench(
     what: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="engine: packed against solo, the usual loop and the denoiser alone; spread: a seed run "
             "again against another seed; contention: a step alone and beside busy processes; methods: a step "
             "of every method of RUNS side by side, kept with them as their wall time; logs: loading those of "
             "2295 runs of 10 000 steps (3.6 GB of disk); slurm: a disturbed sweep through slurm/testbed; "
             "study: 200 raters at once; scenes: a step and the ceiling of every kind of scene in the toy "
             "world; coverage: how often the printed intervals hold the truth, by "
-            "simulation (docs/protocol.md).",
+            "simulation (docs/protocol.md)."
         ),
     ] = "engine",
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="[RUNS]", help="methods: the folder that a sweep wrote.", callback=expanded),
+        Argument(metavar="[RUNS]", help="methods: the folder that a sweep wrote.", callback=expanded),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a bar is missed.")] = False,
+    check: Annotated[bool, Option("--check", help="Exit with 1 where a bar is missed.")] = False,
     runs: Annotated[
-        int, typer.Option(min=8, help="slurm: runs of the disturbed sweep; coverage: studies of a cell.")
+        int, Option(min=8, help="slurm: runs of the disturbed sweep; coverage: studies of a cell.")
     ] = 1000,
     preset: PresetName = DEFAULT,
-    prior: Annotated[
-        str | None, typer.Option(help="engine, spread, contention, scenes: another prior.")
-    ] = None,
+    prior: Annotated[str | None, Option(help="engine, spread, contention, scenes: another prior.")] = None,
     settings: Annotated[
         list[str],
-        typer.Option(
+        Option(
             "--set",
             metavar="KEY=VALUE",
             help="engine, spread, contention, scenes: a setting.",
@@ -51,28 +49,26 @@ def bench(
     scenes_dir: ScenesDir = [],  # noqa: B006
     methods_dir: Annotated[
         list[Path],
-        typer.Option(
-            help="methods: a folder with more methods; may be given several times.", callback=expanded
-        ),
+        Option(help="methods: a folder with more methods; may be given several times.", callback=expanded),
     ] = [],  # noqa: B006
 ) -> None:
     """Speed, side by side, as ratios; how logs load; what a cluster and a crowd of raters cost and lose."""
     if what == "logs":
         from eval.sources.bench_logs import run as run_logs
 
-        raise typer.Exit(int(check and not run_logs().ok))
+        raise Exit(int(check and not run_logs().ok))
     if what == "slurm":
         from slurm.bench import run as run_slurm
 
-        raise typer.Exit(int(not run_slurm(runs) and check))
+        raise Exit(int(not run_slurm(runs) and check))
     if what == "study":
         from eval.preference.bench import run as run_study
 
-        raise typer.Exit(int(not run_study() and check))
+        raise Exit(int(not run_study() and check))
     if what == "coverage":
         from eval.statistics.bench_coverage import run as run_coverage
 
-        raise typer.Exit(int(not run_coverage(runs) and check))
+        raise Exit(int(not run_coverage(runs) and check))
     if what == "methods":
         from harness.bench_methods import run as run_methods
 
@@ -91,30 +87,30 @@ def bench(
     if what == "scenes":
         from harness.bench_scenes import run as run_scenes
 
-        raise typer.Exit(run_scenes(config))
+        raise Exit(run_scenes(config))
     if what == "spread":
-        raise typer.Exit(engine.spread(config))
+        raise Exit(engine.spread(config))
     if what == "engine":
-        raise typer.Exit(engine.run(config, check=check, requested=encoder))
-    raise typer.Exit(engine.contention(config, check=check))
+        raise Exit(engine.run(config, check=check, requested=encoder))
+    raise Exit(engine.contention(config, check=check))
 
 
 @app.command(epilog="Example: harness doctor --preset paper --fetch")
 def doctor(
     runs: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             help="Try the file system of this folder, too: locks, renaming, fsync, its clock.",
             callback=expanded,
         ),
     ] = None,
     preset: PresetName = DEFAULT,
     prior: Annotated[
-        str | None, typer.Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
+        str | None, Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
     ] = None,
     settings: Annotated[
         list[str],
-        typer.Option(
+        Option(
             "--set",
             metavar="KEY=VALUE",
             help="A setting, such as guidance.revision=main; may be given several times.",
@@ -122,29 +118,26 @@ def doctor(
         ),
     ] = [],  # noqa: B006 - typer copies it
     clip: Annotated[
-        str, typer.Option(help="Scorers, comma-separated; those of the preset's experiments by default.")
+        str, Option(help="Scorers, comma-separated; those of the preset's experiments by default.")
     ] = "",
     metrics: Annotated[
-        str, typer.Option(help="--fetch: the weights of these metrics, too, such as pick_score,hps.")
+        str, Option(help="--fetch: the weights of these metrics, too, such as pick_score,hps.")
     ] = "",
-    out: Annotated[Path, typer.Option(help="Where the run folders will be.", callback=expanded)] = Path(
-        "runs"
-    ),
+    out: Annotated[Path, Option(help="Where the run folders will be.", callback=expanded)] = Path("runs"),
     fetch: Annotated[
-        bool,
-        typer.Option("--fetch", help="Download the weights that are not here, for jobs without internet."),
+        bool, Option("--fetch", help="Download the weights that are not here, for jobs without internet.")
     ] = False,
     lock: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="--fetch: take the commits and check the files of this lock file; what it lacks is added.",
             callback=expanded,
         ),
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Measure a few steps: what the paper's comparison costs here.")
+        bool, Option("--estimate", help="Measure a few steps: what the paper's comparison costs here.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What this machine has of what a preset needs; exit 1 where something is missing."""
     from harness import doctor
@@ -159,24 +152,22 @@ def doctor(
         names = [name.strip() for name in metrics.split(",") if name.strip()]
         doctor.fetch_and_tell(config, clips, as_json, names, lock)
     elif not doctor.tell(config, clips, runs or out, as_json, estimate, files=runs is not None):
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 @app.command(
     name="make-prior", epilog="Example: harness make-prior --like sd14 --random --out build/random-sd14"
 )
 def make_prior(
-    like: Annotated[str, typer.Option(help="Whose architecture, as `harness families` lists them.")],
-    out: Annotated[Path, typer.Option(help="The pipeline folder to write.", callback=folder_out)],
+    like: Annotated[str, Option(help="Whose architecture, as `harness families` lists them.")],
+    out: Annotated[Path, Option(help="The pipeline folder to write.", callback=folder_out)],
     random: Annotated[
-        bool, typer.Option("--random", help="Random weights, which this command makes and no others.")
+        bool, Option("--random", help="Random weights, which this command makes and no others.")
     ] = False,
-    size: Annotated[str, typer.Option(help="full, or tiny: the same classes at toy width.")] = "full",
-    seed: Annotated[int, typer.Option(help="What the weights are drawn from.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
-    tokenizer: Annotated[
-        str, typer.Option(help="clip, whose vocabulary comes with open_clip, or bytes.")
-    ] = "clip",
+    size: Annotated[str, Option(help="full, or tiny: the same classes at toy width.")] = "full",
+    seed: Annotated[int, Option(help="What the weights are drawn from.")] = 0,
+    dtype: Annotated[str, Option(help="float16 or float32.")] = "float16",
+    tokenizer: Annotated[str, Option(help="clip, whose vocabulary comes with open_clip, or bytes.")] = "clip",
 ) -> None:
     """A prior of a published size with random weights, for benchmarks: no result comes of it."""
     from harness.guidance.family import architecture

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from harness.cli.app import MethodsDir, app, folder_out
 from harness.presets import DEFAULT
@@ -16,10 +16,9 @@ from harness.presets import DEFAULT
 @app.command(epilog="Example: harness methods csd")
 def methods(
     name: Annotated[
-        str | None,
-        typer.Argument(help="One of them: its equations, settings, presets and cost."),
+        str | None, Argument(help="One of them: its equations, settings, presets and cost.")
     ] = None,
-    page: Annotated[bool, typer.Option("--page", help="All of them as docs/methods.md has them.")] = False,
+    page: Annotated[bool, Option("--page", help="All of them as docs/methods.md has them.")] = False,
     methods_dir: MethodsDir = [],  # noqa: B006
 ) -> None:
     """The methods there are, by the first line of their docstrings."""
@@ -39,7 +38,7 @@ def methods(
 
 @app.command(name="check-method", epilog="Example: harness check-method my_sds --methods-dir ~/my-methods")
 def check_method(
-    name: Annotated[str, typer.Argument(help="The method, name:preset, or a@b.")],
+    name: Annotated[str, Argument(help="The method, name:preset, or a@b.")],
     methods_dir: MethodsDir = [],  # noqa: B006
 ) -> None:
     """Try whether a method keeps what all do: settings, timesteps, bits, evaluations."""
@@ -51,7 +50,7 @@ def check_method(
     choose_methods(name, [], dirs)
     with tempfile.TemporaryDirectory(prefix="harness-check-") as folder:
         kept = tell(Trial(name, Path(folder), dirs), CHECKS)
-    raise typer.Exit(0 if kept else 1)
+    raise Exit(0 if kept else 1)
 
 
 @app.command(name="families", epilog="Example: harness families")
@@ -67,7 +66,7 @@ def families_() -> None:
 def presets(
     name: Annotated[
         str | None,
-        typer.Argument(help="One of them, or a .toml file: each setting that differs from the defaults."),
+        Argument(help="One of them, or a .toml file: each setting that differs from the defaults."),
     ] = None,
 ) -> None:
     """The presets of settings there are, and what each changes."""
@@ -87,9 +86,9 @@ def presets(
 @app.command(epilog="Example: harness settings paper")
 def settings(
     preset: Annotated[
-        str, typer.Argument(help="Whose values: one of `harness presets`, or a .toml file.")
+        str, Argument(help="Whose values: one of `harness presets`, or a .toml file.")
     ] = DEFAULT,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Every key of --set with its value under a preset, what it means, and where the value comes from."""
     from rich.table import Table
@@ -115,15 +114,13 @@ def settings(
 
 @app.command(name="new-method", epilog="Example: harness new-method my_sds --dir methods")
 def new_method(
-    name: Annotated[str, typer.Argument(help="The method's name: lower-case letters, digits and _.")],
+    name: Annotated[str, Argument(help="The method's name: lower-case letters, digits and _.")],
     directory: Annotated[
         Path | None,
-        typer.Option(
-            "--dir", help="Where to; in a checkout its methods, else ./methods.", callback=folder_out
-        ),
+        Option("--dir", help="Where to; in a checkout its methods, else ./methods.", callback=folder_out),
     ] = None,
     schedule: Annotated[
-        bool, typer.Option("--schedule", help="SDS with timesteps of its own: one function.")
+        bool, Option("--schedule", help="SDS with timesteps of its own: one function.")
     ] = False,
 ) -> None:
     """Write the folder of a new method, or schedule, that runs as it stands."""

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from harness.cli.app import Device, Filter, RunsOption, ScenesDir, app, folder_out
 from harness.config import UserError, nearest
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 def turntable(
     words: Filter = [],  # noqa: B006
     runs: RunsOption = Path("runs"),
-    azimuths: Annotated[int, typer.Option(min=2, max=3600, help="Frames of the full turn.")] = 120,
-    elevation: Annotated[
-        float, typer.Option(min=-90, max=90, help="Degrees that the camera stands at.")
-    ] = 15.0,
+    azimuths: Annotated[int, Option(min=2, max=3600, help="Frames of the full turn.")] = 120,
+    elevation: Annotated[float, Option(min=-90, max=90, help="Degrees that the camera stands at.")] = 15.0,
     size: Annotated[
-        int | None, typer.Option(min=16, max=4096, help="Pixels a side; as the prior decodes by default.")
+        int | None, Option(min=16, max=4096, help="Pixels a side; as the prior decodes by default.")
     ] = None,
     device: Device = "auto",
     scenes_dir: ScenesDir = [],  # noqa: B006
@@ -56,20 +54,18 @@ def turntable(
             failed += 1
     if not done:
         raise UserError("no run of these is done: " + ", ".join(folder.id for folder in folders[:3]))
-    raise typer.Exit(1 if failed else 0)
+    raise Exit(1 if failed else 0)
 
 
 @app.command(name="export-to", epilog="Example: harness export-to gpteval3d seed=0 --out theirs")
 def export_to(
-    benchmark: Annotated[str, typer.Argument(help="gpteval3d or t3bench.")],
+    benchmark: Annotated[str, Argument(help="gpteval3d or t3bench.")],
     words: Filter = [],  # noqa: B006
     runs: RunsOption = Path("runs"),
-    out: Annotated[Path, typer.Option(help="The folder to write.", callback=folder_out)] = Path("exported"),
-    azimuths: Annotated[int, typer.Option(min=1, max=3600, help="gpteval3d: frames of the full turn.")] = 120,
-    size: Annotated[int, typer.Option(min=16, max=4096, help="gpteval3d: pixels a side.")] = 512,
-    group: Annotated[
-        str, typer.Option(help="t3bench: its prompts' group: single, surr or multi.")
-    ] = "single",
+    out: Annotated[Path, Option(help="The folder to write.", callback=folder_out)] = Path("exported"),
+    azimuths: Annotated[int, Option(min=1, max=3600, help="gpteval3d: frames of the full turn.")] = 120,
+    size: Annotated[int, Option(min=16, max=4096, help="gpteval3d: pixels a side.")] = 512,
+    group: Annotated[str, Option(help="t3bench: its prompts' group: single, surr or multi.")] = "single",
     device: Device = "auto",
     scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from harness.cli.app import (
     AllowMixed,
@@ -23,7 +23,7 @@ from harness.cli.app import (
 from harness.cli.evaluation import runs_and_results
 from harness.console import busy
 
-Open = Annotated[bool, typer.Option("--open", help="Open it in the browser.")]
+Open = Annotated[bool, Option("--open", help="Open it in the browser.")]
 
 
 @app.command(epilog="Example: harness report runs --open")
@@ -32,9 +32,7 @@ def report(
     words: Filter = [],  # noqa: B006
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Where it goes; RUNS/eval/report or wandb-GROUP/report by default.", callback=folder_out
-        ),
+        Option(help="Where it goes; RUNS/eval/report or wandb-GROUP/report by default.", callback=folder_out),
     ] = None,
     open_: Open = False,
     clip: ClipName = "toy-clip",
@@ -64,7 +62,7 @@ def report(
 @app.command(epilog="Example: harness watch runs --open")
 def watch(
     runs: Runs = Path("runs"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    port: Annotated[int, Option(min=0, max=65535, help="0 takes a free one.")] = 0,
     open_: Open = False,
 ) -> None:
     """The report's pages live while a sweep runs, for this machine only; Ctrl-C ends it."""

@@ -10,17 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option, confirm
 
-from harness.cli.app import (
-    Filter,
-    Runs,
-    RunsOption,
-    app,
-    complete_run,
-    expanded,
-    expanded_words,
-)
+from harness.cli.app import Filter, Runs, RunsOption, app, complete_run, expanded, expanded_words
 from harness.config import UserError, nearest
 
 if TYPE_CHECKING:
@@ -33,13 +25,10 @@ MIRRORS = {"wandb": "W&B", "trackio": "Trackio"}
 @app.command(epilog="Example: harness status runs --watch")
 def status(
     runs: Runs = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Refresh until nothing is left to wait for.")
-    ] = False,
+    as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[bool, Option("--watch", help="Refresh until nothing is left to wait for.")] = False,
     why: Annotated[
-        str,
-        typer.Option(metavar="RUN", help="Why this run stands where it does.", autocompletion=complete_run),
+        str, Option(metavar="RUN", help="Why this run stands where it does.", autocompletion=complete_run)
     ] = "",
 ) -> None:
     """Per method: how many runs are done, running, queued and failed, the rate, time left and cost."""
@@ -98,7 +87,7 @@ def _watched(runs: Path, look: Any, console: Any) -> Any:
                 state = look(runs)
                 live.update(state.view(time.strftime("%H:%M:%S")), refresh=True)
     except KeyboardInterrupt:
-        raise typer.Exit(0) from None
+        raise Exit(0) from None
     return state
 
 
@@ -139,9 +128,9 @@ def _tell_damaged(folders: list[RunFolder]) -> None:
 @app.command(epilog="Example: harness gc runs")
 def gc(
     runs: Runs = Path("runs"),
-    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Remove without asking.")] = False,
     purge: Annotated[
-        bool, typer.Option("--purge", help="Delete for good what was removed before, in RUNS/trash.")
+        bool, Option("--purge", help="Delete for good what was removed before, in RUNS/trash.")
     ] = False,
 ) -> None:
     """List what belongs to no run of a folder, and move it to RUNS/trash on confirmation."""
@@ -153,7 +142,7 @@ def gc(
         _tell_waste(old)
         if not old:
             print("nothing was removed before")
-        elif yes or typer.confirm(f"delete these {len(old)} for good?"):
+        elif yes or confirm(f"delete these {len(old)} for good?"):
             gc.purge(old)
             print(f"deleted, {sum(item.size for item in old) / 1e6:.1f} MB")
         return
@@ -167,7 +156,7 @@ def gc(
         print(f"kept: {line}")
     if not found.waste:
         print("nothing to remove" if found.kept else "nothing: all of it belongs to a run")
-    elif yes or typer.confirm(f"remove these {len(found.waste)}?"):
+    elif yes or confirm(f"remove these {len(found.waste)}?"):
         moved, trash = gc.discard(runs, found.waste, busy)
         where = f" are in {trash}; `harness gc {runs} --purge` deletes them for good" if trash else ""
         print(f"{len(moved)} removed, {sum(item.size for item in moved) / 1e6:.1f} MB{where}")
@@ -193,14 +182,14 @@ def listed(found: Sequence[tuple[str, str]]) -> str:
 def show(
     run: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             help="A run: its folder, a part of its id, or words that it alone fits, as in FILTER.",
             autocompletion=complete_run,
             callback=expanded_words,
         ),
     ],
-    runs: Annotated[Path, typer.Option(help="The folder of runs.", callback=expanded)] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all of its settings.")] = False,
+    runs: Annotated[Path, Option(help="The folder of runs.", callback=expanded)] = Path("runs"),
+    as_json: Annotated[bool, Option("--json", help="Print JSON, with all of its settings.")] = False,
 ) -> None:
     """One run: what was asked, where it stands, why it failed, its last metrics, where its views are."""
     from harness.console import say
@@ -219,22 +208,15 @@ def sync(
     runs: Runs = Path("runs"),
     words: Filter = [],  # noqa: B006
     study: Annotated[
-        str | None,
-        typer.Option("--study", "--wandb-project", help="W&B's project; the sweep's by default."),
+        str | None, Option("--study", "--wandb-project", help="W&B's project; the sweep's by default.")
     ] = None,
     sweep: Annotated[
         str,
-        typer.Option(
-            "--group",
-            "--wandb-group",
-            help="W&B's group; the sweep's, or the name of RUNS, by default.",
-        ),
+        Option("--group", "--wandb-group", help="W&B's group; the sweep's, or the name of RUNS, by default."),
     ] = "",
-    entity: Annotated[
-        str | None, typer.Option(help="W&B's entity; the API key's default one by default.")
-    ] = None,
+    entity: Annotated[str | None, Option(help="W&B's entity; the API key's default one by default.")] = None,
     to: Annotated[
-        str, typer.Option(help="wandb, or trackio: a dashboard on this machine, without an account.")
+        str, Option(help="wandb, or trackio: a dashboard on this machine, without an account.")
     ] = "wandb",
 ) -> None:
     """Give W&B, or Trackio, what it lacks of these runs; the same command again sends nothing."""
@@ -263,4 +245,4 @@ def sync(
     print(f"{len(folders)} runs in {MIRRORS[to]} project {place.project}: {outcome.line}")
     if to == "trackio":
         print(f"next: trackio show --project {place.project}")
-    raise typer.Exit(1 if outcome.left else 0)
+    raise Exit(1 if outcome.left else 0)

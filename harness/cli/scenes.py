@@ -6,16 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from harness.cli.app import ScenesDir, app, complete_settings
 
 
 @app.command(epilog="Example: harness scenes field")
 def scenes(
-    name: Annotated[
-        str | None, typer.Argument(help="One of them: its settings, each with its default.")
-    ] = None,
+    name: Annotated[str | None, Argument(help="One of them: its settings, each with its default.")] = None,
     scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """The kinds of scene there are, by the first line of their docstrings."""
@@ -36,10 +34,10 @@ def scenes(
 
 @app.command(name="check-scene", epilog="Example: harness check-scene voxels --scenes-dir ~/my-scenes")
 def check_scene(
-    name: Annotated[str, typer.Argument(help="The kind.")],
+    name: Annotated[str, Argument(help="The kind.")],
     settings: Annotated[
         list[str],
-        typer.Option(
+        Option(
             "--set", metavar="KEY=VALUE", help="A setting to try it with.", autocompletion=complete_settings
         ),
     ] = [],  # noqa: B006
@@ -54,4 +52,4 @@ def check_scene(
     with tempfile.TemporaryDirectory(prefix="harness-check-") as folder:
         dirs = tuple(str(each.resolve()) for each in scenes_dir)
         kept = tell(Trial(name, Path(folder), tuple(settings), dirs), CHECKS)
-    raise typer.Exit(0 if kept else 1)
+    raise Exit(0 if kept else 1)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from harness.cli.app import Device, Encoder, app, complete_profiles, complete_searches, folder_out
 from harness.config import UserError
@@ -24,35 +24,31 @@ if TYPE_CHECKING:
 def search(
     name: Annotated[
         str,
-        typer.Argument(
-            help="A search of experiments/searches/, or a file.toml.", autocompletion=complete_searches
-        ),
+        Argument(help="A search of experiments/searches/, or a file.toml.", autocompletion=complete_searches),
     ] = "",
-    size: Annotated[str, typer.Option(help="toy or paper.")] = "toy",
-    test: Annotated[
-        str, typer.Option(help="Run a test of the winner, which must be fixed by now; or all.")
-    ] = "",
+    size: Annotated[str, Option(help="toy or paper.")] = "toy",
+    test: Annotated[str, Option(help="Run a test of the winner, which must be fixed by now; or all.")] = "",
     hours: Annotated[
-        float | None, typer.Option(min=0, help="Begin no generation once those before it took so long.")
+        float | None, Option(min=0, help="Begin no generation once those before it took so long.")
     ] = None,
     runs: Annotated[
-        Path, typer.Option(help="Folders of runs, one per search and test, are in here.", callback=folder_out)
+        Path, Option(help="Folders of runs, one per search and test, are in here.", callback=folder_out)
     ] = Path("runs"),
     out: Annotated[
-        Path, typer.Option(help="Tables and figures go here, a folder per search.", callback=folder_out)
+        Path, Option(help="Tables and figures go here, a folder per search.", callback=folder_out)
     ] = Path("results"),
     device: Device = "auto",
     encoder: Encoder = "auto",
-    wandb: Annotated[str | None, typer.Option(help="online, offline or disabled.")] = None,
+    wandb: Annotated[str | None, Option(help="online, offline or disabled.")] = None,
     slurm: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="[PROFILE]",
             help="Submit what is missing of this generation and return; the same command then goes on.",
             autocompletion=complete_profiles,
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and an estimate.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and an estimate.")] = False,
 ) -> None:
     """Look for better settings on some prompts, fix the winner on others, test it on a third part."""
     from harness.search import definition
@@ -69,12 +65,12 @@ def search(
     if slurm is not None:
         conduct = replace(conduct, advance=_on(slurm))
     if not test:
-        raise typer.Exit(conduct.find(dry_run))
+        raise Exit(conduct.find(dry_run))
     if test == "all" and not sized.tests:
         raise UserError(f"{name} has no tests")
     for each in [each.name for each in sized.tests] if test == "all" else [test]:
         if code := conduct.prove(each, dry_run):
-            raise typer.Exit(code)
+            raise Exit(code)
 
 
 def _on(name: str):

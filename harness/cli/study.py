@@ -6,49 +6,45 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from harness.cli.app import Filter, Runs, expanded, folder_out, study_app
 from harness.config import UserError
 
 Folder = Annotated[
-    Path,
-    typer.Argument(metavar="STUDY", help="The folder that `harness study new` wrote.", callback=expanded),
+    Path, Argument(metavar="STUDY", help="The folder that `harness study new` wrote.", callback=expanded)
 ]
 
 
 @study_app.command(epilog="Example: harness study new runs --a tp_sds --b uniform_sds")
 def new(
     runs: Runs,
-    a: Annotated[str, typer.Option("--a", help="A method, as tables name it.")],
-    b: Annotated[str, typer.Option("--b", help="The one it is compared with.")],
+    a: Annotated[str, Option("--a", help="A method, as tables name it.")],
+    b: Annotated[str, Option("--b", help="The one it is compared with.")],
     words: Filter = [],  # noqa: B006
-    more: Annotated[list[str], typer.Option("--method", help="One more; every two are compared.")] = [],  # noqa: B006
+    more: Annotated[list[str], Option("--method", help="One more; every two are compared.")] = [],  # noqa: B006
     question: Annotated[
         list[str],
-        typer.Option(
+        Option(
             metavar="ID[=TEXT]",
             help="What raters are asked; may be given several times. Alignment, shape, texture and overall "
             "by default.",
         ),
     ] = [],  # noqa: B006
-    prompts: Annotated[int | None, typer.Option(min=1, help="Only the suite's first so many.")] = None,
+    prompts: Annotated[int | None, Option(min=1, help="Only the suite's first so many.")] = None,
     repeats: Annotated[
-        int | None, typer.Option(min=0, help="Pairs shown to a rater twice; a tenth by default.")
+        int | None, Option(min=0, help="Pairs shown to a rater twice; a tenth by default.")
     ] = None,
     ties: Annotated[
-        int | None, typer.Option(min=0, help="Runs shown against themselves; a tenth by default.")
+        int | None, Option(min=0, help="Runs shown against themselves; a tenth by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Which runs become hidden ties is drawn from it.")] = 0,
+    seed: Annotated[int, Option(help="Which runs become hidden ties is drawn from it.")] = 0,
     consent: Annotated[
-        Path | None, typer.Option(help="A text file that raters agree to first.", callback=expanded)
+        Path | None, Option(help="A text file that raters agree to first.", callback=expanded)
     ] = None,
-    title: Annotated[
-        str, typer.Option(help="What raters read above it.")
-    ] = "Comparing objects made from text",
+    title: Annotated[str, Option(help="What raters read above it.")] = "Comparing objects made from text",
     out: Annotated[
-        Path | None,
-        typer.Option(help="The folder to write; RUNS/studies/TITLE by default.", callback=folder_out),
+        Path | None, Option(help="The folder to write; RUNS/studies/TITLE by default.", callback=folder_out)
     ] = None,
 ) -> None:
     """Pair done runs by prompt and seed, and make the folder of a study."""
@@ -87,10 +83,10 @@ def new(
 )
 def links(
     study: Folder,
-    count: Annotated[int, typer.Option(min=1, help="How many raters to add.")] = 1,
-    base_url: Annotated[str, typer.Option(help="Where raters will reach it.")] = "http://127.0.0.1:8000",
+    count: Annotated[int, Option(min=1, help="How many raters to add.")] = 1,
+    base_url: Annotated[str, Option(help="Where raters will reach it.")] = "http://127.0.0.1:8000",
     per_rater: Annotated[
-        int | None, typer.Option(min=1, help="Real pairs per rater, least shown first; all by default.")
+        int | None, Option(min=1, help="Real pairs per rater, least shown first; all by default.")
     ] = None,
 ) -> None:
     """Add raters and print a link for each, once: only hashes are kept."""
@@ -110,10 +106,8 @@ def links(
 @study_app.command(epilog="Example: harness study serve study --port 8000")
 def serve(
     study: Folder,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; this machine alone by default.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8000,
+    host: Annotated[str, Option(help="Address to listen on; this machine alone by default.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="0 for any free one.")] = 8000,
 ) -> None:
     """Host the study until Ctrl-C; raters enter by their links."""
     from eval.preference.app import is_loopback

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from harness.cli.app import (
     Encoder,
@@ -33,43 +33,41 @@ from harness.text import short
 def sweep(
     prompts: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             help="A suite: a name of `harness prompts list`, a file, one prompt a line, or FILE.csv:COLUMN.",
             autocompletion=complete_prompts,
             callback=expanded,
         ),
     ] = None,
     prompt: Annotated[
-        list[str], typer.Option("--prompt", help="A prompt, of the suite where one is named; several times.")
+        list[str], Option("--prompt", help="A prompt, of the suite where one is named; several times.")
     ] = [],  # noqa: B006
     methods: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Methods, comma-separated; name:preset picks a preset, a@b drives a by b's timesteps. "
             "The paper's comparison by default.",
             autocompletion=complete_methods,
         ),
     ] = "",
-    seeds: Annotated[str, typer.Option(help="Seeds and ranges, such as 0-2,5.")] = "0",
+    seeds: Annotated[str, Option(help="Seeds and ranges, such as 0-2,5.")] = "0",
     steps: Annotated[
-        str, typer.Option(help="Steps of each run; several, such as 100,200,400, are runs of their own.")
+        str, Option(help="Steps of each run; several, such as 100,200,400, are runs of their own.")
     ] = "",
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Run the first K prompts; all stay the pool.")
-    ] = None,
+    limit: Annotated[int | None, Option(min=1, help="Run the first K prompts; all stay the pool.")] = None,
     spread: Annotated[
-        int | None, typer.Option(min=1, help="Run K prompts at even distances through the suite.")
+        int | None, Option(min=1, help="Run K prompts at even distances through the suite.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Run a part that the suite's head declares, such as test.")
+        str | None, Option(help="Run a part that the suite's head declares, such as test.")
     ] = None,
     preset: PresetName = DEFAULT,
     prior: Annotated[
-        str | None, typer.Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
+        str | None, Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
     ] = None,
     settings: Annotated[
         list[str],
-        typer.Option(
+        Option(
             "--set",
             metavar="KEY=VALUE",
             help="A setting, such as tp_sds.m1=700; several values, guidance.cfg_scale=7.5,20, are an axis.",
@@ -78,61 +76,58 @@ def sweep(
     ] = [],  # noqa: B006 - typer copies it
     recommended: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--recommended",
             help="Each method at the settings its authors recommend, except what --set says; of a@b a's.",
         ),
     ] = False,
-    pack: Annotated[str, typer.Option(help="Most runs advanced together: a number, or auto.")] = "auto",
+    pack: Annotated[str, Option(help="Most runs advanced together: a number, or auto.")] = "auto",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes; one per GPU, or one, by default.")
+        int | None, Option(min=1, help="Worker processes; one per GPU, or one, by default.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the run folders are.", callback=folder_out)] = Path("runs"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: Annotated[Path, Option(help="Where the run folders are.", callback=folder_out)] = Path("runs"),
+    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
     wandb: Annotated[
-        str | None, typer.Option(help="online, offline or disabled; online where WANDB_API_KEY is set.")
+        str | None, Option(help="online, offline or disabled; online where WANDB_API_KEY is set.")
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option(
-            "--study", "--wandb-project", help="W&B's project; dreamtime, or that of the runs there."
-        ),
+        Option("--study", "--wandb-project", help="W&B's project; dreamtime, or that of the runs there."),
     ] = None,
     wandb_group: Annotated[
-        str, typer.Option("--wandb-group", help="W&B's group; the name of --out, or that of the runs there.")
+        str, Option("--wandb-group", help="W&B's group; the name of --out, or that of the runs there.")
     ] = "",
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps between rows of metrics.jsonl.")] = 10,
+    checkpoint_every: Annotated[int, Option(min=1, help="Steps between checkpoints.")] = 100,
+    log_every: Annotated[int, Option(min=1, help="Steps between rows of metrics.jsonl.")] = 10,
     keep_params: Annotated[
-        bool, typer.Option("--keep-params", help="Keep the parameters of every evaluated step (Fig. 3).")
+        bool, Option("--keep-params", help="Keep the parameters of every evaluated step (Fig. 3).")
     ] = False,
     deterministic: Annotated[
-        bool,
-        typer.Option("--deterministic", help="The same bits again on a GPU, at a price; a CPU has them."),
+        bool, Option("--deterministic", help="The same bits again on a GPU, at a price; a CPU has them.")
     ] = False,
     encoder: Encoder = "auto",
     methods_dir: MethodsDir = [],  # noqa: B006
     scenes_dir: ScenesDir = [],  # noqa: B006
     slurm: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="[PROFILE]",
             help="Submit to Slurm and return at once; `harness slurm profile new` writes a profile.",
             autocompletion=complete_profiles,
         ),
     ] = None,
     array_parallelism: Annotated[
-        int | None, typer.Option(min=1, help="Most Slurm tasks at a time; the profile's by default.")
+        int | None, Option(min=1, help="Most Slurm tasks at a time; the profile's by default.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and an estimate, write nothing.")
+        bool, Option("--dry-run", help="Print the plan and an estimate, write nothing.")
     ] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
+    retry_failed: Annotated[bool, Option("--retry-failed", help="Try failed runs again.")] = False,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep runs that were made with other code of their method.")
+        bool, Option("--keep", help="Keep runs that were made with other code of their method.")
     ] = False,
     redo: Annotated[
-        bool, typer.Option("--redo", help="Make those anew; what there was goes to RUNS/trash.")
+        bool, Option("--redo", help="Make those anew; what there was goes to RUNS/trash.")
     ] = False,
 ) -> None:
     """Run every prompt × method × seed that is not done yet; the same command again continues."""
@@ -186,7 +181,7 @@ def sweep(
     if slurm is None:
         from harness.sweep.local import sweep as run
 
-        raise typer.Exit(run(out, suite, specs, execution, dry_run, retry_failed, others))
+        raise Exit(run(out, suite, specs, execution, dry_run, retry_failed, others))
     from slurm.profile import load
     from slurm.submit import Submission
     from slurm.submit import sweep as submit

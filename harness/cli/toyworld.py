@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Exit, Option
 
 from harness.cli.app import expanded, file_out, folder_out, prompts_app, toyworld_app
 from harness.config import UserError
@@ -28,12 +28,9 @@ def list_suites() -> None:
 )
 def import_dreamfields(
     file: Annotated[
-        Path,
-        typer.Argument(help="Your own copy of google-research's coco_queries_val.py.", callback=expanded),
+        Path, Argument(help="Your own copy of google-research's coco_queries_val.py.", callback=expanded)
     ],
-    out: Annotated[Path, typer.Option(help="The suite to write.", callback=file_out)] = Path(
-        "dreamfields.txt"
-    ),
+    out: Annotated[Path, Option(help="The suite to write.", callback=file_out)] = Path("dreamfields.txt"),
 ) -> None:
     """Make a suite of Dream Fields' 153 captions, which this project does not ship."""
     from harness.records.files import write_bytes
@@ -50,10 +47,8 @@ def import_dreamfields(
 
 @toyworld_app.command(name="show", epilog='Example: harness toyworld show "a white cup with a red handle"')
 def toyworld_show(
-    caption: Annotated[str, typer.Argument(help="A caption in the toy world's language.")],
-    out: Annotated[Path, typer.Option(help="The picture to write.", callback=file_out)] = Path(
-        "toyworld.png"
-    ),
+    caption: Annotated[str, Argument(help="A caption in the toy world's language.")],
+    out: Annotated[Path, Option(help="The picture to write.", callback=file_out)] = Path("toyworld.png"),
 ) -> None:
     """A sheet of the caption's ground truth at the evaluation cameras."""
     from harness.toyworld.command import show as run
@@ -73,23 +68,20 @@ def toyworld_language() -> None:
     name="train", epilog="Example: harness toyworld train --device cuda --minutes 9 --out build/weights"
 )
 def toyworld_train(
-    stage: Annotated[str, typer.Argument(help="clip, vae, denoiser or all.")] = "all",
+    stage: Annotated[str, Argument(help="clip, vae, denoiser or all.")] = "all",
     work: Annotated[
-        Path, typer.Option(help="Where the state of the training is kept.", callback=folder_out)
+        Path, Option(help="Where the state of the training is kept.", callback=folder_out)
     ] = Path("build/toyworld"),
     out: Annotated[
-        Path | None,
-        typer.Option(help="Where the weights go; by default the package's own.", callback=folder_out),
+        Path | None, Option(help="Where the weights go; by default the package's own.", callback=folder_out)
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option("--from", help="A folder of toy-sd and toy-clip to train on from.", callback=expanded),
+        Option("--from", help="A folder of toy-sd and toy-clip to train on from.", callback=expanded),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    minutes: Annotated[
-        float | None, typer.Option(help="Minutes of work, shared out among the stages.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each stage, instead of minutes.")] = None,
+    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
+    minutes: Annotated[float | None, Option(help="Minutes of work, shared out among the stages.")] = None,
+    steps: Annotated[int | None, Option(min=1, help="Steps of each stage, instead of minutes.")] = None,
 ) -> None:
     """Train the embedded weights from the toy world; the same command again continues."""
     from harness.toyworld.command import WEIGHTS
@@ -102,9 +94,7 @@ def toyworld_train(
 def toyworld_check(
     weights: Annotated[
         Path | None,
-        typer.Option(
-            help="A folder of toy-sd and toy-clip; the package's own by default.", callback=expanded
-        ),
+        Option(help="A folder of toy-sd and toy-clip; the package's own by default.", callback=expanded),
     ] = None,
 ) -> None:
     """What the weights must show, measured and noted in their cards; exit 1 where a bar is missed."""
@@ -121,7 +111,7 @@ def toyworld_check(
         scores = [scorer.retrieve(rows_VD, ring).score(target) for target, rows_VD in enumerate(features)]
         return [(score.majority, score.per_view) for score in scores]
 
-    raise typer.Exit(0 if run_check(clip, retrieval, _say, folder) else 1)
+    raise Exit(0 if run_check(clip, retrieval, _say, folder) else 1)
 
 
 def _say(line: str) -> None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from harness.cli.app import ClipName, Device, expanded, file_out, folder_out, study_app
 from harness.config import UserError
 
 Study = Annotated[
-    Path,
-    typer.Argument(metavar="STUDY", help="The folder that `harness study new` wrote.", callback=expanded),
+    Path, Argument(metavar="STUDY", help="The folder that `harness study new` wrote.", callback=expanded)
 ]
 Judge = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="The votes of this judge, in the place of people's; clip where one is."
-    ),
+    str, Option(metavar="NAME", help="The votes of this judge, in the place of people's; clip where one is.")
 ]
 
 
@@ -28,7 +24,7 @@ def results(
     judge: Judge = "",
     out: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Where tables go; STUDY/results or STUDY/results-judge-NAME by default.", callback=folder_out
         ),
     ] = None,
@@ -45,9 +41,7 @@ def results(
 def export(
     study: Study,
     judge: Judge = "",
-    out: Annotated[Path, typer.Option(help="A .parquet or .csv file.", callback=file_out)] = Path(
-        "votes.csv"
-    ),
+    out: Annotated[Path, Option(help="A .parquet or .csv file.", callback=file_out)] = Path("votes.csv"),
 ) -> None:
     """Every answer as one tidy table, without links, names or times of day."""
     from eval.preference.results import export_votes
@@ -62,11 +56,10 @@ def export(
 )
 def judge_(
     study: Study,
-    judge: Annotated[str, typer.Option(help="What judges: clip.")] = "clip",
+    judge: Annotated[str, Option(help="What judges: clip.")] = "clip",
     clip: ClipName = "toy-clip",
     runs: Annotated[
-        Path | None,
-        typer.Option(help="The folder of runs, where it is no longer where it was.", callback=expanded),
+        Path | None, Option(help="The folder of runs, where it is no longer where it was.", callback=expanded)
     ] = None,
     device: Device = "auto",
 ) -> None:
