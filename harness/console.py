@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -59,3 +59,11 @@ def busy(text: str) -> Iterator[Callable[[str], None]]:
 def say(text: str, file: TextIO | None = None) -> None:
     """Print lines that hold texts of others."""
     print(plain(text, lines=True), file=file or sys.stdout, flush=True)
+
+
+def say_some(lines: Sequence[str], more: str = "… and {} more", file: TextIO | None = None) -> None:
+    """Print the first ten of lines that hold texts of others, and how many more there are."""
+    for line in lines[:10]:
+        say(line, file)
+    if len(lines) > 10:
+        say(more.format(len(lines) - 10), file)

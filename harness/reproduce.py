@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eval.command import open_runs, write_tables
 from eval.figures.write import write_figures
@@ -15,7 +15,7 @@ from eval.preference.results import write_results
 from eval.preference.votes import load_ballots
 from eval.runs import Fitted, Runs
 from eval.tables.table import console_for_tables
-from harness.config import Config, UserError
+from harness.config import Config
 from harness.faults import INTERRUPTED
 from harness.records.identity import run_id
 from harness.sweep import experiment
@@ -43,7 +43,7 @@ def _fitted(
 
 def reproduce(
     name: str,
-    size: str,
+    size: Literal["toy", "paper"],
     runs: Path,
     out: Path,
     device: str,
@@ -53,8 +53,6 @@ def reproduce(
 ) -> int:
     """Sweep an experiment's runs under `runs`, reusing what is done, and put what it draws under `out`;
     the exit code. Raises UserError."""
-    if size not in ("toy", "paper"):
-        raise UserError(f"--size is toy or paper, not '{size}'")
     asked = experiment.load(name)
     sized = asked.paper if size == "paper" else asked.toy
     command = f"harness reproduce {name} --size {size}"

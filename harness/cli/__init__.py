@@ -54,7 +54,8 @@ def main() -> None:
         code = _complain(str(error))
     except TyperException as error:
         # Typer's own: a mistyped command or option, a value that does not parse.
-        code = _complain(error.format_message()) if error.format_message() else 2
+        message = error.format_message().replace("Value error, ", "")
+        code = _complain(message) if message else 2
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except BrokenPipeError:

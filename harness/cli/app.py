@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from typer import Argument, CallbackParam, Exit, Option, Typer
 from typer.core import TyperGroup
 
-from harness.config import ENCODERS, UserError, nearest
+from harness import presets
+from harness.config import ENCODERS, Config, UserError, nearest, override_keys
+from harness.distill.method import discover
 from harness.records.files import check_file, check_folder
+from harness.records.folder import run_folders
+from harness.sweep.grid import suites
 
 GROUPS = {
     "run": {
@@ -138,73 +142,63 @@ def _paths(incomplete: str, kind: str) -> list[str]:
     return [f"{p}/" if p.is_dir() else str(p) for p in found if p.is_dir() or p.suffix == kind]
 
 
-def complete_prompts(incomplete: str) -> list[str]:
-    from harness.prompt import SUITES
+def _completes(names: Callable[[], Iterable[str]], ending: str = "") -> Callable[[str], list[str]]:
+    """What completes a word: the names that begin as it does, and the paths with such an ending."""
 
-    named = sorted(path.stem for path in SUITES.glob("*.txt"))
-    return [*(name for name in named if name.startswith(incomplete)), *_paths(incomplete, ".txt")]
+    def complete(incomplete: str) -> list[str]:
+        named = [name for name in names() if name.startswith(incomplete)]
+        return [*named, *(_paths(incomplete, ending) if ending else [])]
+
+    return complete
+
+
+complete_prompts = _completes(suites, ".txt")
+complete_presets = _completes(presets.names, ".toml")
+complete_settings = _completes(lambda: [f"{key}=" for key in override_keys(Config)])
+complete_run = _completes(lambda: [run.id for run in run_folders("runs")] if Path("runs").is_dir() else [])
 
 
 def complete_methods(incomplete: str) -> list[str]:
-    from harness.distill.method import discover
-
     before, comma, last = incomplete.rpartition(",")
     return [before + comma + name for name in discover() if name.startswith(last)]
 
 
-def complete_profiles(incomplete: str) -> list[str]:
+@_completes
+def complete_profiles() -> Iterable[str]:
     from slurm.profile import names
 
-    return [name for name in names() if name.startswith(incomplete)]
+    return names()
 
 
-def complete_presets(incomplete: str) -> list[str]:
-    from harness.presets import names
-
-    return [*(name for name in names() if name.startswith(incomplete)), *_paths(incomplete, ".toml")]
-
-
-def complete_experiments(incomplete: str) -> list[str]:
+@_completes
+def complete_experiments() -> Iterable[str]:
     from harness.sweep.experiment import names
 
-    return [name for name in (*names(), "all") if name.startswith(incomplete)]
+    return *names(), "all"
 
 
-def complete_searches(incomplete: str) -> list[str]:
+def _searches() -> Iterable[str]:
     from harness.search.definition import names
 
-    return [*(name for name in names() if name.startswith(incomplete)), *_paths(incomplete, ".toml")]
+    return names()
 
 
-def complete_tables(incomplete: str) -> list[str]:
+complete_searches = _completes(_searches, ".toml")
+
+
+@_completes
+def complete_tables() -> Iterable[str]:
     from eval.metric import known
     from eval.tables.made import table_names
 
-    names = table_names({metric.name: metric for metric in known()})
-    return [name for name in names if name.startswith(incomplete)]
+    return table_names({metric.name: metric for metric in known()})
 
 
-def complete_figures(incomplete: str) -> list[str]:
+@_completes
+def complete_figures() -> Iterable[str]:
     from eval.figures.kinds import SEAM
 
-    return [name for name in SEAM.discover([]) if name.startswith(incomplete)]
-
-
-def complete_formats(incomplete: str) -> list[str]:
-    return [name for name in ("glb", "obj", "ply", "parquet", "csv") if name.startswith(incomplete)]
-
-
-def complete_settings(incomplete: str) -> list[str]:
-    from harness.config import Config, override_keys
-
-    return [f"{key}=" for key in override_keys(Config) if key.startswith(incomplete)]
-
-
-def complete_run(incomplete: str) -> list[str]:
-    from harness.records.folder import run_folders
-
-    names = [folder.id for folder in run_folders("runs")] if Path("runs").is_dir() else []
-    return [name for name in names if name.startswith(incomplete)]
+    return SEAM.discover([])
 
 
 def expanded(value: Any) -> Any:
@@ -251,26 +245,14 @@ def _out(param: CallbackParam, value: Path | None, check: Callable[[Path], None]
     return path
 
 
-MethodsDir = Annotated[
-    list[Path],
-    Option(
-        "--methods-dir", help="A folder with more methods; may be given several times.", callback=expanded
-    ),
-]
-MetricsDir = Annotated[
-    list[Path],
-    Option(
-        "--metrics-dir", help="A folder with more metrics; may be given several times.", callback=expanded
-    ),
-]
+def _more(what: str, callback: Callable[[Any], Any] = expanded, name: str = "") -> Any:
+    text = f"A folder with more {what}; may be given several times."
+    return Option(f"--{name or what}-dir", help=text, callback=callback)
 
 
-FiguresDir = Annotated[
-    list[Path],
-    Option(
-        "--figures-dir", help="A folder with more figures; may be given several times.", callback=expanded
-    ),
-]
+MethodsDir = Annotated[list[Path], _more("methods")]
+MetricsDir = Annotated[list[Path], _more("metrics")]
+FiguresDir = Annotated[list[Path], _more("figures")]
 
 
 def scenes_in(value: list[Path]) -> list[Path]:
@@ -282,14 +264,7 @@ def scenes_in(value: list[Path]) -> list[Path]:
     return dirs
 
 
-ScenesDir = Annotated[
-    list[Path],
-    Option(
-        "--scenes-dir",
-        help="A folder with more kinds of scene; may be given several times.",
-        callback=scenes_in,
-    ),
-]
+ScenesDir = Annotated[list[Path], _more("kinds of scene", scenes_in, "scenes")]
 
 
 def encoder_named(value: str) -> str:
@@ -304,7 +279,7 @@ Encoder = Annotated[
     Option(
         help="What computes hash grids and rays: numba, torch, triton or tinycudann; auto: the fastest here.",
         callback=encoder_named,
-        autocompletion=lambda incomplete: [name for name in ENCODERS if name.startswith(incomplete)],
+        autocompletion=_completes(lambda: ENCODERS),
     ),
 ]
 Runs = Annotated[Path, Argument(help="The folder that a sweep wrote.", callback=expanded)]
@@ -316,6 +291,9 @@ Filter = Annotated[
         "the id, a pattern with *; all words must fit."
     ),
 ]
+Study = Annotated[
+    Path, Argument(metavar="STUDY", help="The folder that `harness study new` wrote.", callback=expanded)
+]
 Source = Annotated[
     str,
     Argument(
@@ -324,14 +302,24 @@ Source = Annotated[
         callback=expanded,
     ),
 ]
-
-
 PresetName = Annotated[
     str,
     Option(
         help="Whose settings: one of `harness presets`, or the path of a .toml file of yours.",
         autocompletion=complete_presets,
         callback=expanded,
+    ),
+]
+PriorName = Annotated[
+    str | None, Option("--prior", help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
+]
+Settings = Annotated[
+    list[str],
+    Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting, such as guidance.cfg_scale=30; may be given several times.",
+        autocompletion=complete_settings,
     ),
 ]
 ClipName = Annotated[str, Option("--clip", help="toy-clip, or an open_clip model of the allow-list.")]
@@ -343,3 +331,8 @@ Samples = Annotated[
     int | None,
     Option("--prior-samples", min=0, help="Images of the prior itself per prompt; 4 for a toy prior."),
 ]
+Wandb = Annotated[
+    Literal["online", "offline", "disabled"] | None,
+    Option(help="By default online where WANDB_API_KEY is set, else offline."),
+]
+DryRun = Annotated[bool, Option("--dry-run", help="Print the plan and an estimate, write nothing.")]

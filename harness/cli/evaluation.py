@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_args
 
 from typer import Argument, Exit, Option
 
@@ -17,6 +17,7 @@ from harness.cli.app import (
     AllowMixed,
     ClipName,
     Device,
+    DryRun,
     Encoder,
     FiguresDir,
     Filter,
@@ -25,17 +26,17 @@ from harness.cli.app import (
     Samples,
     ScenesDir,
     Source,
+    Wandb,
     app,
     complete_experiments,
     complete_figures,
-    complete_formats,
     complete_tables,
     expanded,
     file_out,
     folder_out,
 )
-from harness.config import UserError, nearest
-from harness.console import busy, say
+from harness.config import UserError
+from harness.console import busy, say, say_some
 from harness.records.files import check_file, check_folder
 from harness.records.folder import run_folders
 from harness.sweep.select import select
@@ -49,6 +50,7 @@ def _called(word: str) -> tuple[str, str]:
     return name, text
 
 
+Format = Literal["parquet", "csv", "glb", "obj", "ply"]
 WHICH = "Which; all that the runs allow by default. Words such as method=tp_sds or prompt=bus choose runs."
 
 
@@ -57,31 +59,29 @@ def runs_and_results(
 ) -> tuple[Path, Path, list[str] | None]:
     """The folder of runs, made from W&B where they are there; where results go unless `out` says it; and
     which runs fit the words, None for no words. Results of some never take the place of those of all."""
-    if words and not below:
-        below = "chosen"
-    elif words:
-        below = f"chosen/{below}"
+    below = f"chosen/{below}" if words else below
     if source.startswith("hf:") or (Path(source) / "croissant.json").is_file():
         from eval.published.read import run_folders_of as restored
 
         with busy(f"reading {source}"):
             runs = restored(source)
-        only = [folder.id for folder in select(runs, words)] if words else None
-        return runs, out or Path("published-" + source.rstrip("/").rpartition("/")[2], below), only
-    if not source.startswith("wandb:"):
-        run_folders(source)  # a wrong name is told before anything is imported
-        only = [folder.id for folder in select(Path(source), words)] if words else None
-        results = out or Path(source, "eval", below)
-        check_folder(results)
-        return Path(source), results, only
-    from eval.sources.wandb_runs import run_folders_of
+        results = Path("published-" + source.rstrip("/").rpartition("/")[2], below)
+    elif source.startswith("wandb:"):
+        from eval.sources.wandb_runs import run_folders_of
 
-    with busy(f"reading {source}"):
-        runs, problems = run_folders_of(source)
-    for problem in problems:
-        say(f"left out: {problem}", sys.stderr)
+        with busy(f"reading {source}"):
+            runs, problems = run_folders_of(source)
+        for problem in problems:
+            say(f"left out: {problem}", sys.stderr)
+        results = Path("wandb-" + source.rpartition("/")[2], below)
+    else:
+        runs = Path(source)
+        run_folders(runs)  # a wrong name is told before anything is imported
+        results = runs / "eval" / below
     only = [folder.id for folder in select(runs, words)] if words else None
-    return runs, out or Path("wandb-" + source.rpartition("/")[2], below), only
+    if out is None:
+        check_folder(results)
+    return runs, out or results, only
 
 
 def filters(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -109,8 +109,8 @@ def evaluate(
         from eval.command import evaluate as run
         from harness.reproduce import evaluated_runs
 
-    options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "only": only, "chosen": words}
-    run(evaluated_runs(folder, **options), results)
+    options = {"clip": clip, "device": device, "allow_mixed": allow_mixed}
+    run(evaluated_runs(folder, **options, only=only, chosen=words), results)
 
 
 @app.command(epilog="Example: harness tables runs convergence diversity")
@@ -143,9 +143,8 @@ def tables(
         from harness.reproduce import evaluated_runs
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
-    options |= {"only": only, "chosen": words}
     options |= {"metrics_dirs": metrics_dir, "contrasts": [_pair(text) for text in contrast]}
-    write_tables(evaluated_runs(folder, **options), names, results)
+    write_tables(evaluated_runs(folder, **options, only=only, chosen=words), names, results)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -285,15 +284,32 @@ def figures(
     own = dict(_called(word) for word in called)
     choices = Choices(width, font, footnote, (NAMES if display_names else {}) | own)
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
-    options |= {"only": only, "chosen": words}
-    asked = {"width": width, "font": font}
-    flags = [f"--{option} {shlex.quote(str(value))}" for option, value in asked.items() if value]
-    flags += ["--no-footnote"] * (not footnote) + ["--display-names"] * display_names
-    flags += [f"--name {shlex.quote(word)}" for word in called]
-    command = " ".join(["harness figures", runs, *names, *words, *flags])
-    study = evaluated_runs(folder, **options)
+    flags = _flags(
+        clip=clip if clip != "toy-clip" else None,
+        allow_mixed=allow_mixed,
+        prior_samples=prior_samples,
+        width=width,
+        font=font or None,
+        no_footnote=not footnote,
+        display_names=display_names,
+        name=called,
+        figures_dir=figures_dir,
+        scenes_dir=scenes_dir,
+    )
+    command = shlex.join(["harness", "figures", runs, *names, *words, *flags])
+    study = evaluated_runs(folder, **options, only=only, chosen=words)
     for path in write_figures(study, names, results, command, dirs=figures_dir, choices=choices):
         print(path)
+
+
+def _flags(**asked: Any) -> list[str]:
+    """Options as a command line has them: lists once for each, True alone; without None and False."""
+    found = []
+    for key, value in asked.items():
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None and each is not False:
+                found += [f"--{key.replace('_', '-')}", *([] if each is True else [str(each)])]
+    return found
 
 
 @app.command(epilog="Example: harness reproduce fig8 --size toy")
@@ -302,7 +318,7 @@ def reproduce(
         str, Argument(help="An experiment of experiments/, or all.", autocompletion=complete_experiments)
     ],
     size: Annotated[
-        str, Option(help="toy (two CPU cores, 30 minutes, or two hours with a plan) or paper.")
+        Literal["toy", "paper"], Option(help="Toy: two CPU cores, 30 minutes, or two hours with a plan.")
     ] = "toy",
     runs: Annotated[
         Path, Option(help="Folders of runs, one per experiment, are in here.", callback=folder_out)
@@ -312,8 +328,8 @@ def reproduce(
     ] = Path("results"),
     device: Device = "auto",
     encoder: Encoder = "auto",
-    wandb: Annotated[str | None, Option(help="online, offline or disabled.")] = None,
-    dry_run: Annotated[bool, Option("--dry-run", help="Print the plans and estimates only.")] = False,
+    wandb: Wandb = None,
+    dry_run: DryRun = False,
 ) -> None:
     """A named experiment from sweep to figures; runs that are done are reused."""
     from harness import reproduce as program
@@ -366,13 +382,11 @@ def export(
         ),
     ] = "runs",
     kind: Annotated[
-        str,
+        Format | None,
         Option(
-            "--format",
-            help="parquet or csv: logs; glb, obj or ply: a mesh. As --out ends, else parquet.",
-            autocompletion=complete_formats,
+            "--format", help="parquet or csv: logs; glb, obj or ply: a mesh. As --out ends, else parquet."
         ),
-    ] = "",
+    ] = None,
     out: Annotated[
         Path | None,
         Option(help="The file; logs.parquet, or RUN/mesh/object.glb by default.", callback=file_out),
@@ -395,18 +409,18 @@ def export(
     scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """Every logged value of a sweep as one tidy table, or the object of one run as a coloured mesh."""
-    kind = _format(kind, out)
+    form = _format(kind, out)
     of_meshes = {"--threshold": threshold, "--resolution": resolution, "--components": components}
-    is_mesh = kind in ("glb", "obj", "ply")
+    is_mesh = form in ("glb", "obj", "ply")
     for option, value in ({"--metrics": metrics} if is_mesh else of_meshes).items():
         if value is not None:
-            raise UserError(f"{option} is not for --format {kind}")
+            raise UserError(f"{option} is not for --format {form}")
     if is_mesh:
         from harness.cli.objects import export_run
 
-        export_run(source, runs, kind, out, threshold, resolution, components, device)
+        export_run(source, runs, form, out, threshold, resolution, components, device)
     else:
-        _export_logs(source, out or Path(f"logs.{kind}"), metrics or "")
+        _export_logs(source, out or Path(f"logs.{form}"), metrics or "")
 
 
 @app.command(epilog="Example: harness publish runs --to coco-toy --name 'TP-SDS on coco, toy world'")
@@ -439,10 +453,7 @@ def publish(
         if on_hub:
             tell(f"and sending them to {repo}")
             where = f"{to}: {upload(folder, repo, private)}"
-    for line in left_out[:10]:
-        say(f"left out: {line}", sys.stderr)
-    if len(left_out) > 10:
-        say(f"… and {len(left_out) - 10} more are left out", sys.stderr)
+    say_some([f"left out: {line}" for line in left_out], "… and {} more are left out", sys.stderr)
     print(f"published in {where}")
 
 
@@ -468,13 +479,11 @@ def leaderboard(
         print(path)
 
 
-def _format(kind: str, out: Path | None) -> str:
-    known = ("parquet", "csv", "glb", "obj", "ply")
+def _format(kind: Format | None, out: Path | None) -> str:
     suffix = out.suffix.removeprefix(".") if out else ""
-    if kind and kind not in known:
-        raise UserError(f"--format {kind}: no such format{nearest(kind, known)}")
-    if out and (suffix not in known or kind not in ("", suffix)):
-        endings = " or ".join(f".{each}" for each in known if kind in ("", each))
+    fitting = [kind] if kind else get_args(Format)
+    if out and suffix not in fitting:
+        endings = " or ".join(f".{each}" for each in fitting)
         raise UserError(f"--out {out}: its name must end in {endings}")
     return kind or suffix or "parquet"
 

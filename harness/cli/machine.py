@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Argument, Exit, Option
 
-from harness.cli.app import Encoder, PresetName, ScenesDir, app, complete_settings, expanded, folder_out
-from harness.config import UserError, nearest
+from harness.cli.app import (
+    Encoder,
+    MethodsDir,
+    PresetName,
+    PriorName,
+    ScenesDir,
+    Settings,
+    app,
+    expanded,
+    folder_out,
+)
+from harness.config import UserError
 from harness.presets import DEFAULT
 
 
 @app.command(epilog="Example: harness bench --check")
 def bench(
     what: Annotated[
-        str,
+        Literal["engine", "spread", "contention", "methods", "logs", "slurm", "study", "scenes", "coverage"],
         Argument(
             help="engine: packed against solo, the usual loop and the denoiser alone; spread: a seed run "
             "again against another seed; contention: a step alone and beside busy processes; methods: a step "
@@ -35,28 +45,20 @@ def bench(
         int, Option(min=8, help="slurm: runs of the disturbed sweep; coverage: studies of a cell.")
     ] = 1000,
     preset: PresetName = DEFAULT,
-    prior: Annotated[str | None, Option(help="engine, spread, contention, scenes: another prior.")] = None,
-    settings: Annotated[
-        list[str],
-        Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="engine, spread, contention, scenes: a setting.",
-            autocompletion=complete_settings,
-        ),
-    ] = [],  # noqa: B006 - typer copies it
+    prior: PriorName = None,
+    settings: Settings = [],  # noqa: B006 - typer copies it
     encoder: Encoder = "auto",
     scenes_dir: ScenesDir = [],  # noqa: B006
-    methods_dir: Annotated[
-        list[Path],
-        Option(help="methods: a folder with more methods; may be given several times.", callback=expanded),
-    ] = [],  # noqa: B006
+    methods_dir: MethodsDir = [],  # noqa: B006
 ) -> None:
-    """Speed, side by side, as ratios; how logs load; what a cluster and a crowd of raters cost and lose."""
+    """Speed, side by side, as ratios; how logs load; what a cluster and a crowd of raters cost and lose.
+
+    Engine, spread, contention and scenes are of a preset, a prior and settings.
+    """
     if what == "logs":
         from eval.sources.bench_logs import run as run_logs
 
-        raise Exit(int(check and not run_logs().ok))
+        raise Exit(int(not run_logs().ok and check))
     if what == "slurm":
         from slurm.bench import run as run_slurm
 
@@ -76,10 +78,6 @@ def bench(
         return
     if folder:
         raise UserError(f"harness bench {what} takes no RUNS, and got '{folder}'; `bench methods RUNS` does")
-    of_config = ("engine", "spread", "contention", "scenes")
-    if what not in of_config:
-        known = [*of_config, "methods", "logs", "slurm", "study", "coverage"]
-        raise UserError(f"no benchmark '{what}'{nearest(what, known)}")
     from harness import bench as engine
     from harness.doctor import pin, resolve
 
@@ -105,18 +103,8 @@ def doctor(
         ),
     ] = None,
     preset: PresetName = DEFAULT,
-    prior: Annotated[
-        str | None, Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
-    ] = None,
-    settings: Annotated[
-        list[str],
-        Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A setting, such as guidance.revision=main; may be given several times.",
-            autocompletion=complete_settings,
-        ),
-    ] = [],  # noqa: B006 - typer copies it
+    prior: PriorName = None,
+    settings: Settings = [],  # noqa: B006 - typer copies it
     clip: Annotated[
         str, Option(help="Scorers, comma-separated; those of the preset's experiments by default.")
     ] = "",

@@ -8,12 +8,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Exit, Option, confirm
 
 from harness.cli.app import Filter, Runs, RunsOption, app, complete_run, expanded, expanded_words
-from harness.config import UserError, nearest
+from harness.config import UserError
 
 if TYPE_CHECKING:
     from harness.records.folder import RunFolder
@@ -32,7 +32,7 @@ def status(
     ] = "",
 ) -> None:
     """Per method: how many runs are done, running, queued and failed, the rate, time left and cost."""
-    from harness.console import Console, say
+    from harness.console import Console, say, say_some
     from harness.sweep.select import find_run
     from harness.sweep.status import sweep_status
     from slurm import watch as slurm
@@ -54,18 +54,10 @@ def status(
     state = _watched(runs, look, console) if watch else look(runs)
     if not watch:
         console.print(state.view())
-    for failure in state.failures[:10]:
-        console.print(
-            f"failed at step {failure['step']}: {failure['run']}: {failure['reason']}",
-            soft_wrap=True,
-            markup=False,
-        )
-    if len(state.failures) > 10:
-        console.print(f"… and {len(state.failures) - 10} more (--json lists them all)")
-    for damage in state.damages[:10]:
-        console.print(f"damaged: {damage['run']}: {damage['damage']}", soft_wrap=True, markup=False)
-    if len(state.damages) > 10:
-        console.print(f"… and {len(state.damages) - 10} more (--json lists them all)")
+    failed = [f"failed at step {each['step']}: {each['run']}: {each['reason']}" for each in state.failures]
+    damaged = [f"damaged: {each['run']}: {each['damage']}" for each in state.damages]
+    for lines in (failed, damaged):
+        say_some(lines, "… and {} more (--json lists them all)")
 
 
 WATCH_SECONDS = 5.0  # between two looks: one call of squeue, where there is a queue
@@ -216,18 +208,16 @@ def sync(
     ] = "",
     entity: Annotated[str | None, Option(help="W&B's entity; the API key's default one by default.")] = None,
     to: Annotated[
-        str, Option(help="wandb, or trackio: a dashboard on this machine, without an account.")
+        Literal["wandb", "trackio"], Option(help="Trackio: a dashboard on this machine, without an account.")
     ] = "wandb",
 ) -> None:
     """Give W&B, or Trackio, what it lacks of these runs; the same command again sends nothing."""
-    from harness.console import Console, say
+    from harness.console import Console, say_some
     from harness.records.mirror import Place
     from harness.records.trackio_copy import copy
     from harness.records.wandb_sync import sync as upload
     from harness.sweep.select import select
 
-    if to not in MIRRORS:
-        raise UserError(f"--to is wandb or trackio, not '{to}'{nearest(to, MIRRORS)}")
     if entity and to == "trackio":
         raise UserError("--entity is W&B's; Trackio's projects are on this machine")
     folders = select(runs, words)
@@ -238,10 +228,8 @@ def sync(
             progress.update(f"{so_far.line} of {len(folders)}")
 
         outcome = copy(folders, place, tell) if to == "trackio" else upload(folders, place, entity, tell)
-    for name, problem in list(outcome.left.items())[:10]:
-        say(f"left: {name}: {problem}", sys.stderr)
-    for name, damage in list(outcome.damaged.items())[:10]:
-        say(f"damaged: {name}: {damage}", sys.stderr)
+    say_some([f"left: {name}: {problem}" for name, problem in outcome.left.items()], file=sys.stderr)
+    say_some([f"damaged: {name}: {damage}" for name, damage in outcome.damaged.items()], file=sys.stderr)
     print(f"{len(folders)} runs in {MIRRORS[to]} project {place.project}: {outcome.line}")
     if to == "trackio":
         print(f"next: trackio show --project {place.project}")

@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Exit, Option
+from typer import Argument, Exit
 
-from harness.cli.app import ScenesDir, app, complete_settings
+from harness.cli.app import ScenesDir, Settings, app
 
 
 @app.command(epilog="Example: harness scenes field")
@@ -35,12 +35,7 @@ def scenes(
 @app.command(name="check-scene", epilog="Example: harness check-scene voxels --scenes-dir ~/my-scenes")
 def check_scene(
     name: Annotated[str, Argument(help="The kind.")],
-    settings: Annotated[
-        list[str],
-        Option(
-            "--set", metavar="KEY=VALUE", help="A setting to try it with.", autocompletion=complete_settings
-        ),
-    ] = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
     scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """Try whether a kind of scene keeps what all do: bits, gradients, checkpoints, views, meshes."""

@@ -7,11 +7,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Exit, Option
 
-from harness.cli.app import Device, Encoder, app, complete_profiles, complete_searches, folder_out
+from harness.cli.app import (
+    Device,
+    DryRun,
+    Encoder,
+    Wandb,
+    app,
+    complete_profiles,
+    complete_searches,
+    folder_out,
+)
 from harness.config import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +35,7 @@ def search(
         str,
         Argument(help="A search of experiments/searches/, or a file.toml.", autocompletion=complete_searches),
     ] = "",
-    size: Annotated[str, Option(help="toy or paper.")] = "toy",
+    size: Annotated[Literal["toy", "paper"], Option(help="Which of its sizes.")] = "toy",
     test: Annotated[str, Option(help="Run a test of the winner, which must be fixed by now; or all.")] = "",
     hours: Annotated[
         float | None, Option(min=0, help="Begin no generation once those before it took so long.")
@@ -39,7 +48,7 @@ def search(
     ] = Path("results"),
     device: Device = "auto",
     encoder: Encoder = "auto",
-    wandb: Annotated[str | None, Option(help="online, offline or disabled.")] = None,
+    wandb: Wandb = None,
     slurm: Annotated[
         str | None,
         Option(
@@ -48,7 +57,7 @@ def search(
             autocompletion=complete_profiles,
         ),
     ] = None,
-    dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and an estimate.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Look for better settings on some prompts, fix the winner on others, test it on a third part."""
     from harness.search import definition

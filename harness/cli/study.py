@@ -6,14 +6,10 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
-from harness.cli.app import Filter, Runs, expanded, folder_out, study_app
+from harness.cli.app import Filter, Runs, Study, expanded, folder_out, study_app
 from harness.config import UserError
-
-Folder = Annotated[
-    Path, Argument(metavar="STUDY", help="The folder that `harness study new` wrote.", callback=expanded)
-]
 
 
 @study_app.command(epilog="Example: harness study new runs --a tp_sds --b uniform_sds")
@@ -82,7 +78,7 @@ def new(
     epilog="Example: harness study links study --count 20 --base-url https://study.example.org"
 )
 def links(
-    study: Folder,
+    study: Study,
     count: Annotated[int, Option(min=1, help="How many raters to add.")] = 1,
     base_url: Annotated[str, Option(help="Where raters will reach it.")] = "http://127.0.0.1:8000",
     per_rater: Annotated[
@@ -105,7 +101,7 @@ def links(
 
 @study_app.command(epilog="Example: harness study serve study --port 8000")
 def serve(
-    study: Folder,
+    study: Study,
     host: Annotated[str, Option(help="Address to listen on; this machine alone by default.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="0 for any free one.")] = 8000,
 ) -> None:

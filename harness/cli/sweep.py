@@ -10,10 +10,14 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from harness.cli.app import (
+    Device,
+    DryRun,
     Encoder,
     MethodsDir,
     PresetName,
+    PriorName,
     ScenesDir,
+    Wandb,
     app,
     complete_methods,
     complete_profiles,
@@ -22,7 +26,7 @@ from harness.cli.app import (
     expanded,
     folder_out,
 )
-from harness.config import UserError, nearest
+from harness.config import UserError
 from harness.presets import DEFAULT
 from harness.text import short
 
@@ -62,9 +66,7 @@ def sweep(
         str | None, Option(help="Run a part that the suite's head declares, such as test.")
     ] = None,
     preset: PresetName = DEFAULT,
-    prior: Annotated[
-        str | None, Option(help="Another diffusion prior: a folder or a Hub id, such as owner/name.")
-    ] = None,
+    prior: PriorName = None,
     settings: Annotated[
         list[str],
         Option(
@@ -86,10 +88,8 @@ def sweep(
         int | None, Option(min=1, help="Worker processes; one per GPU, or one, by default.")
     ] = None,
     out: Annotated[Path, Option(help="Where the run folders are.", callback=folder_out)] = Path("runs"),
-    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
-    wandb: Annotated[
-        str | None, Option(help="online, offline or disabled; online where WANDB_API_KEY is set.")
-    ] = None,
+    device: Device = "auto",
+    wandb: Wandb = None,
     study: Annotated[
         str | None,
         Option("--study", "--wandb-project", help="W&B's project; dreamtime, or that of the runs there."),
@@ -119,9 +119,7 @@ def sweep(
     array_parallelism: Annotated[
         int | None, Option(min=1, help="Most Slurm tasks at a time; the profile's by default.")
     ] = None,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Print the plan and an estimate, write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     retry_failed: Annotated[bool, Option("--retry-failed", help="Try failed runs again.")] = False,
     keep: Annotated[
         bool, Option("--keep", help="Keep runs that were made with other code of their method.")
@@ -134,10 +132,6 @@ def sweep(
     from harness.console import busy
     from harness.sweep.request import Request, execution_of, parse_steps
 
-    if wandb not in (None, "online", "offline", "disabled"):
-        raise UserError(
-            f"--wandb is online, offline or disabled, not '{wandb}'{nearest(wandb, ['online', 'offline'])}"
-        )
     if pack != "auto" and not (pack.isdecimal() and len(pack) < 10 and int(pack) > 0):
         raise UserError(f"--pack takes a number of runs or auto, not '{short(pack, 60)}'")
     if prompts is None and not prompt:

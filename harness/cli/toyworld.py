@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
-from harness.cli.app import expanded, file_out, folder_out, prompts_app, toyworld_app
+from harness.cli.app import Device, expanded, file_out, folder_out, prompts_app, toyworld_app
 from harness.config import UserError
 
 
@@ -79,7 +79,7 @@ def toyworld_train(
         Path | None,
         Option("--from", help="A folder of toy-sd and toy-clip to train on from.", callback=expanded),
     ] = None,
-    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     minutes: Annotated[float | None, Option(help="Minutes of work, shared out among the stages.")] = None,
     steps: Annotated[int | None, Option(min=1, help="Steps of each stage, instead of minutes.")] = None,
 ) -> None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from typer import Argument, Option
+from typer import Option
 
-from harness.cli.app import ClipName, Device, expanded, file_out, folder_out, study_app
-from harness.config import UserError
+from harness.cli.app import ClipName, Device, Study, expanded, file_out, folder_out, study_app
 
-Study = Annotated[
-    Path, Argument(metavar="STUDY", help="The folder that `harness study new` wrote.", callback=expanded)
-]
 Judge = Annotated[
     str, Option(metavar="NAME", help="The votes of this judge, in the place of people's; clip where one is.")
 ]
@@ -56,7 +52,7 @@ def export(
 )
 def judge_(
     study: Study,
-    judge: Annotated[str, Option(help="What judges: clip.")] = "clip",
+    judge: Annotated[Literal["clip"], Option(help="What judges.")] = "clip",
     clip: ClipName = "toy-clip",
     runs: Annotated[
         Path | None, Option(help="The folder of runs, where it is no longer where it was.", callback=expanded)
@@ -66,6 +62,4 @@ def judge_(
     """The same study with a CLIP scorer as its rater, in a database of its own, labelled so; no people."""
     from eval.preference.judge import judge_by_clip
 
-    if judge != "clip":
-        raise UserError(f"--judge is clip, not '{judge}'")
     results(study, judge_by_clip(study, clip, device, runs))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,7 +52,17 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ),
         (["sweep", "prompts/smoke.txt", "--pack", "big"], "auto"),
         (["sweep", "prompts/smoke.txt", "--steps", "0"], "--steps"),
-        (["sweep", "prompts/smoke.txt", "--wandb", "on"], "online"),
+        *(
+            ([*command, "--wandb", "on"], "'on' is not one of 'online', 'offline', 'disabled'")
+            for command in (["sweep", "smoke"], ["reproduce", "fig8"], ["search", "schedule"])
+        ),
+        (["sweep", "smoke", "--encoder", "nunba"], "'numba'"),
+        (["reproduce", "fig6", "--size", "huge"], "'toy', 'paper'"),
+        (["search", "schedule", "--size", "huge"], "'toy', 'paper'"),
+        (["sync", "--to", "trackoi"], "'trackio'"),
+        (["study", "judge", ".", "--judge", "clop"], "'clip'"),
+        (["bench", "engin"], "'engine'"),
+        (["export-to", "gpteval"], "'gpteval3d'"),
         (["status", "no-such-folder"], "no-such-folder"),
         (["turntable", "--runs", "no-such-folder"], "no-such-folder"),
         (["export", "no-such-run", "--format", "glbb"], "'glb'"),
@@ -74,7 +85,7 @@ def test_errors_are_one_line_with_exit_code_2(
 ):
     assert _call(monkeypatch, *arguments) == 2
     err = capsys.readouterr().err
-    assert err.startswith("harness: ") and err.count("\n") == 1 and says in err
+    assert err.startswith("harness: ") and err.count("\n") == 1 and says in err and "Value error" not in err
 
 
 def test_a_prompt_outside_the_toy_world_is_refused_before_anything_starts(
@@ -145,6 +156,9 @@ def test_completion_for_three_shells(shell: str):
         ("harness tables runs r_pre", {"r_precision", "r_precision_steps"}),
         ("harness figures runs grad", {"gradients"}),
         ("harness export run --format p", {"parquet", "ply"}),
+        ("harness sweep smo", {"smoke"}),
+        ("harness sweep coco --wandb o", {"online", "offline"}),
+        ("harness sweep coco --set guidance.cfg_s", {"guidance.cfg_scale="}),
         ("harness sweep coco --methods sds,tp_", {"sds,tp_sds"}),
     ],
 )
@@ -155,6 +169,13 @@ def test_what_is_completed(line: str, shown: set[str]):
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | words
     )
     assert set(done.stdout.split()) == shown, done.stderr
+
+
+def test_a_benchmark_runs_with_and_without_a_bar(monkeypatch: pytest.MonkeyPatch):
+    ran = []
+    monkeypatch.setattr("eval.sources.bench_logs.run", lambda: ran.append(0) or SimpleNamespace(ok=False))
+    assert _call(monkeypatch, "bench", "logs") == 0 and _call(monkeypatch, "bench", "logs", "--check") == 1
+    assert len(ran) == 2
 
 
 def test_status_and_show_speak_json(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from PIL import Image
 
 from harness.cli import app
 from harness.config import UserError
+from harness.scene.kind import look_in
 from tests.eval.conftest import PROMPTS, Sweep, clip_folder, picture, runs
 
 __all__ = ["clip_folder", "runs"]  # fixtures of the eval tests, used here, too
@@ -86,5 +89,27 @@ def test_an_analytic_experiment_needs_no_runs(tmp_path: Path) -> None:
     assert set(everything(tmp_path)) == {f"fig6/schedules.{kind}" for kind in ("pdf", "png", "json")}
     with pytest.raises(UserError, match="no experiment 'fig66'; did you mean"):
         call("reproduce", "fig66", "--out", tmp_path)
-    with pytest.raises(UserError, match="--size is toy or paper"):
-        call("reproduce", "fig6", "--size", "huge")
+
+
+def test_the_command_of_a_figure_makes_it_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = []
+
+    def write(study: Any, names: list[str], out: Path, command: str, **options: Any) -> list[Path]:
+        made.append((study, names, command, options))
+        return []
+
+    monkeypatch.setattr("harness.reproduce.evaluated_runs", lambda folder, **options: (folder, options))
+    monkeypatch.setattr("eval.figures.write.write_figures", write)
+    monkeypatch.setattr("harness.cli.evaluation.runs_and_results", lambda runs, *_: (runs, tmp_path, ["one"]))
+    options = ["--clip", "my clip", "--allow-mixed", "--prior-samples", "0", "--figures-dir", tmp_path]
+    options += ["--scenes-dir", tmp_path, "--name", "tp_sds=Our own", "--no-footnote", "--width", "3.5"]
+    call(
+        "figures", "my runs", "seeds_grid", "prompt=a bus", *options, "--display-names", "--font", "Noto Sans"
+    )
+    words = shlex.split(made[0][2])
+    assert words[0] == "harness" and {str(option) for option in options} < {*words}
+    call(*words[1:])
+    assert made[0] == made[1]
+    call("figures", "runs", "--out", tmp_path, "--device", "cpu")
+    assert made[2][2] == "harness figures runs"
+    look_in([])

@@ -172,8 +172,6 @@ def test_from_runs_to_the_judges_results_by_commands(
     for wrong in (["results", study], ["export", study]):
         with pytest.raises(UserError, match="nobody has answered"):
             call("study", *wrong)
-    with pytest.raises(UserError, match="--judge is clip"):
-        call("study", "judge", study, "--judge", "clop")
 
 
 def test_an_experiments_study_is_made_once_and_judged_each_time(runs: Sweep, clip_folder: Path) -> None:
