@@ -28,14 +28,22 @@ from harness.threads import wait_asleep
 def _with_a_profile(arguments: list[str]) -> list[str]:
     """`--slurm` alone means the one profile of your own; Typer knows no option with an optional value."""
     for at, word in enumerate(arguments):
-        following = arguments[at + 1 : at + 2]
-        if word == "--slurm" and (
-            not following or following[0].startswith("-") or following[0].endswith(".txt")
-        ):
+        if word == "--slurm" and not _names_a_profile(*arguments[at + 1 : at + 2]):
             from slurm.profile import default
 
             return [*arguments[: at + 1], default(), *arguments[at + 1 :]]
     return arguments
+
+
+def _names_a_profile(word: str = "-") -> bool:
+    """Whether the word after `--slurm` is its value, a mistyped one too, and no option, suite or search."""
+    from harness.search.definition import names as searches
+    from harness.sweep.grid import suites
+    from slurm.profile import names
+
+    is_file = word.endswith(".txt") or (os.path.isfile(word) and not word.endswith(".toml"))
+    is_other = is_file or ".csv:" in word.lower() or word in [*suites(), *searches()]
+    return word in names() or not (word.startswith("-") or is_other)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.cli import main
+from harness.cli import _with_a_profile, main
 from harness.cli.app import GROUPS
 from harness.config import Config, UserError, override_keys
 from harness.records.folder import RunFolder
@@ -169,6 +169,31 @@ def test_what_is_completed(line: str, shown: set[str]):
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | words
     )
     assert set(done.stdout.split()) == shown, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--slurm", "smoke"],
+        ["--slurm", "x.csv:prompt"],
+        ["--slurm", "list"],
+        ["--slurm", "schedule"],
+        ["--slurm", "a.txt"],
+        ["--slurm", "--dry-run"],
+        ["smoke", "--slurm"],
+    ],
+)
+def test_slurm_alone_is_the_one_profile(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slurm-profiles").mkdir()
+    (tmp_path / "slurm-profiles" / "mine.toml").touch()
+    (tmp_path / "list").touch()
+    at = arguments.index("--slurm") + 1
+    assert _with_a_profile(arguments) == [*arguments[:at], "mine", *arguments[at:]]
+    for named in ("mine", "mistyped", "site.toml"):
+        assert _with_a_profile(["smoke", "--slurm", named]) == ["smoke", "--slurm", named]
 
 
 def test_a_benchmark_runs_with_and_without_a_bar(monkeypatch: pytest.MonkeyPatch):
