@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Exit, Option
 
 from harness.cli.app import Device, Filter, RunsOption, ScenesDir, app, folder_out
-from harness.config import UserError, nearest
+from harness.config import UserError
 
 if TYPE_CHECKING:
     from harness.objects.final import Final
@@ -33,33 +34,20 @@ def turntable(
 
     Runs are chosen by words, by id, or by folder.
     """
-    from harness.console import say
     from harness.objects.turntable import is_there
 
-    folders = _chosen(words, runs)
-    done = [folder for folder in folders if folder.status() == "done"]
-    if len(folders) > len(done):
-        print(f"left out: {len(folders) - len(done)} runs that are not done", file=sys.stderr)
-    failed = 0
-    for folder in done:
+    def make(folder: RunFolder) -> None:
         if is_there(folder, azimuths, elevation, size):
             print(f"{folder.turntable}  is there already")
-            continue
-        try:
+        else:
             _write(folder, azimuths, elevation, size, device)
-        except UserError as error:
-            if len(folders) == 1:
-                raise
-            say(f"left out: {error}", sys.stderr)
-            failed += 1
-    if not done:
-        raise UserError("no run of these is done: " + ", ".join(folder.id for folder in folders[:3]))
-    raise Exit(1 if failed else 0)
+
+    _each(_done(words, runs), make)
 
 
 @app.command(name="export-to", epilog="Example: harness export-to gpteval3d seed=0 --out theirs")
 def export_to(
-    benchmark: Annotated[str, Argument(help="gpteval3d or t3bench.")],
+    benchmark: Annotated[Literal["gpteval3d", "t3bench"], Argument(help="Whose folders.")],
     words: Filter = [],  # noqa: B006
     runs: RunsOption = Path("runs"),
     out: Annotated[Path, Option(help="The folder to write.", callback=folder_out)] = Path("exported"),
@@ -72,21 +60,39 @@ def export_to(
     """Finished runs as GPTEval3D's folders of renders, or as T3Bench's folders of meshes."""
     from harness.objects import benchmarks
 
-    if benchmark not in ("gpteval3d", "t3bench"):
-        raise UserError(f"no benchmark '{benchmark}'{nearest(benchmark, ['gpteval3d', 't3bench'])}")
+    folders = _done(words, runs)
+    if benchmark == "gpteval3d":
+        write = benchmarks.gpteval3d(folders, out, azimuths, size)
+    else:
+        write = benchmarks.t3bench(folders, out, group)
+    _each(folders, lambda folder: print(write(_load(folder, device)), flush=True))
+
+
+def _done(words: list[str], runs: Path) -> list[RunFolder]:
+    """The chosen runs that are done; raises UserError where none is."""
     folders = _chosen(words, runs)
-    finals = [_load(folder, device) for folder in folders if folder.status() == "done"]
-    if not finals:
+    done = [folder for folder in folders if folder.status() == "done"]
+    if not done:
         raise UserError("no run of these is done: " + ", ".join(folder.id for folder in folders[:3]))
-    if len(folders) > len(finals):
-        print(f"left out: {len(folders) - len(finals)} runs that are not done", file=sys.stderr)
-    made = (
-        benchmarks.gpteval3d(finals, out, azimuths, size)
-        if benchmark == "gpteval3d"
-        else benchmarks.t3bench(finals, out, group)
-    )
-    for path in made:
-        print(path, flush=True)
+    if len(folders) > len(done):
+        print(f"left out: {len(folders) - len(done)} runs that are not done", file=sys.stderr)
+    return done
+
+
+def _each(folders: list[RunFolder], make: Callable[[RunFolder], None]) -> None:
+    """Make something of each run; those of which it cannot be made are told, and the exit code is then 1."""
+    from harness.console import say
+
+    failed = 0
+    for folder in folders:
+        try:
+            make(folder)
+        except UserError as error:
+            if len(folders) == 1:
+                raise
+            say(f"left out: {error}", sys.stderr)
+            failed += 1
+    raise Exit(1 if failed else 0)
 
 
 def _write(folder: RunFolder, azimuths: int, elevation: float, size: int | None, device: str) -> None:
@@ -137,9 +143,10 @@ def export_run(
     stamp = f" ({about['mark']})" if about["mark"] else ""
     parts = "" if about["components"] == about["components_kept"] else f" of {about['components']}"
     grid, colours = about["grid"], about["colours"]
+    density = f"density {about['threshold']:.4g} ({about['threshold_from']})"
     print(
         f"{path}{stamp}: {about['vertices']} vertices, {about['faces']} faces, "
         f"{about['components_kept']}{parts} components, {'' if about['watertight'] else 'not '}watertight; "
-        f"density {about['threshold']:.4g} ({about['threshold_from']}), {grid['cells']} cells a side; "
+        f"{density if about['threshold'] else 'signed distance 0'}, {grid['cells']} cells a side; "
         f"{colours['seen_share']:.0%} of the vertices seen in {colours['views']} views"
     )

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,6 +21,7 @@ from harness.objects.export import export_mesh
 from harness.objects.final import Final
 from harness.objects.turntable import films
 from harness.records.files import make_folder, read_json, strip, write_bytes, write_json
+from harness.records.folder import RunFolder
 from harness.records.reader import problem
 
 AZIMUTHS, ELEVATION, SIZE = 120, 15.0, 512  # of GPTEval3D's renders, which are threestudio's
@@ -31,48 +32,55 @@ class _Kept(TypedDict):
 
 
 def gpteval3d(
-    finals: Sequence[Final], out: Path, azimuths: int = AZIMUTHS, size: int = SIZE
-) -> Iterator[Path]:
-    """Writes prompts.json and each run's frames, and yields their folders. UserError for runs without a
-    suite, and for those of several."""
-    prompts = _prompts(finals)
+    runs: Sequence[RunFolder], out: Path, azimuths: int = AZIMUTHS, size: int = SIZE
+) -> Callable[[Final], Path]:
+    """Writes prompts.json; what writes the frames of one of these runs, and returns their folder. UserError
+    for runs without a suite, and for those of several."""
+    prompts = _prompts(runs)
     make_folder(out)
     write_json(out / "prompts.json", prompts)
-    for final in finals:
+
+    def write(final: Final) -> Path:
         spec = final.spec
         folder = out / "methods" / _plain(spec.label) / str(prompts.index(spec.prompt)) / str(spec.seed)
-        make_folder(folder)
         shown = films(final, azimuths, ELEVATION, size)
+        make_folder(folder)
         for name, film in (("rgb", "colour"), ("normal", "normals")):
             for n, frame in enumerate(shown[film]):
                 write_bytes(folder / f"{name}_{n}.png", strip(frame[None]))
-        yield folder
+        return folder
+
+    return write
 
 
-def t3bench(finals: Sequence[Final], out: Path, group: str, resolution: int | None = None) -> Iterator[Path]:
-    """Writes each run's mesh, of `resolution` cells along an axis, and yields its path. UserError where a
-    prompt has two runs of a method."""
-    seen: dict[tuple[str, str], Final] = {}
-    for final in finals:
-        twin = seen.setdefault((final.spec.label, final.spec.prompt), final)
-        if twin is not final:
+def t3bench(
+    runs: Sequence[RunFolder], out: Path, group: str, resolution: int | None = None
+) -> Callable[[Final], Path]:
+    """What writes the mesh of one of these runs, of `resolution` cells along an axis, and returns its path.
+    UserError where a prompt has two runs of a method."""
+    seen: dict[tuple[str, str], RunFolder] = {}
+    for run in runs:
+        spec = run.spec()
+        twin = seen.setdefault((spec.label, spec.prompt), run)
+        if twin is not run:
             raise UserError(
-                f"T3Bench takes one mesh of a method and prompt; {twin.folder.id} and {final.folder.id} are "
-                "two: choose with seed=0"
+                f"T3Bench takes one mesh of a method and prompt; {twin.id} and {run.id} are two: choose with "
+                "seed=0"
             )
-    for final in finals:
+
+    def write(final: Final) -> Path:
         spec = final.spec
         prompt = spec.prompt.replace(" ", "_").replace("/", "_")
         place = f"{_plain(spec.label)}_{group}/{prompt}@s{spec.seed}/save/it{spec.config.steps}-export"
         folder = out / "outputs_mesh_t3" / place
         make_folder(folder)
-        yield export_mesh(final, "obj", folder / "model.obj", resolution=resolution)[0]
+        return export_mesh(final, "obj", folder / "model.obj", resolution=resolution)[0]
+
+    return write
 
 
-def _prompts(finals: Sequence[Final]) -> list[str]:
-    suites = {
-        (final.folder.path.parent, final.spec.suite.sha256 if final.spec.suite else "") for final in finals
-    }
+def _prompts(runs: Sequence[RunFolder]) -> list[str]:
+    suites = {(run.path.parent, suite.sha256 if (suite := run.spec().suite) else "") for run in runs}
     if len(suites) != 1:
         raise UserError(f"an index into prompts needs runs of one suite, and these are of {len(suites)}")
     [(root, sha256)] = suites

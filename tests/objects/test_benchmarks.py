@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from PIL import Image
 from eval.sources.foreign import import_renders
 from eval.sources.load import load_run
 from harness.cli import main
-from harness.config import GuidanceConfig, UserError
+from harness.config import Config, GuidanceConfig, UserError
 from harness.guidance.prior import Guidance
 from harness.objects.benchmarks import t3bench
-from harness.objects.final import latents, load, load_prior, pictures
+from harness.objects.final import Final, latents, load, load_prior, pictures
 from harness.records.folder import RunFolder, run_folders
+from harness.records.identity import RunSpec
 from harness.scene.cameras import make
 from harness.scene.kind import look_in
 from harness.sweep.grid import Suite
@@ -75,14 +77,44 @@ def test_renders_are_where_gpteval3d_looks_and_the_importer_reads_them_back(
 
 
 def test_meshes_are_where_t3bench_looks_one_of_a_prompt(runs: Path, tmp_path: Path) -> None:
-    finals = [load(folder) for folder in run_folders(runs)]
+    folders = run_folders(runs)
     with pytest.raises(UserError, match="one mesh of a method and prompt"):
-        list(t3bench(finals, tmp_path / "none", "single"))
+        t3bench(folders, tmp_path / "none", "single")
     assert not (tmp_path / "none").exists()
-    one = [final for final in finals if final.spec.prompt == PROMPTS[1]]
-    list(t3bench(one, tmp_path / "t3", "single", resolution=32))
+    [one] = [folder for folder in folders if folder.spec().prompt == PROMPTS[1]]
+    t3bench([one], tmp_path / "t3", "single", resolution=32)(load(one))
     [path] = (tmp_path / "t3" / "outputs_mesh_t3" / "tp_sds_single").glob(
         PROMPTS[1].replace(" ", "_") + "*/save/it*-export/model.obj"
     )
     mesh = trimesh.load_mesh(path)
     assert mesh.is_watertight and mesh.volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.2)
+
+
+def test_what_cannot_be_shown_is_left_out_and_one_run_is_held_at_a_time(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = planted.run(runs, [BODY], prompt=PROMPTS[2])
+    (broken.path / "checkpoint.safetensors").write_bytes(b"half a")
+    flat = {"scene": {"kind": "image"}, "views": {"azimuths": 1, "heldout_elevation": None}}
+    cfg = Config.model_validate(flat)
+    image = RunFolder.create(
+        runs, RunSpec(method="tp_sds", prompt=PROMPTS[3], seed=0, suite=SUITE, config=cfg)
+    )
+    image.finish({"steps": cfg.steps})
+    held = []
+
+    def load_one(folder: RunFolder, device: str) -> Final:
+        assert not [final for final in held if final() is not None]
+        final = load(folder, device)
+        held.append(weakref.ref(final))
+        return final
+
+    monkeypatch.setattr("harness.objects.final.load", load_one)
+    words = ["--runs", str(runs), "--out", str(tmp_path / "theirs"), "--azimuths", "1", "--size", "16"]
+    words += ["--scenes-dir", str(tmp_path / "kinds"), "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["harness", "export-to", "gpteval3d", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and len(held) == 3 == len(said.out.splitlines())
+    assert f"left out: {image.id} made a picture" in said.err and f"left out: {broken.id}: " in said.err
