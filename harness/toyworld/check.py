@@ -19,7 +19,7 @@ from harness.toyworld.grammar import COLOURS, KINDS, Scene, Thing, caption, exch
 from harness.toyworld.kinds import misplaced, primitives
 from harness.toyworld.render import BACKGROUND, ground_truth, render, textureless
 from harness.toyworld.training import Say, generator
-from harness.toyworld.vae import disturb
+from harness.toyworld.vae import decibels, disturb
 
 # Scores of uint8 views [N, V, H, W, 3] against a pool of N captions, view set n belonging to caption n:
 # majority and share over the first `ring` views. R-Precision lives above this package and is handed in.
@@ -116,11 +116,6 @@ def check_vae(guidance: Guidance) -> list[Finding]:
         ),
         Finding("toy-sd", "VAE, largest drift of a colour's mean", worst, 0.06, at_least=False),
     ]
-
-
-def decibels(error: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio of an error of pictures in 0…1, from the mean square over all of it."""
-    return float(-10 * error.double().square().mean().log10())
 
 
 def lattice(error_NCHW: torch.Tensor, period: int = 4) -> float:

@@ -88,47 +88,36 @@ def _legs(x: float, y: float, z: float, radius: float, half: float, colour: str)
     return [rod((sx * x, sy * y, z), radius, half, colour) for sx in (-1, 1) for sy in (-1, 1)]
 
 
-def _lamps(x: float, y: float, z: float, radius: float = 0.09) -> list[Row]:
-    return [ball((x, s * y, z), (0.05, radius, radius), "lamp") for s in (-1, 1)]
+def _lamps(x: float, y: float, z: float) -> list[Row]:
+    return [ball((x, s * y, z), (0.05, 0.09, 0.09), "lamp") for s in (-1, 1)]
 
 
 Parts = dict[str, str]
 Builder = Callable[[str, Parts], list[Row]]
-
-
-def _car(c: str, p: Parts) -> list[Row]:
-    return [
+BUILDERS: dict[str, Builder] = {
+    "car": lambda c, p: [
         box((0, 0, -0.1), (0.9, 0.42, 0.18), c, 0.08),
         box((-0.1, 0, 0.2), (0.46, 0.37, 0.16), "glass", 0.08),
         box((-0.1, 0, 0.38), (0.44, 0.38, 0.06), p["roof"]),
         *_wheels((-0.52, 0.52), 0.4, -0.27, 0.23, p["wheels"]),
         *_lamps(0.88, 0.27, -0.06),
-    ]
-
-
-def _truck(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "truck": lambda c, p: [
         box((-0.28, 0, 0.2), (0.62, 0.42, 0.42), c),
         box((0.62, 0, 0.02), (0.26, 0.4, 0.26), p["cab"], 0.05),
         box((0.7, 0, 0.14), (0.2, 0.34, 0.1), "glass", 0.03),
         *_wheels((-0.6, 0.55), 0.38, -0.33, 0.21, p["wheels"]),
         *_lamps(0.88, 0.27, -0.12),
-    ]
-
-
-def _bus(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "bus": lambda c, p: [
         box((0, 0, 0.0), (0.92, 0.38, 0.34), c, 0.06),
         box((0.03, 0, 0.13), (0.82, 0.4, 0.12), "glass", 0.02),
         box((0.86, 0, 0.1), (0.08, 0.33, 0.16), "glass", 0.02),
         box((0, 0, 0.38), (0.9, 0.38, 0.06), p["roof"], 0.04),
         *_wheels((-0.55, 0.55), 0.36, -0.34, 0.19, p["wheels"]),
         *_lamps(0.92, 0.25, -0.2),
-    ]
-
-
-def _train(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "train": lambda c, p: [
         rod((0.25, 0, 0.02), 0.3, 0.6, c, X),
         box((-0.55, 0, 0.16), (0.32, 0.38, 0.44), c, 0.04),
         box((-0.5, 0, 0.3), (0.22, 0.4, 0.14), "glass", 0.02),
@@ -136,237 +125,166 @@ def _train(c: str, p: Parts) -> list[Row]:
         cone((0.6, 0, 0.46), 0.1, 0.17, 0.18, p["chimney"]),
         ball((0.86, 0, 0.02), (0.05, 0.14, 0.14), "lamp"),
         *_wheels((-0.6, -0.05, 0.5), 0.3, -0.36, 0.2, p["wheels"]),
-    ]
-
-
-def _airplane(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "airplane": lambda c, p: [
         ball((0, 0, 0), (0.95, 0.2, 0.2), c),
         box((0.05, 0, -0.03), (0.2, 0.9, 0.035), p["wings"], 0.02),
         box((-0.8, 0, 0.22), (0.12, 0.04, 0.24), p["tail"], 0.02),
         box((-0.8, 0, 0.06), (0.12, 0.36, 0.03), p["tail"], 0.02),
         ball((0.66, 0, 0.1), (0.18, 0.12, 0.1), "glass"),
-    ]
-
-
-def _boat(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "boat": lambda c, p: [
         ball((0, 0, -0.42), (0.9, 0.36, 0.3), c),
         box((0, 0, -0.22), (0.66, 0.24, 0.05), "brown", 0.02),
         rod((0.05, 0, 0.3), 0.045, 0.6, "dark"),
         cone((-0.24, 0, 0.28), 0.33, 0.03, 0.46, p["sail"]),
-    ]
-
-
-def _chair(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "chair": lambda c, p: [
         box((0, 0, -0.08), (0.44, 0.44, 0.08), c),
         box((-0.4, 0, 0.46), (0.08, 0.44, 0.48), p["back"]),
         *_legs(0.35, 0.35, -0.52, 0.08, 0.4, p["legs"]),
-    ]
-
-
-def _bench(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "bench": lambda c, p: [
         box((0, 0, -0.06), (0.36, 0.95, 0.08), c),
         *_legs(0.24, 0.74, -0.34, 0.09, 0.24, p["legs"]),
-    ]
-
-
-def _couch(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "couch": lambda c, p: [
         box((0, 0, -0.2), (0.4, 0.9, 0.2), c, 0.06),
         box((-0.36, 0, 0.18), (0.12, 0.9, 0.36), c, 0.08),
         *[box((0.02, s * 0.8, 0.02), (0.4, 0.12, 0.24), c, 0.08) for s in (-1, 1)],
         *[box((0.1, s * 0.33, 0.06), (0.3, 0.3, 0.1), p["cushions"], 0.06) for s in (-1, 1)],
-    ]
-
-
-def _table(c: str, p: Parts) -> list[Row]:
-    return [box((0, 0, 0.3), (0.66, 0.66, 0.07), c), *_legs(0.52, 0.52, -0.15, 0.09, 0.42, p["legs"])]
-
-
-def _bed(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "table": lambda c, p: [
+        box((0, 0, 0.3), (0.66, 0.66, 0.07), c),
+        *_legs(0.52, 0.52, -0.15, 0.09, 0.42, p["legs"]),
+    ],
+    "bed": lambda c, p: [
         box((0, 0, -0.1), (0.85, 0.5, 0.14), c, 0.06),
         box((-0.86, 0, 0.12), (0.06, 0.52, 0.36), "brown"),
         box((-0.6, 0, 0.1), (0.18, 0.38, 0.09), p["pillow"], 0.07),
         *_legs(0.75, 0.4, -0.34, 0.07, 0.14, "brown"),
-    ]
-
-
-def _tv(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "tv": lambda c, p: [
         box((0, 0, 0.1), (0.1, 0.86, 0.54), c, 0.04),
         box((0.1, 0, 0.1), (0.03, 0.74, 0.42), p["screen"], 0.01),
         rod((0, 0, -0.52), 0.08, 0.1, c),
         box((0, 0, -0.62), (0.24, 0.4, 0.05), c),
-    ]
-
-
-def _laptop(c: str, p: Parts) -> list[Row]:
-    lean: Vector = (0.35, 0.0, 1.0)
-    return [
+    ],
+    "laptop": lambda c, p: [
         box((0.1, 0, -0.3), (0.5, 0.74, 0.06), c),
         box((0.14, 0, -0.23), (0.3, 0.6, 0.02), "dark", 0.01),
-        box((-0.5, 0, 0.18), (0.06, 0.74, 0.5), c, 0.02, (-lean[0], 0, 1)),
-        box((-0.45, 0, 0.2), (0.04, 0.64, 0.4), p["screen"], 0.01, (-lean[0], 0, 1)),
-    ]
-
-
-def _cup(c: str, p: Parts) -> list[Row]:
-    return [
+        box((-0.5, 0, 0.18), (0.06, 0.74, 0.5), c, 0.02, (-0.35, 0, 1)),
+        box((-0.45, 0, 0.2), (0.04, 0.64, 0.4), p["screen"], 0.01, (-0.35, 0, 1)),
+    ],
+    "cup": lambda c, p: [
         cone((0, 0, 0), 0.46, 0.56, 0.58, c),
         rod((0, 0, 0.57), 0.46, 0.03, "dark"),
         ring((0, 0.62, 0.0), 0.3, 0.085, p["handle"], X),
-    ]
-
-
-def _bottle(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "bottle": lambda c, p: [
         rod((0, 0, -0.35), 0.36, 0.55, c),
         ball((0, 0, 0.2), (0.36, 0.36, 0.26), c),
         rod((0, 0, 0.5), 0.13, 0.25, c),
         rod((0, 0, 0.8), 0.18, 0.13, p["cap"]),
-    ]
-
-
-def _vase(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "vase": lambda c, p: [
         ball((0, 0, -0.25), (0.56, 0.56, 0.62), c),
         cone((0, 0, 0.45), 0.2, 0.34, 0.3, c),
         ring((0, 0, 0.78), 0.33, 0.1, p["rim"]),
         rod((0, 0, 0.76), 0.26, 0.03, "dark"),
         rod((0, 0, -0.84), 0.3, 0.06, c),
-    ]
-
-
-def _wine_glass(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "wine glass": lambda c, p: [
         ball((0, 0, 0.28), (0.45, 0.45, 0.45), c),
         cone((0, 0, 0.58), 0.42, 0.36, 0.22, c),
         rod((0, 0, 0.8), 0.29, 0.03, "dark"),
         rod((0, 0, -0.42), 0.08, 0.42, p["stem"]),
         cone((0, 0, -0.86), 0.44, 0.1, 0.07, p["stem"]),
-    ]
-
-
-def _bowl(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "bowl": lambda c, p: [
         cone((0, 0, -0.05), 0.36, 0.86, 0.36, c),
         ring((0, 0, 0.32), 0.84, 0.09, p["rim"]),
         rod((0, 0, 0.32), 0.74, 0.03, "dark"),
-    ]
-
-
-def _plate(c: str, p: Parts) -> list[Row]:
-    return [cone((0, 0, 0), 0.6, 0.9, 0.06, c), ring((0, 0, 0.06), 0.84, 0.1, p["rim"])]
-
-
-def _apple(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "plate": lambda c, p: [cone((0, 0, 0), 0.6, 0.9, 0.06, c), ring((0, 0, 0.06), 0.84, 0.1, p["rim"])],
+    "apple": lambda c, p: [
         ball((0, 0.2, -0.05), (0.62, 0.52, 0.66), c),
         ball((0, -0.2, -0.05), (0.62, 0.52, 0.66), c),
         rod((0, 0, 0.7), 0.06, 0.16, "dark"),
         ball((0.2, 0.12, 0.74), (0.3, 0.16, 0.09), p["leaf"]),
-    ]
-
-
-def _orange(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "orange": lambda c, p: [
         ball((0, 0, -0.05), (0.78, 0.78, 0.72), c),
         rod((0, 0, 0.67), 0.12, 0.05, "dark"),
         ball((0.0, -0.25, 0.7), (0.16, 0.3, 0.08), p["leaf"]),
-    ]
-
-
-def _banana(c: str, p: Parts) -> list[Row]:
-    arc = [(math.radians(a), 0.7) for a in (-55, -28, 0, 28, 55)]
-    body = [
-        ball(
-            (0, r * math.sin(a), 0.45 - r * math.cos(a)),
-            (0.19, 0.26, 0.19),
-            c,
-            (0, -math.sin(a), math.cos(a)),
-        )
-        for a, r in arc
-    ]
-    ends = [rod((0, s * 0.72, 0.17), 0.1, 0.1, p["tip"], (0, s * 0.5, 0.87)) for s in (-1, 1)]
-    return body + ends
-
-
-def _carrot(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "banana": lambda c, p: [
+        *[
+            ball(
+                (0, 0.7 * math.sin(a), 0.45 - 0.7 * math.cos(a)),
+                (0.19, 0.26, 0.19),
+                c,
+                (0, -math.sin(a), math.cos(a)),
+            )
+            for a in map(math.radians, (-55, -28, 0, 28, 55))
+        ],
+        *[rod((0, s * 0.72, 0.17), 0.1, 0.1, p["tip"], (0, s * 0.5, 0.87)) for s in (-1, 1)],
+    ],
+    "carrot": lambda c, p: [
         cone((0, 0, -0.25), 0.06, 0.34, 0.62, c),
         ball((0, 0, 0.34), (0.34, 0.34, 0.14), c),
         *[
-            ball((0.16 * math.cos(a), 0.16 * math.sin(a), 0.62), (0.1, 0.1, 0.32), p["leaves"],
-                 (math.cos(a) * 0.5, math.sin(a) * 0.5, 1))
+            ball(
+                (0.16 * math.cos(a), 0.16 * math.sin(a), 0.62),
+                (0.1, 0.1, 0.32),
+                p["leaves"],
+                (math.cos(a) * 0.5, math.sin(a) * 0.5, 1),
+            )
             for a in (0.5, 2.6, 4.7)
         ],
-    ]  # fmt: skip
-
-
-def _donut(c: str, p: Parts) -> list[Row]:
-    return [ring((0, 0, 0), 0.58, 0.32, c), ring((0, 0, 0.1), 0.58, 0.28, p["icing"])]
-
-
-def _pizza(c: str, p: Parts) -> list[Row]:
-    spots = [(0.4, 0.1), (-0.1, 0.45), (-0.42, -0.05), (0.08, -0.42), (0.0, 0.0)]
-    return [
+    ],
+    "donut": lambda c, p: [ring((0, 0, 0), 0.58, 0.32, c), ring((0, 0, 0.1), 0.58, 0.28, p["icing"])],
+    "pizza": lambda c, p: [
         rod((0, 0, 0), 0.84, 0.06, c),
         ring((0, 0, 0.02), 0.84, 0.1, p["crust"]),
-        *[rod((x, y, 0.06), 0.13, 0.04, "red" if c != "red" else "yellow") for x, y in spots],
-    ]
-
-
-def _cake(c: str, p: Parts) -> list[Row]:
-    return [
+        *[
+            rod((x, y, 0.06), 0.13, 0.04, "red" if c != "red" else "yellow")
+            for x, y in ((0.4, 0.1), (-0.1, 0.45), (-0.42, -0.05), (0.08, -0.42), (0.0, 0.0))
+        ],
+    ],
+    "cake": lambda c, p: [
         rod((0, 0, -0.2), 0.72, 0.3, c),
         rod((0, 0, 0.16), 0.76, 0.1, p["icing"]),
         ball((0, 0, 0.38), 0.2, p["cherry"]),
-    ]
-
-
-def _traffic_light(c: str, p: Parts) -> list[Row]:
-    lights = [("red", 0.72), ("yellow", 0.38), ("green", 0.04)]
-    return [
+    ],
+    "traffic light": lambda c, p: [
         box((0, 0, 0.38), (0.24, 0.3, 0.56), c),
-        *[ball((0.24, 0, z), (0.08, 0.15, 0.15), lamp) for lamp, z in lights],
+        *[
+            ball((0.24, 0, z), (0.08, 0.15, 0.15), lamp)
+            for lamp, z in (("red", 0.72), ("yellow", 0.38), ("green", 0.04))
+        ],
         rod((0, 0, -0.55), 0.1, 0.4, p["pole"]),
-    ]
-
-
-def _fire_hydrant(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "fire hydrant": lambda c, p: [
         rod((0, 0, -0.15), 0.34, 0.6, c),
         rod((0, 0, -0.78), 0.46, 0.08, c),
         ball((0, 0, 0.46), (0.4, 0.4, 0.3), p["cap"]),
         rod((0, 0, 0.8), 0.1, 0.08, p["cap"]),
         *[rod((0, s * 0.42, 0.12), 0.15, 0.12, c, Y) for s in (-1, 1)],
         rod((0.4, 0, 0.05), 0.2, 0.12, p["cap"], X),
-    ]
-
-
-def _stop_sign(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "stop sign": lambda c, p: [
         rod((0, 0, 0.45), 0.5, 0.05, c, X),
         rod((0.03, 0, 0.45), 0.36, 0.05, "white", X),
         rod((0.05, 0, 0.45), 0.27, 0.05, c, X),
         rod((-0.02, 0, -0.5), 0.07, 0.48, p["pole"]),
-    ]
-
-
-def _traffic_cone(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "traffic cone": lambda c, p: [
         cone((0, 0, 0.05), 0.5, 0.08, 0.8, c),
         cone((0, 0, 0.06), 0.38, 0.27, 0.17, p["band"]),
         box((0, 0, -0.78), (0.58, 0.58, 0.07), p["base"]),
-    ]
-
-
-def _dog(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "dog": lambda c, p: [
         ball((-0.1, 0, -0.05), (0.56, 0.28, 0.28), c),
         ball((0.52, 0, 0.36), (0.28, 0.26, 0.26), c),
         ball((0.8, 0, 0.28), (0.18, 0.13, 0.12), c),
@@ -375,11 +293,8 @@ def _dog(c: str, p: Parts) -> list[Row]:
         *[ball((0.48, s * 0.28, 0.38), (0.13, 0.07, 0.28), p["ears"]) for s in (-1, 1)],
         *_legs(0.38, 0.17, -0.48, 0.1, 0.28, c),
         ball((-0.72, 0, 0.2), (0.07, 0.07, 0.28), c, (-0.5, 0, 1)),
-    ]
-
-
-def _cat(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "cat": lambda c, p: [
         ball((-0.1, 0, -0.3), (0.4, 0.34, 0.5), c),
         ball((0.18, 0, 0.4), (0.32, 0.36, 0.3), c),
         *[cone((0.16, s * 0.23, 0.72), 0.14, 0.02, 0.16, c) for s in (-1, 1)],
@@ -388,11 +303,8 @@ def _cat(c: str, p: Parts) -> list[Row]:
         rod((0.1, 0, 0.12), 0.27, 0.06, p["collar"]),
         ball((-0.56, 0.0, -0.1), (0.11, 0.11, 0.52), p["tail"], (-0.35, 0, 1)),
         *[rod((0.22, s * 0.15, -0.58), 0.1, 0.2, c) for s in (-1, 1)],
-    ]
-
-
-def _bird(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "bird": lambda c, p: [
         ball((-0.05, 0, -0.1), (0.56, 0.38, 0.4), c),
         ball((0.36, 0, 0.36), 0.29, c),
         cone((0.74, 0, 0.34), 0.14, 0.02, 0.18, p["beak"], X),
@@ -400,32 +312,23 @@ def _bird(c: str, p: Parts) -> list[Row]:
         *[ball((-0.15, s * 0.4, -0.04), (0.44, 0.1, 0.26), p["wings"]) for s in (-1, 1)],
         box((-0.68, 0, 0.02), (0.22, 0.16, 0.04), c, 0.02),
         *[rod((0.05, s * 0.16, -0.58), 0.05, 0.16, "orange") for s in (-1, 1)],
-    ]
-
-
-def _sheep(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "sheep": lambda c, p: [
         ball((-0.1, 0, 0.08), (0.6, 0.46, 0.46), c),
         ball((0.3, 0, 0.32), (0.3, 0.34, 0.3), c),
         ball((0.66, 0, 0.24), (0.26, 0.18, 0.2), p["head"]),
         *[ball((0.54, s * 0.26, 0.3), (0.08, 0.14, 0.06), p["head"]) for s in (-1, 1)],
         *_legs(0.34, 0.22, -0.48, 0.1, 0.26, p["legs"]),
-    ]
-
-
-def _elephant(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "elephant": lambda c, p: [
         ball((-0.2, 0, 0.05), (0.6, 0.44, 0.44), c),
         ball((0.45, 0, 0.25), (0.32, 0.3, 0.34), c),
         *[ball((0.36, s * 0.42, 0.26), (0.08, 0.28, 0.34), p["ears"]) for s in (-1, 1)],
         rod((0.82, 0, -0.1), 0.1, 0.34, c, (-0.25, 0, 1)),
         *[cone((0.75, s * 0.17, 0.0), 0.07, 0.02, 0.16, "white", (1, 0, -0.3)) for s in (-1, 1)],
         *_legs(0.36, 0.24, -0.48, 0.15, 0.28, c),
-    ]
-
-
-def _giraffe(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "giraffe": lambda c, p: [
         ball((-0.15, 0, -0.1), (0.46, 0.26, 0.24), c),
         rod((0.3, 0, 0.3), 0.12, 0.46, c, (0.35, 0, 1)),
         ball((0.56, 0, 0.74), (0.26, 0.14, 0.14), c),
@@ -435,11 +338,8 @@ def _giraffe(c: str, p: Parts) -> list[Row]:
             for sx in (-1, 1)
             for sy in (-1, 1)
         ],
-    ]
-
-
-def _teddy_bear(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "teddy bear": lambda c, p: [
         ball((0, 0, -0.3), (0.38, 0.4, 0.44), c),
         ball((0.04, 0, 0.42), (0.36, 0.38, 0.34), c),
         *[ball((0, s * 0.32, 0.74), (0.1, 0.17, 0.17), p["ears"]) for s in (-1, 1)],
@@ -448,27 +348,18 @@ def _teddy_bear(c: str, p: Parts) -> list[Row]:
         *[ball((0.34, s * 0.14, 0.06), (0.08, 0.16, 0.11), p["bow"]) for s in (-1, 1)],
         *[ball((0.1, s * 0.48, -0.16), (0.15, 0.15, 0.28), c, (0, s * -0.6, 1)) for s in (-1, 1)],
         *[ball((0.26, s * 0.26, -0.72), (0.3, 0.17, 0.17), c) for s in (-1, 1)],
-    ]
-
-
-def _sports_ball(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "sports ball": lambda c, p: [
         ball((0, 0, 0), 0.85, c),
         rod((0, 0, 0), 0.86, 0.14, p["band"]),
         ring((0, 0, 0), 0.79, 0.09, p["band"], Y),
-    ]
-
-
-def _frisbee(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "frisbee": lambda c, p: [
         cone((0, 0, 0), 0.88, 0.7, 0.1, c),
         ring((0, 0, -0.06), 0.84, 0.1, p["rim"]),
         rod((0, 0, 0.1), 0.3, 0.04, p["rim"]),
-    ]
-
-
-def _snowman(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "snowman": lambda c, p: [
         ball((0, 0, -0.55), 0.42, c),
         ball((0, 0, 0.1), 0.32, c),
         ball((0, 0, 0.5), 0.24, c),
@@ -477,44 +368,30 @@ def _snowman(c: str, p: Parts) -> list[Row]:
         rod((0, 0, 0.84), 0.2, 0.14, p["hat"]),
         cone((0.32, 0, 0.5), 0.07, 0.01, 0.14, "orange", X),
         *[ball((0.22, s * 0.1, 0.58), 0.04, "black") for s in (-1, 1)],
-    ]
-
-
-def _clock(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "clock": lambda c, p: [
         rod((0, 0, 0), 0.88, 0.12, c, X),
         rod((0.06, 0, 0), 0.68, 0.1, "white" if c != "white" else "lamp", X),
         box((0.17, 0, 0.24), (0.03, 0.06, 0.3), p["hands"], 0.01),
         box((0.17, -0.18, 0), (0.03, 0.22, 0.06), p["hands"], 0.01),
-    ]
-
-
-def _suitcase(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "suitcase": lambda c, p: [
         box((0, 0, -0.15), (0.28, 0.78, 0.56), c, 0.06),
         ring((0, 0, 0.46), 0.24, 0.075, p["handle"], X),
         *[box((0, s * 0.42, -0.15), (0.3, 0.06, 0.58), "dark", 0.02) for s in (-1, 1)],
-    ]
-
-
-def _umbrella(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "umbrella": lambda c, p: [
         cone((0, 0, 0.42), 0.86, 0.06, 0.3, c),
         rod((0, 0, -0.25), 0.055, 0.62, "dark"),
         rod((0, 0, -0.62), 0.11, 0.24, p["handle"]),
-    ]
-
-
-def _potted_plant(c: str, p: Parts) -> list[Row]:
-    return [
+    ],
+    "potted plant": lambda c, p: [
         cone((0, 0, -0.58), 0.3, 0.46, 0.32, p["pot"]),
         ring((0, 0, -0.26), 0.42, 0.08, p["pot"]),
         ball((0, 0, 0.32), (0.4, 0.4, 0.44), c),
         *[ball((0.32 * math.cos(a), 0.32 * math.sin(a), 0.14), 0.28, c) for a in (0.3, 2.4, 4.5)],
-    ]
-
-
-BUILDERS: dict[str, Builder] = {noun: globals()["_" + noun.replace(" ", "_")] for noun in KINDS}
+    ],
+}
 # How large a thing is on each support, as a share of its size alone.
 CARRY_SCALE = {"plate": 0.62, "table": 0.6, "bench": 0.62}
 

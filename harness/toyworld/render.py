@@ -212,21 +212,7 @@ def ground_truth(prompt: str, views: ViewsConfig) -> np.ndarray:
 
 
 @numba.njit(cache=True, fastmath=True)
-def _distances(rows, points, out):  # type: ignore[no-untyped-def]
+def distances(rows, points, out):  # type: ignore[no-untyped-def]
+    """Signed distances from points to a scene's solid, negative inside; a bound beside ellipsoids."""
     for n in range(points.shape[0]):
         out[n], _ = _nearest(rows, rows.shape[0], points[n, 0], points[n, 1], points[n, 2])
-
-
-def signed_distance(rows: np.ndarray, points_N3: np.ndarray) -> np.ndarray:
-    """Signed distance [N] from points to a scene's solid, negative inside; a bound beside ellipsoids."""
-    out = np.empty(len(points_N3), dtype=np.float64)
-    _distances(rows, np.ascontiguousarray(points_N3, dtype=np.float64), out)
-    return out
-
-
-def silhouettes(rows: np.ndarray, cameras: np.ndarray, size: int = SIZE) -> np.ndarray:
-    """What each camera sees covered to at least a half, bool [N, size, size]."""
-    black = rows.copy()
-    black[:, 17:20], black[:, 20] = 0.0, 0.0
-    images = render([black] * len(cameras), cameras, size)
-    return images[..., 2] <= 0.5 * 255 * BACKGROUND[2]

@@ -212,21 +212,19 @@ def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-class _swapped:
+@contextmanager
+def _swapped(parameters: dict[str, torch.nn.Parameter], average: dict[str, torch.Tensor]) -> Iterator[None]:
     """The averaged weights in the model for the length of a block."""
 
-    def __init__(self, parameters: dict[str, torch.nn.Parameter], average: dict[str, torch.Tensor]) -> None:
-        self.parameters, self.average = parameters, average
+    def swap() -> None:
+        for key, parameter in parameters.items():
+            parameter.data, average[key] = average[key], parameter.data
 
-    def _swap(self) -> None:
-        for key, parameter in self.parameters.items():
-            parameter.data, self.average[key] = self.average[key], parameter.data
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *_: object) -> None:
-        self._swap()
+    swap()
+    try:
+        yield
+    finally:
+        swap()
 
 
 def _moments(

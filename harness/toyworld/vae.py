@@ -75,7 +75,7 @@ def train_vae(
 
     def check(step: int) -> str:
         some = ring.images[:: max(1, len(ring) // 128)][:128]
-        return f"step {step}: {psnr(some, reconstruct(vae, some)):.2f} dB"
+        return f"step {step}: {decibels((some.float() - reconstruct(vae, some)) / 255):.2f} dB"
 
     outcome = train("vae", work, vae, loss_of, schedule, budget, say, check=check)
     if not decoder_only:
@@ -147,7 +147,6 @@ def reconstruct(vae: Any, images_NHWC: torch.Tensor) -> torch.Tensor:
     return torch.cat(out)
 
 
-def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 batches, from the mean squared error over all of it."""
-    mse = (a.float() - b.float()).square().mean() / 255**2
-    return float(-10 * mse.log10())
+def decibels(error: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio of an error of pictures in 0…1, from the mean square over all of it."""
+    return float(-10 * error.double().square().mean().log10())
