@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.guidance.architectures import (
-    T5,
-    T5_WORDS,
-    T5_XXL,
-    UNET,
-    Architecture,
-    Part,
-)
+from harness.guidance import architectures as of
 from harness.guidance.family import Family
 
 if TYPE_CHECKING:
@@ -19,11 +12,11 @@ if TYPE_CHECKING:
 
 
 ARCHITECTURES = {
-    "if-i": Architecture(
+    "if-i": of.Architecture(
         source="DeepFloyd/IF-I-XL-v1.0",
         parts={
-            "unet": Part(
-                UNET,
+            "unet": of.Part(
+                of.UNET,
                 {
                     "sample_size": 64,
                     "in_channels": 3,
@@ -55,8 +48,8 @@ ARCHITECTURES = {
                     "norm_num_groups": 8,
                 },
             ),
-            "text_encoder": T5_XXL,
-            "scheduler": Part(
+            "text_encoder": of.T5_XXL,
+            "scheduler": of.Part(
                 "diffusers.DDPMScheduler",
                 {
                     "num_train_timesteps": 1000,
@@ -80,8 +73,8 @@ class DeepFloydIF(Family):
     """DeepFloyd-IF, stage I: pixels in [-1, 1] instead of latents, T5, and a variance that is dropped."""
 
     pipeline = "IFPipeline"
-    models: ClassVar = {"unet": UNET, "text_encoder": T5}
-    tokenizers: ClassVar = {"tokenizer": T5_WORDS}
+    models: ClassVar = {"unet": of.UNET, "text_encoder": of.T5}
+    tokenizers: ClassVar = {"tokenizer": of.T5_WORDS}
     text_tokens = 77  # trained with
     architectures = ARCHITECTURES
 

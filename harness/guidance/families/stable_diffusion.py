@@ -4,57 +4,44 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from harness.guidance.architectures import (
-    CLIP,
-    CLIP_H,
-    CLIP_L,
-    CLIP_WORDS,
-    DDIM_NOISE,
-    KL,
-    SD_NOISE,
-    SD_UNET,
-    TINY_CLIP,
-    TINY_SD_UNET,
-    UNET,
-    Architecture,
-    Part,
-    autoencoder,
-)
+from harness.guidance import architectures as of
 from harness.guidance.family import Family
 
 ARCHITECTURES = {
-    "sd14": Architecture(
+    "sd14": of.Architecture(
         source="CompVis/stable-diffusion-v1-4",
         parts={
-            "unet": Part(UNET, SD_UNET, TINY_SD_UNET),
-            "vae": autoencoder(),
-            "text_encoder": Part(CLIP, CLIP_L, TINY_CLIP),
-            "scheduler": Part(
-                "diffusers.PNDMScheduler", {**SD_NOISE, "set_alpha_to_one": False, "skip_prk_steps": True}
+            "unet": of.Part(of.UNET, of.SD_UNET, of.TINY_SD_UNET),
+            "vae": of.autoencoder(),
+            "text_encoder": of.Part(of.CLIP, of.CLIP_L, of.TINY_CLIP),
+            "scheduler": of.Part(
+                "diffusers.PNDMScheduler", {**of.SD_NOISE, "set_alpha_to_one": False, "skip_prk_steps": True}
             ),
         },
         tokenizers={"tokenizer": "clip"},
         absent=("safety_checker", "feature_extractor", "image_encoder"),
         extra={"requires_safety_checker": False},
     ),
-    "sd21": Architecture(
+    "sd21": of.Architecture(
         source="stabilityai/stable-diffusion-2-1",
         parts={
-            "unet": Part(
-                UNET,
+            "unet": of.Part(
+                of.UNET,
                 {
-                    **SD_UNET,
+                    **of.SD_UNET,
                     "sample_size": 96,
                     "cross_attention_dim": 1024,
                     "attention_head_dim": (5, 10, 20, 20),
                     "use_linear_projection": True,
                     "upcast_attention": True,
                 },
-                {**TINY_SD_UNET, "attention_head_dim": (2, 4)},
+                {**of.TINY_SD_UNET, "attention_head_dim": (2, 4)},
             ),
-            "vae": autoencoder(sample_size=768),
-            "text_encoder": Part(CLIP, CLIP_H, TINY_CLIP),
-            "scheduler": Part("diffusers.DDIMScheduler", {**DDIM_NOISE, "prediction_type": "v_prediction"}),
+            "vae": of.autoencoder(sample_size=768),
+            "text_encoder": of.Part(of.CLIP, of.CLIP_H, of.TINY_CLIP),
+            "scheduler": of.Part(
+                "diffusers.DDIMScheduler", {**of.DDIM_NOISE, "prediction_type": "v_prediction"}
+            ),
         },
         tokenizers={"tokenizer": "clip!"},
         absent=("safety_checker", "feature_extractor", "image_encoder"),
@@ -67,6 +54,6 @@ class StableDiffusion(Family):
     """See the module; latents are the code times its scaling factor."""
 
     pipeline = "StableDiffusionPipeline"
-    models: ClassVar = {"unet": UNET, "vae": KL, "text_encoder": CLIP}
-    tokenizers: ClassVar = {"tokenizer": CLIP_WORDS}
+    models: ClassVar = {"unet": of.UNET, "vae": of.KL, "text_encoder": of.CLIP}
+    tokenizers: ClassVar = {"tokenizer": of.CLIP_WORDS}
     architectures = ARCHITECTURES

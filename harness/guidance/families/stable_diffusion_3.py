@@ -5,21 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.guidance import architectures as of
 from harness.guidance import checks
-from harness.guidance.architectures import (
-    CLIP_G,
-    CLIP_L,
-    CLIP_WORDS,
-    KL,
-    PROJECTED,
-    T5,
-    T5_WORDS,
-    T5_XXL,
-    TINY_CLIP,
-    Architecture,
-    Part,
-    autoencoder,
-)
 from harness.guidance.family import LEAST_ALPHA, Family, Parts, with_pooled
 
 if TYPE_CHECKING:
@@ -28,10 +15,10 @@ if TYPE_CHECKING:
 
 
 ARCHITECTURES = {
-    "sd3": Architecture(
+    "sd3": of.Architecture(
         source="stabilityai/stable-diffusion-3-medium-diffusers",
         parts={
-            "transformer": Part(
+            "transformer": of.Part(
                 "diffusers.SD3Transformer2DModel",
                 {
                     "sample_size": 128,
@@ -57,7 +44,7 @@ ARCHITECTURES = {
                     "pos_embed_max_size": 8,
                 },
             ),
-            "vae": autoencoder(
+            "vae": of.autoencoder(
                 sample_size=1024,
                 latent_channels=16,
                 scaling_factor=1.5305,
@@ -65,10 +52,10 @@ ARCHITECTURES = {
                 use_quant_conv=False,
                 use_post_quant_conv=False,
             ),
-            "text_encoder": Part(PROJECTED, CLIP_L, TINY_CLIP),
-            "text_encoder_2": Part(PROJECTED, CLIP_G, TINY_CLIP),
-            "text_encoder_3": T5_XXL,
-            "scheduler": Part(
+            "text_encoder": of.Part(of.PROJECTED, of.CLIP_L, of.TINY_CLIP),
+            "text_encoder_2": of.Part(of.PROJECTED, of.CLIP_G, of.TINY_CLIP),
+            "text_encoder_3": of.T5_XXL,
+            "scheduler": of.Part(
                 "diffusers.FlowMatchEulerDiscreteScheduler", {"num_train_timesteps": 1000, "shift": 3.0}
             ),
         },
@@ -89,12 +76,16 @@ class StableDiffusion3(Family):
     pipeline = "StableDiffusion3Pipeline"
     models: ClassVar = {
         "transformer": "diffusers.SD3Transformer2DModel",
-        "vae": KL,
-        "text_encoder": PROJECTED,
-        "text_encoder_2": PROJECTED,
-        "text_encoder_3": T5,
+        "vae": of.KL,
+        "text_encoder": of.PROJECTED,
+        "text_encoder_2": of.PROJECTED,
+        "text_encoder_3": of.T5,
     }
-    tokenizers: ClassVar = {"tokenizer": CLIP_WORDS, "tokenizer_2": CLIP_WORDS, "tokenizer_3": T5_WORDS}
+    tokenizers: ClassVar = {
+        "tokenizer": of.CLIP_WORDS,
+        "tokenizer_2": of.CLIP_WORDS,
+        "tokenizer_3": of.T5_WORDS,
+    }
     optional = ("text_encoder_3", "tokenizer_3")
     latents = ("scaling_factor", "shift_factor")
     inputs: ClassVar = {}

@@ -4,22 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.guidance.architectures import (
-    CLIP,
-    CLIP_G,
-    CLIP_L,
-    CLIP_WORDS,
-    KL,
-    PROJECTED,
-    SD_NOISE,
-    SD_UNET,
-    TINY_CLIP,
-    TINY_SD_UNET,
-    UNET,
-    Architecture,
-    Part,
-    autoencoder,
-)
+from harness.guidance import architectures as of
 from harness.guidance.checks import UNET_INPUTS
 from harness.guidance.family import Family, with_pooled
 
@@ -28,13 +13,13 @@ if TYPE_CHECKING:
 
 
 ARCHITECTURES = {
-    "sdxl": Architecture(
+    "sdxl": of.Architecture(
         source="stabilityai/stable-diffusion-xl-base-1.0",
         parts={
-            "unet": Part(
-                UNET,
+            "unet": of.Part(
+                of.UNET,
                 {
-                    **SD_UNET,
+                    **of.SD_UNET,
                     "sample_size": 128,
                     "block_out_channels": (320, 640, 1280),
                     "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 2),
@@ -48,7 +33,7 @@ ARCHITECTURES = {
                     "projection_class_embeddings_input_dim": 2816,
                 },
                 {
-                    **TINY_SD_UNET,
+                    **of.TINY_SD_UNET,
                     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
                     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
                     "transformer_layers_per_block": (1, 2),
@@ -58,11 +43,13 @@ ARCHITECTURES = {
                     "projection_class_embeddings_input_dim": 6 * 8 + 24,
                 },
             ),
-            "vae": autoencoder(sample_size=1024, scaling_factor=0.13025, force_upcast=True),
-            "text_encoder": Part(CLIP, CLIP_L, TINY_CLIP),
-            "text_encoder_2": Part(PROJECTED, CLIP_G, {**TINY_CLIP, "hidden_size": 24, "projection_dim": 24}),
-            "scheduler": Part(
-                "diffusers.EulerDiscreteScheduler", {**SD_NOISE, "timestep_spacing": "leading"}
+            "vae": of.autoencoder(sample_size=1024, scaling_factor=0.13025, force_upcast=True),
+            "text_encoder": of.Part(of.CLIP, of.CLIP_L, of.TINY_CLIP),
+            "text_encoder_2": of.Part(
+                of.PROJECTED, of.CLIP_G, {**of.TINY_CLIP, "hidden_size": 24, "projection_dim": 24}
+            ),
+            "scheduler": of.Part(
+                "diffusers.EulerDiscreteScheduler", {**of.SD_NOISE, "timestep_spacing": "leading"}
             ),
         },
         tokenizers={"tokenizer": "clip", "tokenizer_2": "clip!"},
@@ -81,8 +68,13 @@ class StableDiffusionXL(Family):
     """
 
     pipeline = "StableDiffusionXLPipeline"
-    models: ClassVar = {"unet": UNET, "vae": KL, "text_encoder": CLIP, "text_encoder_2": PROJECTED}
-    tokenizers: ClassVar = {"tokenizer": CLIP_WORDS, "tokenizer_2": CLIP_WORDS}
+    models: ClassVar = {
+        "unet": of.UNET,
+        "vae": of.KL,
+        "text_encoder": of.CLIP,
+        "text_encoder_2": of.PROJECTED,
+    }
+    tokenizers: ClassVar = {"tokenizer": of.CLIP_WORDS, "tokenizer_2": of.CLIP_WORDS}
     latents = ("scaling_factor", "latents_mean", "latents_std")
     inputs: ClassVar = {**UNET_INPUTS, "addition_embed_type": ("text_time",)}
     switches = ("force_zeros_for_empty_prompt",)
