@@ -44,14 +44,8 @@ def cameras_around(final: Final) -> Cameras:
     low, high = (max(-STEEPEST, min(STEEPEST, e)) for e in config.camera.elevation)
     elevations = sorted({low, (low + high) / 2, high})
     turn = [360.0 * n / AZIMUTHS for n in range(AZIMUTHS)]
-    places = list(product(elevations, turn))
-    count = len(places)
-    return make(
-        [azimuth for _, azimuth in places],
-        [elevation for elevation, _ in places],
-        [config.views.distance] * count,
-        [config.views.fov] * count,
-    )
+    each_elevation, each_azimuth = map(list, zip(*product(elevations, turn), strict=True))
+    return make(each_azimuth, each_elevation, config.views.distance, config.views.fov)
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ def films(final: Final, azimuths: int, elevation: float, size: int) -> dict[str,
     3]."""
     prior, views = load_prior(final), final.spec.config.views
     turn = [360.0 * n / azimuths for n in range(azimuths)]
-    cameras = make(turn, [elevation] * azimuths, [views.distance] * azimuths, [views.fov] * azimuths)
+    cameras = make(turn, elevation, views.distance, views.fov)
     colour_VHWC = pictures(prior, latents(final, prior, cameras)).numpy()
     depth_VHWC, normals_VHWC = _shape(final, cameras, size, *_depths(final))
     return {"colour": _resized(colour_VHWC, size), "depth": depth_VHWC, "normals": normals_VHWC}

@@ -20,6 +20,8 @@ from harness.device import upload
 if TYPE_CHECKING:
     from harness.config import CameraConfig, ViewsConfig
 
+Each = list[float] | float
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -38,11 +40,11 @@ class Cameras:
 
     def __getitem__(self, index: slice | Tensor | list[int]) -> Cameras:
         """The cameras of a slice or of a list of indices, as Cameras."""
-        return Cameras(*(values[index] for values in self._values()))
+        return self.map(lambda values: values[index])
 
     def expand(self, runs: int) -> Cameras:
         """One camera repeated for `runs` runs (an evaluation view of a whole pack)."""
-        return Cameras(*(values.expand(runs) for values in self._values()))
+        return self.map(lambda values: values.expand(runs))
 
     def map(self, call: Callable[[Tensor], Tensor]) -> Cameras:
         """The cameras with `call` applied to each of their tensors: another dtype, another device."""
@@ -55,7 +57,7 @@ class Cameras:
     def c2w(self) -> Tensor:
         """Camera to world, float64 [R,4,4]: its columns are right, up, backward and the camera's place (a
         camera looks along its −z, as in OpenGL)."""
-        return torch.stack([torch.tensor(_pose(*values), dtype=torch.float64) for values in self._each()])
+        return torch.stack([torch.tensor(_pose(*where), dtype=torch.float64) for *where, _ in self._each()])
 
     def _each(self) -> Iterator[tuple[float, float, float, float]]:
         return zip(*(values.tolist() for values in self._values()), strict=True)
@@ -64,11 +66,10 @@ class Cameras:
         return self.azimuth_R, self.elevation_R, self.distance_R, self.fov_R
 
 
-def make(azimuth: list[float], elevation: list[float], distance: list[float], fov: list[float]) -> Cameras:
-    """Cameras from lists of one length, in degrees and world units."""
-    return Cameras(
-        *(torch.tensor(values, dtype=torch.float64) for values in (azimuth, elevation, distance, fov))
-    )
+def make(azimuth: Each, elevation: Each, distance: Each, fov: Each) -> Cameras:
+    """Cameras from lists of one length, or from one number for all, in degrees and world units."""
+    values = (torch.tensor(each, dtype=torch.float64) for each in (azimuth, elevation, distance, fov))
+    return Cameras(*torch.broadcast_tensors(*values))
 
 
 def sample(cfg: CameraConfig, u_R4: Tensor) -> Cameras:
@@ -92,12 +93,12 @@ def evaluation(cfg: ViewsConfig) -> Cameras:
     return make(
         [360.0 * i / n for i in range(n)] + [0.0] * len(held_out),
         [cfg.elevation] * n + held_out,
-        [cfg.distance] * cfg.tiles,
-        [cfg.fov] * cfg.tiles,
+        cfg.distance,
+        cfg.fov,
     )
 
 
-def _pose(azimuth: float, elevation: float, distance: float, fov: float) -> list[list[float]]:
+def _pose(azimuth: float, elevation: float, distance: float) -> list[list[float]]:
     ca, sa = math.cos(math.radians(azimuth)), math.sin(math.radians(azimuth))
     ce, se = math.cos(math.radians(elevation)), math.sin(math.radians(elevation))
     return [
@@ -116,14 +117,11 @@ def rays(cameras: Cameras, H: int, W: int, device: torch.device | None = None) -
     # Trigonometry goes through libm one run at a time: a vectorised sine may round the same angle differently
     # at different places of a pack.
     frames = []
-    for azimuth, elevation, distance, fov in zip(*(v.tolist() for v in cameras._values()), strict=True):
-        ca, sa = math.cos(math.radians(azimuth)), math.sin(math.radians(azimuth))
-        ce, se = math.cos(math.radians(elevation)), math.sin(math.radians(elevation))
+    for azimuth, elevation, distance, fov in cameras._each():
+        right, up, backward, _ = zip(*_pose(azimuth, elevation, distance)[:3], strict=True)
         tangent = math.tan(math.radians(fov) / 2)
-        backward = (ce * ca, ce * sa, se)
-        right = (-sa * tangent, ca * tangent, 0.0)
-        up = (-se * ca * tangent, -se * sa * tangent, ce * tangent)
-        frames.append([[distance * b for b in backward], [-b for b in backward], right, up])
+        sides = [[each * tangent for each in side] for side in (right, up)]
+        frames.append([[distance * b for b in backward], [-b for b in backward], *sides])
     device = device or torch.device("cpu")
     frames_R43 = upload(torch.tensor(frames, dtype=torch.float64), device)
     origin_R3, forward_R3, right_R3, up_R3 = frames_R43.unbind(1)

@@ -96,7 +96,7 @@ def measured(encoder: str, device: str, runs: int = 8, rounds: int = 5) -> float
     flat_RC = torch.zeros(runs, 4)
     fresh = scene.init([Key("", seed) for seed in range(runs)], flat_RC)
     params = {name: value.to(device).requires_grad_() for name, value in fresh.items()}
-    cameras = make([0.0] * runs, [30.0] * runs, [2.8] * runs, [40.0] * runs)
+    cameras = make([0.0] * runs, 30.0, 2.8, 40.0)
     seconds = []
     for _ in range(rounds + 1):  # the first compiles
         started = time.perf_counter()

@@ -444,11 +444,7 @@ def _ordered_sum(parts_RQG: Tensor) -> Tensor:
 
 @cache
 def _levels(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    geometry = [
-        (grid.offsets_L[level], grid.sizes_L[level], grid.resolutions_L[level], grid.dense(level))
-        for level in range(grid.levels)
-    ]
-    return np.array(geometry, np.int64), np.array(grid.scales_L, np.float32)
+    return np.array(grid.geometry, np.int64), np.array(grid.scales_L, np.float32)
 
 
 class _Query(torch.autograd.Function):

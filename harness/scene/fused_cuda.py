@@ -287,12 +287,8 @@ def _sizes(grid: Grid) -> dict[str, int]:
 
 @cache
 def _levels(grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
-    geometry = [
-        [grid.offsets_L[level], grid.sizes_L[level], grid.resolutions_L[level], int(grid.dense(level))]
-        for level in range(grid.levels)
-    ]
     return (
-        torch.tensor(geometry, dtype=torch.int32, device=device),
+        torch.tensor(grid.geometry, dtype=torch.int32, device=device),
         torch.tensor(grid.scales_L, dtype=torch.float32, device=device),
     )
 

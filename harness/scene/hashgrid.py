@@ -42,6 +42,12 @@ class Grid:
         """Whether the level's lattice is stored without hashing."""
         return self.resolutions_L[level] ** 3 <= self.sizes_L[level]
 
+    @property
+    def geometry(self) -> list[tuple[int, int, int, bool]]:
+        """Of each level its first entry, size, resolution, and whether it is dense, as kernels take them."""
+        dense = map(self.dense, range(self.levels))
+        return list(zip(self.offsets_L, self.sizes_L, self.resolutions_L, dense, strict=True))
+
 
 def grid(levels: int, features: int, log2_hashmap: int, base_resolution: int, growth: float) -> Grid:
     """The grid with these settings; level l has about base_resolution · growth**l cells along an axis."""

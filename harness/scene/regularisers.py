@@ -10,6 +10,7 @@ from harness.scene.contract import Params, mean_by_run
 from harness.scene.renderer import Render
 
 if TYPE_CHECKING:
+    from harness.config import SceneConfig
     from harness.scene.volume import VolumeScene
 
 
@@ -50,13 +51,19 @@ def variation(grid: Tensor, dims: int) -> Tensor:
     )
 
 
+def of_opacity(cfg: SceneConfig, opacity_RHW: Tensor) -> dict[str, Tensor]:
+    """Those of them that the config asks for and that opacity alone tells, weighted, by name, each [R]."""
+    terms = {}
+    if cfg.entropy > 0:
+        terms["entropy"] = cfg.entropy * entropy(opacity_RHW)
+    if cfg.sparsity > 0:
+        terms["sparsity"] = cfg.sparsity * sparsity(opacity_RHW)
+    return terms
+
+
 def penalties(scene: VolumeScene, params: Params, render: Render) -> dict[str, Tensor]:
     """The weighted regularisers that the config asks for, by name, each [R]; their sum joins the loss."""
-    cfg, terms = scene.cfg, {}
-    if cfg.entropy > 0:
-        terms["entropy"] = cfg.entropy * entropy(render.opacity_RHW)
-    if cfg.sparsity > 0:
-        terms["sparsity"] = cfg.sparsity * sparsity(render.opacity_RHW)
+    cfg, terms = scene.cfg, of_opacity(scene.cfg, render.opacity_RHW)
     if cfg.orientation > 0:
         terms["orientation"] = cfg.orientation * orientation(scene, params, render)
     return terms

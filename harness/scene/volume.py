@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -101,21 +100,9 @@ class VolumeScene(Scene):
         jitter_RPS = draws((side * side, self.cfg.samples)) if draws else None
         kept = partial(occupancy.kept, self.cfg, state) if state and "kept" in state else None
         background_RC = self.backdrop(params, background_RC, draws)
-        out = self.render(params, cameras, background_RC, jitter_RPS, side, kept)
+        out = render(self, params, cameras, background_RC, jitter_RPS, side, side, kept)
         # An evaluation view is only looked at: its regularisers are nobody's loss.
         return View(out.x_RCHW, out.opacity_RHW, out.depth_RHW, self.penalties(params, out) if draws else {})
-
-    def render(
-        self,
-        params: Params,
-        cameras: Cameras,
-        background_RC: Tensor,
-        jitter_RPS: Tensor | None,
-        side: int,
-        kept: Callable[[Tensor], Tensor] | None = None,
-    ) -> Render:
-        """See `harness.scene.renderer.render`."""
-        return render(self, params, cameras, background_RC, jitter_RPS, side, side, kept)
 
     def penalties(self, params: Params, out: Render) -> dict[str, Tensor]:
         """The weighted regularisers of a training view, by name, each [R]; a kind adds its own."""
@@ -128,7 +115,7 @@ class VolumeScene(Scene):
         A ray's normal is the mean over its samples, too (Ref-NeRF, arXiv 2112.03907, section 4): in a field
         like fog, one normal at the mean depth is mostly chance.
         """
-        out = self.render(params, camera, torch.zeros(1, self.channels), None, side)
+        out = render(self, params, camera, torch.zeros(1, self.channels), None, side, side)
         weights_PS, opacity_P = out.weights_RPS[0], out.opacity_RHW[0].flatten()
         share_PS = weights_PS / weights_PS.sum(-1, keepdim=True).clamp(min=1e-6)
         points_PS3 = torch.where(weights_PS[..., None] > 0, out.points_RPS3[0], 0.0)

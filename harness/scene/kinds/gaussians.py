@@ -16,7 +16,7 @@ from harness.device import upload
 from harness.scene import splats
 from harness.scene.cameras import Cameras
 from harness.scene.contract import Draws, Params, Scene, SceneSettings, View, by_run
-from harness.scene.regularisers import entropy, sparsity
+from harness.scene.regularisers import of_opacity
 from harness.scene.splats import Gaussians
 
 if TYPE_CHECKING:
@@ -177,16 +177,11 @@ class SplatScene(Scene):
             *params.values(),
         )
         opacity_RHW = opacity_RP.unflatten(1, (side, side))
-        terms = {}
-        if draws and self.cfg.entropy > 0:
-            terms["entropy"] = self.cfg.entropy * entropy(opacity_RHW)
-        if draws and self.cfg.sparsity > 0:
-            terms["sparsity"] = self.cfg.sparsity * sparsity(opacity_RHW)
         return View(
             x_RCP.unflatten(2, (side, side)),
             opacity_RHW,
             depth_RP.unflatten(1, (side, side)),
-            terms,
+            of_opacity(self.cfg, opacity_RHW) if draws else {},
             {"alive": params["alive"]},
         )
 
