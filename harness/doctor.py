@@ -133,7 +133,6 @@ def cost(config: Config) -> Check:
     Measured on a few steps of one full pack, in a folder that is thrown away.
     """
     from harness.prompt import COCO
-    from harness.records.identity import run_id
     from harness.sweep import grid
     from harness.sweep.display import duration
     from harness.sweep.pool import Pool
@@ -146,7 +145,7 @@ def cost(config: Config) -> Check:
         with Pool(root, specs, Execution(wandb="disabled"), scratch=True) as pool:
             plan = pool.plan()
             try:
-                found = pool.measure(plan, {run_id(spec): spec for spec in specs})
+                found = pool.measure(plan)
             except UserError as error:
                 return Check("cost", "problem", str(error), needed=False)
     if not found.rate:

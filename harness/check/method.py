@@ -10,13 +10,11 @@ from pathlib import Path
 
 import torch
 
-from harness.check.runs import demand, unbroken
+from harness.check.runs import KEYS, demand, made, tiny_prior, unbroken
 from harness.config import Config, Execution, apply_overrides
 from harness.distill.method import Method, NoiseSchedule, load_method
 from harness.distill.schedules import sd_alphas_cumprod
-from harness.guidance.random_prior import make_prior
 from harness.records.folder import RunFolder
-from harness.records.identity import RunSpec
 from harness.sweep.grid import choose_methods
 
 STEPS = 7
@@ -46,21 +44,9 @@ class Trial:
 
     def made(self, root: Path) -> list[RunFolder]:
         """Two runs of a small field on a prior with random weights."""
-        prior = self.prior or self.folder / "tiny-prior"
-        if not prior.exists():
-            make_prior(prior, "sd14", size="tiny", dtype="float32")
+        prior = self.prior or tiny_prior(self.folder)
         [chosen] = choose_methods(self.name, [], self.methods_dirs)
-        config = apply_overrides(Config(), [*SMALL, f"guidance.prior={prior}"])
-        return [
-            RunFolder.create(
-                root,
-                RunSpec(
-                    method=chosen.name, params=chosen.params, params_set=chosen.params_set,
-                    variant=chosen.variant, prompt=prompt, seed=seed, config=config,
-                ),
-            )
-            for prompt, seed in (("a red mug", 0), ("a bus", 3))
-        ]  # fmt: skip
+        return made(root, apply_overrides(Config(), [*SMALL, f"guidance.prior={prior}"]), chosen, KEYS)
 
 
 def check_settings(trial: Trial) -> None:

@@ -9,12 +9,16 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from harness.config import Execution, named_line
+from harness.config import Config, Execution, named_line
 from harness.console import say
 from harness.distill.runner import advance
+from harness.guidance.random_prior import make_prior
 from harness.records.folder import RunFolder
+from harness.records.identity import Part, RunSpec
+from harness.rng import Key
 
 T = TypeVar("T")
+KEYS = [Key("a red mug", 0), Key("a bus", 3)]
 
 
 class Broken(Exception):
@@ -80,6 +84,25 @@ def _unbroken(
             for name, value in finished(seen[how] / run).items():
                 demand(value == own[name], f"{name} of a {how} run are not those of a packed one")
     return expected
+
+
+def tiny_prior(folder: Path) -> Path:
+    """The folder's prior with random weights, latents 4×8×8; made where there is none."""
+    path = folder / "tiny-prior"
+    if not path.exists():
+        make_prior(path, "sd14", size="tiny", dtype="float32")
+    return path
+
+
+def made(root: Path, config: Config, method: Part, keys: Sequence[Key]) -> list[RunFolder]:
+    """New runs of a method, one of each key."""
+    own = {"method": method.name, "params": method.params, "params_set": method.params_set}
+    return [
+        RunFolder.create(
+            root, RunSpec(**own, variant=method.variant, prompt=key.prompt, seed=key.seed, config=config)
+        )
+        for key in keys
+    ]
 
 
 def finished(path: Path) -> dict[str, Any]:

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from harness import rng
-from harness.check.runs import demand, unbroken
+from harness.check.runs import KEYS, demand, made, tiny_prior, unbroken
 from harness.config import Config, Execution
-from harness.distill.method import load_method
 from harness.distill.runner import advance
-from harness.guidance.random_prior import make_prior
 from harness.objects.export import export_mesh
 from harness.objects.final import load
 from harness.records.folder import RunFolder
@@ -23,11 +21,11 @@ from harness.records.identity import RunSpec, hashed
 from harness.scene.cameras import make
 from harness.scene.contract import Draws, Params, Scene, View
 from harness.scene.kind import channels_of, load_kind, make_scene, settle
+from harness.sweep.grid import choose_methods
 
 STEPS = 7
 SIDE = 8  # of a tiny prior's latents
 METHOD = "uniform_sds"
-KEYS = [rng.Key("a red mug", 0), rng.Key("a bus", 3)]
 CAMERAS = make([10.0, 200.0], [20.0, 50.0], [2.8, 2.5], [40.0, 40.0])
 # The largest relative error of a gradient against differences, and their half width.
 DOUBLE, SINGLE = (1e-4, 1e-7), (3e-2, 1e-3)
@@ -58,14 +56,6 @@ class Trial:
     def scene(self, encoder: str = "auto", channels: int = 4) -> Scene:
         """The scene on the CPU."""
         return make_scene(self.config.scene, channels, "cpu", encoder)
-
-    @cached_property
-    def prior(self) -> Path:
-        """A folder with a tiny prior with random weights: latents 4×8×8."""
-        path = self.folder / "tiny-prior"
-        if not path.exists():
-            make_prior(path, "sd14", size="tiny", dtype="float32")
-        return path
 
 
 def fresh(scene: Scene, rows: Sequence[int] = (0, 1)) -> Params:
@@ -250,11 +240,7 @@ CHECKS: Mapping[str, Callable[[Trial], None]] = {
 
 
 def _made(trial: Trial, root: Path, runs: int = 2) -> list[RunFolder]:
-    guidance = {"prior": str(trial.prior), "dtype": "float32", "microbatch": 4}
+    guidance = {"prior": str(tiny_prior(trial.folder)), "dtype": "float32", "microbatch": 4}
     config = trial.config.model_copy(update={"guidance": trial.config.guidance.model_copy(update=guidance)})
-    params = load_method(METHOD).resolve({}, METHOD).model_dump(mode="json")
-    specs = (
-        RunSpec(method=METHOD, params=params, prompt=key.prompt, seed=key.seed, config=config)
-        for key in KEYS[:runs]
-    )
-    return [RunFolder.create(root, spec) for spec in specs]
+    [chosen] = choose_methods(METHOD, [])
+    return made(root, config, chosen, KEYS[:runs])

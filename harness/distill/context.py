@@ -19,14 +19,8 @@ from harness.guidance.views import perp_neg, view_prompt
 from harness.scene.cameras import Cameras
 from harness.scene.contract import View
 
-LOGGED = (
-    "step",
-    "time",
-    "t",
-    "nfe",
-    "grad_norm",
-    "residual",
-)  # names of a row of metrics.jsonl that are taken
+# Names of a row of metrics.jsonl that are taken.
+LOGGED = ("step", "time", "t", "nfe", "grad_norm", "residual")
 Texts = str | Sequence[str]
 
 

@@ -28,7 +28,7 @@ class MethodError(Exception):
 
 def timesteps(t_R: Any, step_R: Tensor, noise: NoiseSchedule) -> Tensor:
     """The timesteps, int64 [R] on the CPU and inside the range, as a copy that the method does not hold."""
-    _check("timesteps", t_R, torch.int64, (len(step_R),), torch.device("cpu"))
+    expect("timesteps", t_R, torch.int64, (len(step_R),), torch.device("cpu"), returned=True)
     outside = [r for r, t in enumerate(t_R.tolist()) if not noise.t_min <= t <= noise.t_max]
     if outside:
         at = f"t = {int(t_R[outside[0]])} at step {int(step_R[outside[0]])}"
@@ -38,14 +38,25 @@ def timesteps(t_R: Any, step_R: Tensor, noise: NoiseSchedule) -> Tensor:
 
 def gradient(g_RCHW: Any, x_RCHW: Tensor) -> Tensor:
     """The gradient, of x's shape, dtype and device, without a graph."""
-    _check("gradient", g_RCHW, x_RCHW.dtype, tuple(x_RCHW.shape), x_RCHW.device)
+    expect("gradient", g_RCHW, x_RCHW.dtype, tuple(x_RCHW.shape), x_RCHW.device, returned=True)
     return g_RCHW.detach()
 
 
-def expect(what: str, value: Any, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
-    """MethodError where an argument that a method gives is of another kind, shape, dtype or device."""
-    if not _is(value, dtype, shape, device):
-        raise MethodError(f"{what} is {_told(value)}, and must be {_form((dtype, shape))} on {device.type}")
+def expect(
+    what: str,
+    value: Any,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    device: torch.device,
+    returned: bool = False,
+) -> None:
+    """MethodError where what a method gives as an argument, or has `returned`, is of another kind, shape,
+    dtype or device."""
+    of_form = isinstance(value, Tensor) and (value.dtype, tuple(value.shape)) == (dtype, shape)
+    if not of_form or value.device.type != device.type:
+        was, must = ("returned", "return") if returned else ("is", "be")
+        form = f"{_form((dtype, shape))} on {device.type}"
+        raise MethodError(f"{what} {was} {_told(value)}, and must {must} {form}")
 
 
 def guard_weight(method: Method) -> None:
@@ -54,7 +65,7 @@ def guard_weight(method: Method) -> None:
 
     def guarded(t_R: Tensor) -> Tensor:
         w_R = weight(t_R.clone())
-        _check("weight", w_R, torch.float32, tuple(t_R.shape), t_R.device)
+        expect("weight", w_R, torch.float32, tuple(t_R.shape), t_R.device, returned=True)
         return w_R
 
     setattr(method, "weight", guarded)  # noqa: B010 - of this object, not of its class
@@ -95,17 +106,6 @@ def blamed() -> Iterator[None]:
         yield
     except UserError as error:
         raise MethodError(str(error)) from error
-
-
-def _check(where: str, value: Any, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> None:
-    if not _is(value, dtype, shape, device):
-        expected = f"{_form((dtype, shape))} on {device.type}"
-        raise MethodError(f"{where} returned {_told(value)}, and must return {expected}")
-
-
-def _is(value: Any, dtype: torch.dtype, shape: tuple[int, ...], device: torch.device) -> bool:
-    is_right = isinstance(value, Tensor) and (value.dtype, tuple(value.shape)) == (dtype, shape)
-    return is_right and value.device.type == device.type
 
 
 def _told(value: Any) -> str:

@@ -50,13 +50,6 @@ class Lost(Strict):
     run: str
 
 
-class Stopped(Strict):
-    """These runs are checkpointed and given free, as it was told."""
-
-    event: Literal["stopped"] = "stopped"
-    runs: tuple[str, ...]
-
-
 class Ready(Strict):
     """A worker has begun, and takes commands."""
 
@@ -88,7 +81,7 @@ class Refused(Strict):
     message: str
 
 
-Told = Started | Stepped | Finished | Failed | Lost | Stopped
+Told = Started | Stepped | Finished | Failed | Lost
 Event = Told | Ready | Returned | Measured | Refused
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 

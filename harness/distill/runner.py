@@ -9,16 +9,7 @@ import torch
 
 from harness.config import Execution, named_line
 from harness.device import be_deterministic, peak_memory_mb, pick_device
-from harness.distill import contract, events
-from harness.distill.assemble import (
-    Checkpoint,
-    check_resolution,
-    load_guidance,
-    make_method,
-    make_pack,
-    saved,
-    saved_params,
-)
+from harness.distill import assemble, contract, events
 from harness.distill.contract import MethodError
 from harness.distill.member import Emit, Member
 from harness.distill.method import Method
@@ -114,9 +105,9 @@ def _begin(
     for member in members:
         member.check(members[0])
     spec = members[0].spec
-    guidance = load_guidance(spec.config, device)
-    check_resolution(spec.config, guidance)
-    checkpoints: list[Checkpoint | None] = []
+    guidance = assemble.load_guidance(spec.config, device)
+    assemble.check_resolution(spec.config, guidance)
+    checkpoints: list[assemble.Checkpoint | None] = []
     for member in list(members):
         try:
             checkpoints.append(member.folder.load_checkpoint())
@@ -137,12 +128,14 @@ def _begin(
     made: dict[str, Method] = {}  # by their settings, which differ in the schedule's alone
     for each in (member.spec for member in members):
         name = canonical_json(each.params)
-        made[name] = made.get(name) or make_method(
+        made[name] = made.get(name) or assemble.make_method(
             spec.config, guidance, each.method, each.params, execution.methods_dirs
         )
     schedules = [made[canonical_json(member.spec.params)] for member in members]
     keys = [Key(member.spec.prompt, member.spec.seed) for member in members]
-    pack = make_pack(spec.config, guidance, schedules[0], keys, execution.encoder, checkpoints, schedules)
+    pack = assemble.make_pack(
+        spec.config, guidance, schedules[0], keys, execution.encoder, checkpoints, schedules
+    )
     del checkpoints
     _Stretch(members, pack, emit).go(should_stop)
 
@@ -159,8 +152,7 @@ class _Stretch:
         self._retire()
         while self.members:
             if should_stop():
-                self._each(range(len(self.members)), self._save_checkpoint)
-                self.emit(events.Stopped(runs=self._ids()))
+                _each(self.members, range(len(self.members)), self._save_checkpoint)
                 return
             report = self._step()
             if report is None:
@@ -179,7 +171,7 @@ class _Stretch:
             if len(self.members) > 1 or _out_of_memory(error):
                 raise  # which run is to blame shows in smaller packs
             reason, detail = named_line(error), traceback.format_exc()
-            self._each([0], lambda r: self.members[r].fail(reason, detail))
+            _each(self.members, [0], lambda r: self.members[r].fail(reason, detail))
             return None
 
     def _record(self, report: StepReport) -> None:
@@ -193,12 +185,12 @@ class _Stretch:
         if self.device.type == "cpu" or logged | kept:
             at = report.diverged_R.tolist()
             gone |= {r for r in range(len(members)) if at[r]}
-            self._each(gone, lambda r: members[r].fail(DIVERGED, step=at[r]))
-        gone |= self._each(logged - gone, lambda r: members[r].log(report.scalars(r)))
+            _each(members, gone, lambda r: members[r].fail(DIVERGED, step=at[r]))
+        gone |= _each(members, logged - gone, lambda r: members[r].log(report.scalars(r)))
         gone |= self._save_views(sorted(viewed - gone))
         gone |= self._fail_unlearned(kept - gone)
-        gone |= self._each(kept - gone, self._save_checkpoint)
-        gone |= self._each(logged - gone, lambda r: members[r].save_state(peak_memory_mb(self.device)))
+        gone |= _each(members, kept - gone, self._save_checkpoint)
+        gone |= _each(members, logged - gone, lambda r: members[r].save_state(peak_memory_mb(self.device)))
         self.emit(events.Stepped(runs=ids))
         self._retire(gone)
 
@@ -214,25 +206,25 @@ class _Stretch:
             params = {name: value[r] for name, value in self.pack.params.items()}
             self.members[r].save_views(by_run[r], params)
 
-        return self._each(runs, save)
+        return _each(self.members, runs, save)
 
     def _fail_unlearned(self, runs: Iterable[int]) -> set[int]:
         """Fail the runs whose method has learned what is not finite, which a checkpoint would keep."""
         state = self.pack.method_state()
         named = {r: name for r in runs if (name := contract.not_finite(state, r))}
         reason = "diverged: non-finite {} in the method's state"
-        self._each(named, lambda r: self.members[r].fail(reason.format(named[r])))
+        _each(self.members, named, lambda r: self.members[r].fail(reason.format(named[r])))
         return set(named)
 
     def _save_checkpoint(self, r: int) -> None:
         if self.members[r].step != self.members[r].checkpoint_at:
-            self.members[r].save_checkpoint(saved(self.pack, r))
+            self.members[r].save_checkpoint(assemble.saved(self.pack, r))
 
     def _retire(self, gone: Iterable[int] = ()) -> None:
         """Finish the runs that are done, and go on with the pack without them and without the `gone`."""
         gone = set(gone)
         done = {r for r, member in enumerate(self.members) if member.is_last}
-        self._each(done - gone, self._finish)
+        _each(self.members, done - gone, self._finish)
         gone |= done
         if not gone:
             return
@@ -247,10 +239,7 @@ class _Stretch:
         guidance = self.pack.guidance
         told = {"prior": guidance.record, "device": str(self.device)}
         memory = {"peak_memory_mb": peak_memory_mb(self.device)}
-        self.members[r].finish(saved_params(self.pack, r), told | memory)
-
-    def _each(self, runs: Iterable[int], action: Callable[[int], None]) -> set[int]:
-        return _each(self.members, runs, action)
+        self.members[r].finish(assemble.saved_params(self.pack, r), told | memory)
 
     def _ids(self) -> tuple[str, ...]:
         return tuple(member.folder.id for member in self.members)

@@ -25,28 +25,14 @@ from pydantic import ValidationError
 
 from harness.config import Config, Execution, UserError
 from harness.device import gpus, say_that_gpus_are_hidden
-from harness.distill.events import (
-    EVENT,
-    Advance,
-    Command,
-    Event,
-    Failed,
-    Finished,
-    Measure,
-    Measured,
-    Ready,
-    Refused,
-    Returned,
-    Setup,
-    Stepped,
-    Stop,
-)
+from harness.distill import events
 from harness.distill.method import load_method
 from harness.records.environment import own_code
 from harness.records.files import make_folder
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, canonical_json, run_id
 from harness.records.lease import holder, slurm_job
+from harness.records.reader import RecordError, tail
 from harness.sweep.display import Display
 from harness.sweep.fits import remember, remembered
 from harness.sweep.pace import Paces
@@ -93,7 +79,7 @@ def slots(execution: Execution) -> list[Slot]:
 class WorkerProcess:
     """The parent's end of one worker: sends commands, puts its events into the pool's queue."""
 
-    def __init__(self, root: Path, slot: Slot, execution: Execution, log: Path, events: Events):
+    def __init__(self, root: Path, slot: Slot, execution: Execution, log: Path, told: Events):
         make_folder(log.parent)
         self.pack: list[str] = []
         self.first_step = 0.0  # of its pack, when
@@ -113,10 +99,10 @@ class WorkerProcess:
                 env=os.environ | slot.environment | own_code(),
             )
         own = execution.model_copy(update={"device": slot.device, "threads": slot.threads})
-        self.send(Setup(root=root, execution=own))
-        threading.Thread(target=self._listen, args=(events,), daemon=True).start()
+        self.send(events.Setup(root=root, execution=own))
+        threading.Thread(target=self._listen, args=(told,), daemon=True).start()
 
-    def send(self, message: Setup | Command) -> None:
+    def send(self, message: events.Setup | events.Command) -> None:
         """Send a line; a worker that is gone shows by its `Exited`."""
         assert self.process.stdin
         try:
@@ -129,28 +115,25 @@ class WorkerProcess:
         """Give it a pack."""
         self.pack, self.ready = pack, False
         self.first_step, self.steps = 0.0, 0
-        self.send(Advance(runs=pack))
+        self.send(events.Advance(runs=pack))
 
     def stop(self) -> None:
         """Ask it to checkpoint and leave."""
-        self.send(Stop())
+        self.send(events.Stop())
 
-    def _listen(self, events: Events) -> None:
+    def _listen(self, told: Events) -> None:
         assert self.process.stdout
         for line in self.process.stdout:
             with suppress(ValidationError):  # the last line of a killed worker
-                events.put((self, EVENT.validate_json(line)))
-        events.put((self, Exited(self.process.wait())))
+                told.put((self, events.EVENT.validate_json(line)))
+        told.put((self, Exited(self.process.wait())))
 
 
 def last_line(path: Path) -> str:
     """The last line of a text that says something."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - 4096, 0))
-            lines = file.read().decode(errors="replace").split("\n")
-    except OSError:
-        return "without a word"
+    lines = []
+    with suppress(OSError, RecordError):
+        lines = tail(path.parent, path.name, 4096).decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
 
 
@@ -161,7 +144,7 @@ class Exited:
     code: int
 
 
-Events = queue.Queue[tuple[WorkerProcess, Event | Exited]]
+Events = queue.Queue[tuple[WorkerProcess, events.Event | Exited]]
 
 
 @dataclass
@@ -281,7 +264,7 @@ class Pool:
         """
         known = self.known_pace(plan)
         soon = known is not None and sum(plan.steps_left.values()) < known.rate * SOON_SECONDS
-        return known if known is not None and soon else self.measure(plan, self._by_id)
+        return known if known is not None and soon else self.measure(plan)
 
     def known_pace(self, plan: Plan) -> Pace | None:
         """Steps per second of the whole pool by what its packs did here before; None where one is unknown."""
@@ -309,13 +292,14 @@ class Pool:
             rates.append(rate * (theirs / before if theirs and before else cost))
         return rates
 
-    def measure(self, plan: Plan, specs: dict[str, RunSpec]) -> Pace:
+    def measure(self, plan: Plan) -> Pace:
         """Steps per second of the whole pool, by a short measurement of a pack on one slot.
 
         Of the first method that can be measured: a pack that does not fit is halved, and so are all later
         ones of its kind; a method that fails is left out, with its reason, and will fail where it is run. The
         worker that measured stays, warm. Raises UserError where the runs cannot be started at all.
         """
+        specs = self._by_id
         packs = {specs[pack[0]].label: pack for pack in reversed(plan.packs)}
         settings = {run: canonical_json(specs[run].params) for run in plan.todo}
         one_each = list({(_kind(specs[run]), settings[run]): run for run in plan.todo}.values())
@@ -342,31 +326,31 @@ class Pool:
         if not self.is_scratch:
             self.paces.keep(spec, runs, rate)
 
-    def _measured(self, pack: list[RunSpec], kinds: list[RunSpec]) -> Measured | None:
+    def _measured(self, pack: list[RunSpec], kinds: list[RunSpec]) -> events.Measured | None:
         """What a worker says of a pack, after a look at one run of every kind; None once interrupted."""
         idle = [worker for worker in self.workers if worker.ready]
         worker = idle[0] if idle else self._start(self.slots[0])
         worker.ready = False
-        worker.send(Measure(specs=pack, kinds=kinds))
+        worker.send(events.Measure(specs=pack, kinds=kinds))
         while not self.interrupted():
             try:
                 _, event = self.events.get(timeout=0.2)
             except queue.Empty:
                 continue
             match event:
-                case Ready():
+                case events.Ready():
                     worker.has_begun = True
-                case Measured():
+                case events.Measured():
                     worker.ready = True
                     return event
-                case Refused(message=message):
+                case events.Refused(message=message):
                     raise UserError(message)
                 case Exited(code):
                     del self.workers[worker]
                     how = self._died(worker, code)
                     if not worker.has_begun:
                         raise UserError(how)
-                    return Measured(problem=how, oom=code == -signal.SIGKILL)
+                    return events.Measured(problem=how, oom=code == -signal.SIGKILL)
         return None
 
     def _fits(self, spec: RunSpec, runs: int) -> None:
@@ -436,32 +420,32 @@ class Pool:
     def _handle(
         self,
         worker: WorkerProcess,
-        event: Event | Exited,
+        event: events.Event | Exited,
         packs: deque[list[str]],
         plan: Plan,
         display: Display,
     ) -> None:
         match event:
-            case Ready():
+            case events.Ready():
                 worker.has_begun = True
-            case Stepped(runs=runs):
+            case events.Stepped(runs=runs):
                 display.advance(len(runs), sum(self._costs[run] for run in runs))
                 worker.steps += len(runs) if worker.first_step else 0
                 worker.first_step = worker.first_step or time.monotonic()
-            case Finished():
+            case events.Finished():
                 display.runs_done += 1
                 display.refresh()
-            case Failed(run=run, reason=reason):
+            case events.Failed(run=run, reason=reason):
                 display.runs_done += 1
                 display.say(f"failed: {run}: {reason}")
-            case Returned():
+            case events.Returned():
                 worker.ready = True
                 spent = time.monotonic() - worker.first_step
                 if worker.first_step and worker.steps and spent > SEEN_SECONDS:
                     self._keep_pace(self._by_id[worker.pack[0]], len(worker.pack), worker.steps / spent)
                 if event.problem:
                     self._halve(worker.pack, event, packs, plan, display)
-            case Refused(message=message):
+            case events.Refused(message=message):
                 worker.ready = True
                 raise UserError(message)
             case Exited(code):
@@ -478,7 +462,7 @@ class Pool:
             RunFolder(self.root / run).record_death(why=how, host=socket.gethostname(), **slurm_job())
 
     def _halve(
-        self, pack: list[str], event: Returned, packs: deque[list[str]], plan: Plan, display: Display
+        self, pack: list[str], event: events.Returned, packs: deque[list[str]], plan: Plan, display: Display
     ) -> None:
         half = max(len(pack) // 2, 1)
         if event.oom:

@@ -18,21 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from harness.config import Execution, UserError, named_line
-from harness.distill.events import (
-    COMMAND,
-    Advance,
-    Event,
-    Failed,
-    Measure,
-    Measured,
-    Ready,
-    Refused,
-    Returned,
-    Setup,
-    Stepped,
-    Stop,
-    Told,
-)
+from harness.distill import events
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec
 from harness.records.reader import RecordError
@@ -51,9 +37,9 @@ class Worker:
         self.execution = execution
         self.out = out
         self.stop = threading.Event()
-        self.commands: queue.Queue[Advance | Measure | None] = queue.Queue()
+        self.commands: queue.Queue[events.Advance | events.Measure | None] = queue.Queue()
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: events.Event) -> None:
         """Tell the parent; a parent that is gone stops the worker."""
         try:
             self.out.write(event.model_dump_json() + "\n")
@@ -64,8 +50,8 @@ class Worker:
     def listen(self) -> None:
         """Read commands until the parent says stop or is gone."""
         for line in sys.stdin:
-            command = COMMAND.validate_json(line)
-            if isinstance(command, Stop):
+            command = events.COMMAND.validate_json(line)
+            if isinstance(command, events.Stop):
                 break
             self.commands.put(command)
         self.stop.set()
@@ -74,7 +60,7 @@ class Worker:
     def work(self) -> None:
         """The main loop; returns when stopped."""
         threading.Thread(target=self.listen, name="commands", daemon=True).start()
-        self.emit(Ready())
+        self.emit(events.Ready())
         while not self.stop.is_set():
             command = self.commands.get()
             if command is None:
@@ -82,13 +68,13 @@ class Worker:
             try:
                 self.emit(
                     self.measure(command.specs, command.kinds)
-                    if isinstance(command, Measure)
+                    if isinstance(command, events.Measure)
                     else self.advance(command.runs)
                 )
             except UserError as error:
-                self.emit(Refused(message=str(error)))
+                self.emit(events.Refused(message=str(error)))
 
-    def advance(self, runs: list[str]) -> Returned:
+    def advance(self, runs: list[str]) -> events.Returned:
         """Advance a pack.
 
         A single run that cannot be advanced is failed: nobody else can be the cause.
@@ -104,7 +90,7 @@ class Worker:
             traceback.print_exc()
             reason = named_line(error)
             if len(runs) > 1:
-                return Returned(problem=reason, oom=oom)
+                return events.Returned(problem=reason, oom=oom)
             folder = RunFolder(self.root / runs[0])
             if folder.status() in ("new", "resume"):
                 step, detail = folder.state().get("step", 0), traceback.format_exc()
@@ -112,10 +98,10 @@ class Worker:
                 folder.log(f"failed: {reason}")
             elif folder.status() == "damaged":
                 reason = f"damaged: {folder.damage()}"
-            self.emit(Failed(run=runs[0], reason=reason))
-        return Returned()
+            self.emit(events.Failed(run=runs[0], reason=reason))
+        return events.Returned()
 
-    def measure(self, specs: list[RunSpec], kinds: list[RunSpec]) -> Measured:
+    def measure(self, specs: list[RunSpec], kinds: list[RunSpec]) -> events.Measured:
         """A pack of these runs over a few steps, in a folder that is thrown away.
 
         `kinds` are runs that are only looked at, one of every method and configuration: UserError where one
@@ -135,10 +121,10 @@ class Worker:
         ends: list[float] = []
         reasons: list[str] = []
 
-        def emit(event: Told) -> None:
-            if isinstance(event, Stepped):
+        def emit(event: events.Told) -> None:
+            if isinstance(event, events.Stepped):
                 ends.append(time.monotonic())
-            elif isinstance(event, Failed):
+            elif isinstance(event, events.Failed):
                 reasons.append(event.reason)
 
         def enough() -> bool:
@@ -160,11 +146,11 @@ class Worker:
                 raise
             except Exception as error:
                 traceback.print_exc()
-                return Measured(problem=named_line(error), oom=isinstance(error, PackTooLarge))
+                return events.Measured(problem=named_line(error), oom=isinstance(error, PackTooLarge))
         if reasons:
-            return Measured(problem=reasons[0])
+            return events.Measured(problem=reasons[0])
         rate = len(specs) * (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else 0.0
-        return Measured(rate=rate, memory=peak_memory_mb(self.execution.device))
+        return events.Measured(rate=rate, memory=peak_memory_mb(self.execution.device))
 
 
 def main() -> None:
@@ -175,7 +161,7 @@ def main() -> None:
     # Libraries that print must not write into the event stream.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    setup = Setup.model_validate_json(sys.stdin.readline())
+    setup = events.Setup.model_validate_json(sys.stdin.readline())
     worker = Worker(setup.root, setup.execution, out)
     # Slurm signals every process of a job: USR2 ahead of a time limit or a preemption, TERM to end it.
     for ending in (signal.SIGTERM, signal.SIGUSR2):

@@ -9,7 +9,6 @@ import pytest
 
 from harness.config import Execution, UserError
 from harness.records.environment import own_code, own_code_in_shell
-from harness.records.identity import run_id
 from harness.sweep import grid, pool
 from harness.sweep.pool import Pool
 from tests import tinyruns
@@ -51,7 +50,7 @@ def test_what_cannot_be_measured_is_told_and_left_out(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     execution = Execution(wandb="disabled", device="cpu", methods_dirs=tuple(map(str, dirs)))
     with Pool(tmp_path / "runs", specs, execution, scratch=True) as scratch:
-        measured = scratch.measure(scratch.plan(), {run_id(spec): spec for spec in specs})
+        measured = scratch.measure(scratch.plan())
     assert measured.rate > 0
     assert {spec.method: scratch.most(spec) for spec in specs} == {"float_t": 16, "oom": 1, "uniform_sds": 16}
     assert measured.notes[0].startswith("float_t cannot be measured: timesteps returned float32 [3]")
@@ -75,7 +74,7 @@ def test_a_worker_that_cannot_be_started_says_why(
         Pool(tmp_path / "runs", specs, execution, scratch=True) as scratch,
         pytest.raises(UserError, match=r"ended with code 3: ImportError: no such library$"),
     ):
-        scratch.measure(scratch.plan(), {run_id(spec): spec for spec in specs})
+        scratch.measure(scratch.plan())
 
 
 SHOWN = "import harness, sys, json; print(json.dumps([harness.__file__, sys.path]))"
