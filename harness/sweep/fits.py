@@ -27,11 +27,13 @@ def device_name(device: str) -> str:
     if device == "cpu":
         return f"cpu {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2**30} GiB"
     ask = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        ask.append(f"--id={visible.split(',')[0].strip()}")
     try:
-        names = subprocess.run(ask, capture_output=True, text=True, timeout=30).stdout.splitlines()
-    except (OSError, subprocess.TimeoutExpired):
-        names = []
-    return names[0] if names else device
+        said = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return device
+    return said.splitlines()[0] if said else device
 
 
 def key(spec: RunSpec, device: str) -> str:

@@ -49,13 +49,15 @@ class Worker:
 
     def listen(self) -> None:
         """Read commands until the parent says stop or is gone."""
-        for line in sys.stdin:
-            command = events.COMMAND.validate_json(line)
-            if isinstance(command, events.Stop):
-                break
-            self.commands.put(command)
-        self.stop.set()
-        self.commands.put(None)
+        try:
+            for line in sys.stdin:
+                command = events.COMMAND.validate_json(line)
+                if isinstance(command, events.Stop):
+                    break
+                self.commands.put(command)
+        finally:  # the last line of a parent that is killed may be half a line
+            self.stop.set()
+            self.commands.put(None)
 
     def work(self) -> None:
         """The main loop; returns when stopped."""

@@ -1,4 +1,4 @@
-"""The measurement before a sweep, and what a worker imports: neither ends or changes a sweep."""
+"""The measurement before a sweep, what a worker imports, and its end: none of it ends or changes a sweep."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import Execution, UserError
+from harness.distill.events import Advance, Setup
 from harness.records.environment import own_code, own_code_in_shell
 from harness.sweep import grid, pool
 from harness.sweep.pool import Pool
@@ -75,6 +76,18 @@ def test_a_worker_that_cannot_be_started_says_why(
         pytest.raises(UserError, match=r"ended with code 3: ImportError: no such library$"),
     ):
         scratch.measure(scratch.plan())
+
+
+@pytest.mark.parametrize("kept", [0.5, 1.0])
+def test_a_worker_whose_parent_is_gone_leaves_wherever_the_last_line_ends(
+    kept: float, tmp_path: Path
+) -> None:
+    setup = Setup(root=tmp_path, execution=Execution(wandb="disabled", device="cpu")).model_dump_json()
+    last = Advance(runs=[]).model_dump_json()
+    lines = f"{setup}\n{last[: int(kept * len(last))]}"
+    worker = [sys.executable, "-m", "harness.sweep.worker"]
+    ended = subprocess.run(worker, input=lines, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0 and '"ready"' in ended.stdout
 
 
 SHOWN = "import harness, sys, json; print(json.dumps([harness.__file__, sys.path]))"

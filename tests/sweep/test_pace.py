@@ -12,7 +12,7 @@ from harness.config import Config, Execution
 from harness.console import Console
 from harness.distill.events import Measured
 from harness.records.identity import RunSpec
-from harness.sweep import display, pool
+from harness.sweep import display, fits, pool
 from harness.sweep.display import Display, duration, speed
 from harness.sweep.pace import Paces
 from harness.sweep.pool import Pool
@@ -66,6 +66,31 @@ def test_a_pace_is_remembered_by_what_it_hangs_on(tmp_path: Path, monkeypatch: p
     assert again.known(spec, 4) is None
     (tmp_path / "dreamtime-harness" / "paces.json").write_text("[1]")
     assert again.known(spec, 4) is None
+
+
+NVIDIA_SMI = """#!/bin/sh
+case "$*" in
+    *--id=1*) echo "NVIDIA B, 24576 MiB" ;;
+    *--id=*) echo "No devices were found"; exit 6 ;;
+    *) printf 'NVIDIA A, 81920 MiB\\nNVIDIA B, 24576 MiB\\n' ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "name"),
+    [(None, "NVIDIA A, 81920 MiB"), ("1,0", "NVIDIA B, 24576 MiB"), ("7", "cuda")],
+)
+def test_a_gpu_is_called_what_the_first_that_is_visible_is(
+    visible: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "nvidia-smi").write_text(NVIDIA_SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert fits.device_name.__wrapped__("cuda") == name
 
 
 @pytest.fixture
