@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import statistics
 import time
@@ -18,9 +17,10 @@ import torch
 
 from harness.config import ENCODERS, SceneConfig, UserError, nearest
 from harness.device import has_c_compiler
-from harness.records.files import cache_home, read_json, write_cache
+from harness.records.memory import Memory
 from harness.scene import tcnn
 
+FASTEST = Memory[str]("encoders.json", str, days=365)
 FUSED = {"cpu": ("numba",), "cuda": ("triton", "tinycudann")}  # beside torch, which runs everywhere
 
 
@@ -73,17 +73,16 @@ def fastest(encoders: Sequence[str], device: str) -> str:
 
     A machine is measured once, and again where it has other encoders or another torch.
     """
-    store = cache_home() / "encoders.json"
     name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
     key = f"{name} · torch {torch.__version__} · {', '.join(encoders)}"
-    known = read_json(store) or {}
-    if known.get(key) not in encoders:
+    best = FASTEST.recall(key)
+    if best not in encoders:
         seconds = {encoder: measured(encoder, device) for encoder in encoders}
-        known[key] = min(seconds, key=seconds.__getitem__)
+        best = min(seconds, key=seconds.__getitem__)
         told = ", ".join(f"{encoder} {1e3 * each:.2f} ms" for encoder, each in seconds.items())
         logging.getLogger(__name__).info("encoders on %s: %s", name, told)
-        write_cache(store, json.dumps(known, indent=2).encode())
-    return known[key]
+        FASTEST.keep(key, best)
+    return best
 
 
 def measured(encoder: str, device: str, runs: int = 8, rounds: int = 5) -> float:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
-import time
 from functools import cache
-from pathlib import Path
 
-from harness.records.files import cache_home, read_json, write_cache
 from harness.records.identity import RunSpec, canonical_json
+from harness.records.memory import Memory
 
 AUTO_PACK = {"cpu": 16, "cuda": 32}
-FORGET_SECONDS = 7 * 86400.0  # what filled the memory may have been somebody else
-
-
-def _store() -> Path:
-    return cache_home() / "packs.json"
+FOUND = Memory[int]("packs.json", int, days=7)  # what filled a device may have been somebody else
 
 
 @cache
@@ -45,14 +38,9 @@ def key(spec: RunSpec, device: str) -> str:
 
 def remembered(spec: RunSpec, device: str) -> int:
     """The most runs in a pack: what a sweep found to fit in the last days, or the device's default."""
-    found = (read_json(_store()) or {}).get(key(spec, device))
-    if found is None or time.time() - found["time"] > FORGET_SECONDS:
-        return AUTO_PACK[device]
-    return min(found["runs"], AUTO_PACK[device])
+    return min(FOUND.recall(key(spec, device)) or AUTO_PACK[device], AUTO_PACK[device])
 
 
 def remember(spec: RunSpec, device: str, runs: int) -> None:
-    """So many runs are the most to be tried here; a cache that cannot be written is done without."""
-    known = read_json(_store()) or {}
-    known[key(spec, device)] = {"runs": runs, "time": time.time()}
-    write_cache(_store(), json.dumps(known, indent=2).encode())
+    """So many runs are the most to be tried here."""
+    FOUND.keep(key(spec, device), runs)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_the_fastest_is_measured_once(tmp_path: Path, monkeypatch: pytest.Monkey
     [key] = json.loads(store.read_text())
     monkeypatch.setattr(encoders, "measured", lambda *_: pytest.fail("it is known"))
     assert encoders.fastest(["numba", "torch"], "cpu") == "numba"
-    store.write_text(json.dumps({key: "gone"}))
+    store.write_text(json.dumps({key: [time.time(), "gone"]}))
     monkeypatch.setattr(encoders, "measured", lambda name, _: {"numba": 2.0, "torch": 1.0}[name])
     assert encoders.fastest(["numba", "torch"], "cpu") == "torch"
 

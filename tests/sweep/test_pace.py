@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from harness.config import Config, Execution
 from harness.console import Console
 from harness.distill.events import Measured
 from harness.records.identity import RunSpec
+from harness.records.memory import Memory
+from harness.scene import encoders
 from harness.sweep import display, fits, pool
 from harness.sweep.display import Display, duration, speed
 from harness.sweep.pace import Paces
@@ -64,8 +67,27 @@ def test_a_pace_is_remembered_by_what_it_hangs_on(tmp_path: Path, monkeypatch: p
     )
     code["uniform_sds"] = "b"
     assert again.known(spec, 4) is None
-    (tmp_path / "dreamtime-harness" / "paces.json").write_text("[1]")
-    assert again.known(spec, 4) is None
+
+
+@pytest.mark.parametrize("odd", ["[1]", '{"k": 1}', '{"k": [1, "x"]}', "{", ""])
+def test_what_is_remembered_is_forgotten_where_it_is_odd_or_old(
+    odd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept, spec = Memory[int]("packs.json", int, days=7), _spec("uniform_sds")
+    kept.keep("k", 4)
+    assert kept.recall("k") == 4 and kept.recall("j") is None
+    later = time.time() + 8 * 86400
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert kept.recall("k") is None
+    for name in ("packs.json", "paces.json", "encoders.json"):
+        (tmp_path / "dreamtime-harness" / name).write_text(odd)
+    assert fits.remembered(spec, "cpu") == fits.AUTO_PACK["cpu"]
+    fits.remember(spec, "cpu", 3)
+    assert fits.remembered(spec, "cpu") == 3
+    assert Paces("cpu", 2, lambda spec: {}).known(spec, 4) is None
+    monkeypatch.setattr(encoders, "measured", lambda name, _: {"numba": 2.0, "torch": 1.0}[name])
+    assert encoders.fastest(["numba", "torch"], "cpu") == "torch"
 
 
 NVIDIA_SMI = """#!/bin/sh

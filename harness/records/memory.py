@@ -1,0 +1,41 @@
+"""What a machine remembers from one command to the next, in the user's cache folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.records.files import cache_home, read_json, write_cache
+
+T = TypeVar("T")
+MOST = 500  # things that are remembered
+
+
+class Memory(Generic[T]):
+    """Values of one kind by key, each forgotten after some days; what cannot be read is as good as forgotten,
+    what cannot be written is done without."""
+
+    def __init__(self, name: str, kind: Any, days: float):
+        self._name, self._seconds = name, days * 86400
+        self._form = TypeAdapter(dict[str, tuple[float, kind]])
+
+    def recall(self, key: str) -> T | None:
+        """The value of a key; None where there is none."""
+        _, value = self._read().get(key, (0.0, None))
+        return value
+
+    def keep(self, key: str, value: T) -> None:
+        """Remember it from now on."""
+        known = {other: each for other, each in self._read().items() if other != key}
+        kept = dict(list(known.items())[1 - MOST :]) | {key: (time.time(), value)}
+        write_cache(cache_home() / self._name, json.dumps(kept, indent=1).encode())
+
+    def _read(self) -> dict[str, tuple[float, T]]:
+        try:
+            found = self._form.validate_python(read_json(cache_home() / self._name))
+        except ValidationError:
+            return {}
+        return {key: each for key, each in found.items() if time.time() - each[0] < self._seconds}
