@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,30 +35,32 @@ from slurm.profile import Profile
 FOLDER, LAUNCH = "slurm", "launch.json"
 LAUNCH_BYTES = 2**26
 BEAT_SECONDS = 20.0
+RunId = Annotated[str, Field(pattern=r"^[^./][^/]*$")]  # a folder's name: no path leads out of the runs
+TaskId = Annotated[str, Field(pattern=r"^[^/]+$")]
 
 
-@dataclass
+@pydantic.dataclasses.dataclass
 class Array:
     """Tasks submitted by one sbatch: the runs of each, and Slurm's id once it is known."""
 
-    name: str
-    tasks: list[list[str]]
-    job: str | None = None
+    name: TaskId
+    tasks: list[list[RunId]]
+    job: TaskId | None = None
     over: list[int] = field(default_factory=list)  # tasks seen to have left the queue
 
 
-@dataclass
+@pydantic.dataclasses.dataclass
 class Launch:
-    """One call of `harness sweep --slurm` that submitted something."""
+    """One call of `harness sweep --slurm` that submitted something; launch.json has all but its `folder`."""
 
-    folder: Path
     command: str
     profile_name: str
     profile: Profile
     execution: Execution
     arrays: list[Array]
-    created: float = field(default_factory=time.time)
-    code: dict[str, Any] = field(default_factory=code_version)
+    created: float
+    code: dict[str, Any]
+    folder: Path = Path()
 
     @classmethod
     def prepare(
@@ -75,7 +77,9 @@ class Launch:
         named = [
             Array(f"{slug(root.resolve().name)}-{name}-{k}", list(tasks)) for k, tasks in enumerate(arrays)
         ]
-        launch = cls(root.resolve() / FOLDER / name, command, profile_name, profile, execution, named)
+        folder = root.resolve() / FOLDER / name
+        code = code_version()
+        launch = cls(command, profile_name, profile, execution, named, time.time(), code, folder)
         launch.jobs.mkdir(parents=True)
         (launch.folder / "attempts").mkdir()
         launch.save()
@@ -85,10 +89,11 @@ class Launch:
     def read(cls, folder: Path) -> Launch | None:
         """The launch in a folder, or None where there is none that can be read."""
         try:
-            kept: _Kept = typed(LAUNCH, read_bytes(folder, LAUNCH, LAUNCH_BYTES), _KEPT)
+            launch = typed(LAUNCH, read_bytes(folder, LAUNCH, LAUNCH_BYTES), _LAUNCH)
         except (RecordError, OSError):
             return None
-        return cls(folder, **{field.name: getattr(kept, field.name) for field in fields(kept)})
+        launch.folder = folder
+        return launch
 
     @property
     def jobs(self) -> Path:
@@ -97,12 +102,7 @@ class Launch:
 
     def save(self) -> None:
         """Write launch.json."""
-        data = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "folder"}
-        data |= {
-            "profile": self.profile.model_dump(mode="json"),
-            "execution": self.execution.model_dump(mode="json"),
-            "arrays": [vars(array) for array in self.arrays],
-        }
+        data = _LAUNCH.dump_python(self, mode="json", exclude={"folder"})
         write_json(self.folder / LAUNCH, data)
 
     def tasks(self) -> list[Task]:
@@ -126,30 +126,6 @@ class Launch:
         return found
 
 
-RunId = Annotated[str, Field(pattern=r"^[^./][^/]*$")]  # a folder's name: no path leads out of the runs
-TaskId = Annotated[str, Field(pattern=r"^[^/]+$")]
-
-
-@pydantic.dataclasses.dataclass(kw_only=True)
-class _KeptArray(Array):
-    name: TaskId
-    tasks: list[list[RunId]]
-    job: TaskId | None = None
-
-
-@dataclass
-class _Kept:
-    """launch.json."""
-
-    command: str
-    profile_name: str
-    profile: Profile
-    execution: Execution
-    arrays: list[_KeptArray]
-    created: float
-    code: dict[str, Any]
-
-
 class _Started(Record):
     """A file of attempts/."""
 
@@ -162,7 +138,7 @@ class _Started(Record):
     outcome: str = "no word since its start"
 
 
-_KEPT, _STARTED = TypeAdapter(_Kept), TypeAdapter(_Started)
+_LAUNCH, _STARTED = TypeAdapter(Launch), TypeAdapter(_Started)
 
 
 @dataclass

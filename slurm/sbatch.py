@@ -33,14 +33,8 @@ def executor(folder: Path, profile: Profile, name: str, arrays: int = 1) -> subm
 def parameters(profile: Profile, name: str, arrays: int = 1) -> dict[str, Any]:
     """The profile in submitit's words."""
     environment = {OFFLINE: "1"} | family.environment() | profile.environment
-    named: dict[str, Any] = {
-        "partition": profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "constraint": profile.constraint,
-        "gpus_per_node": profile.gpus_per_node or None,
-        "gres": profile.gres,
-    }
+    named = {key: getattr(profile, key) for key in ("partition", "account", "qos", "constraint", "gres")}
+    named["gpus_per_node"] = profile.gpus_per_node or None
     further = {key.lstrip("-"): value for key, value in profile.sbatch.items() if value is not False}
     return {
         **{key: value for key, value in named.items() if value is not None},

@@ -47,25 +47,13 @@ def ask(*command: str, text: str | None = None, profile: Profile | None = None) 
 # Variables that Slurm's commands read as options, and that a job hands on to what it submits. sbatch's go
 # before the script, where the profile is; squeue's would hide tasks; srun's would cut the step of a task.
 _OPTIONS = (
-    "SBATCH_",
-    "SLURM_",
-    "SLURMD_",
-    "SRUN_",
-    "SQUEUE_",
-    "SCANCEL_",
-    "SACCT_",
-    "SCONTROL_",
-    "SUBMITIT_",
-)
+    "SBATCH_", "SLURM_", "SLURMD_", "SRUN_", "SQUEUE_", "SCANCEL_", "SACCT_", "SCONTROL_", "SUBMITIT_",
+)  # fmt: skip
 _WHERE_SLURM_IS = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_TESTBED"}
 # What sites set for their users, by the key of a profile, which goes before it.
 _DEFAULTS = {
-    "account": "SBATCH_ACCOUNT",
-    "partition": "SBATCH_PARTITION",
-    "qos": "SBATCH_QOS",
-    "constraint": "SBATCH_CONSTRAINT",
-    "reservation": "SBATCH_RESERVATION",
-    "wckey": "SBATCH_WCKEY",
+    key: f"SBATCH_{key.upper()}"
+    for key in ("account", "partition", "qos", "constraint", "reservation", "wckey")
 }
 
 
