@@ -8,8 +8,7 @@ name.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from eval.published.read import is_published, run_folders_of
 from eval.runs import Runs
 from eval.tables import controls
 from eval.tables.rows import distinct, groups, mean
-from eval.tables.table import Number, frame_as_csv, percent
+from eval.tables.table import frame_as_csv, percent
 from harness.config import UserError
 from harness.records.files import make_folder, read_json, write_bytes, write_json
 from harness.text import short
@@ -30,28 +29,7 @@ PROTOCOL = "protocol.json"
 HERE = Path(__file__).parent
 POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'"
 Opened = Callable[[Path], Runs]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A method's row of a submission."""
-
-    submission: str
-    method: str
-    prior: str
-    steps: int
-    majority: Number
-    per_view: Number
-    held_out: Number
-    prompts: int
-    seeds: int
-    failed: int
-    controls: str
-
-    @property
-    def cells(self) -> dict[str, str]:
-        """The row as text, by head."""
-        return {name: str(value) for name, value in vars(self).items()}
+Row = dict[str, Any]  # text, counts and `Number`s, by head
 
 
 def protocol_of(runs: Runs) -> dict[str, Any]:
@@ -72,14 +50,14 @@ def protocol_of(runs: Runs) -> dict[str, Any]:
     }
 
 
-def entries(root: Path, opened: Opened, cache: Path | None = None) -> tuple[dict[str, Any], list[Entry]]:
+def entries(root: Path, opened: Opened, cache: Path | None = None) -> tuple[dict[str, Any], list[Row]]:
     """The protocol and the rows of every published folder in `root`, best first.
 
     Raises UserError where there is none, and, with what differs, for a submission of another protocol.
     """
     kept = read_json(root / PROTOCOL)
     protocol: dict[str, Any] | None = kept if isinstance(kept, dict) else None
-    rows: list[Entry] = []
+    rows: list[Row] = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and is_published(path)):
         try:
             runs = opened(run_folders_of(str(folder), cache))
@@ -96,30 +74,20 @@ def entries(root: Path, opened: Opened, cache: Path | None = None) -> tuple[dict
         rows += _rows(folder.name, runs)
     if protocol is None or not rows:
         raise UserError(f"{root} holds no published folder: harness publish RUNS --to {root}/NAME makes one")
-    return protocol, sorted(rows, key=lambda row: (-row.majority.value, row.submission, row.method))
+    return protocol, sorted(rows, key=lambda row: (-row["majority"].value, row["submission"], row["method"]))
 
 
-def _rows(name: str, runs: Runs) -> list[Entry]:
-    held, found = controls.held(runs), []
+def _rows(name: str, runs: Runs) -> Iterator[Row]:
+    held = controls.held(runs)
     for method, total, part in groups(runs, runs.of(RPrecision).frame):
         ids = set(part["run"])
         priors = sorted({run.prior for run in runs if run.run_id in ids})
-        found.append(
-            Entry(
-                submission=name,
-                method=method,
-                prior=", ".join(priors),
-                steps=total,
-                majority=percent(mean(part, "majority", share=True)),
-                per_view=percent(mean(part, "per_view", share=True)),
-                held_out=percent(mean(part, "held_out", share=True)),
-                prompts=distinct(part, "prompt"),
-                seeds=distinct(part, "seed"),
-                failed=int(part["problem"].notna().sum()),
-                controls=held,
-            )
-        )
-    return found
+        shares = {key: percent(mean(part, key, share=True)) for key in ("majority", "per_view", "held_out")}
+        yield {
+            "submission": name, "method": method, "prior": ", ".join(priors), "steps": total, **shares,
+            "prompts": distinct(part, "prompt"), "seeds": distinct(part, "seed"),
+            "failed": int(part["problem"].notna().sum()), "controls": held,
+        }  # fmt: skip
 
 
 def _short(value: Any) -> str:
@@ -137,12 +105,11 @@ def write_board(root: Path, out: Path, title: str, opened: Opened, cache: Path |
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
     )
     page = templates.get_template("board.html").render(
-        title=title, rows=[row.cells for row in rows], protocol=_told(protocol), policy=POLICY,
-        mark=protocol["mark"],
-    )  # fmt: skip
+        title=title, rows=rows, protocol=_told(protocol), policy=POLICY, mark=protocol["mark"]
+    )
     made = {
         "index.html": page.encode(),
-        "board.csv": frame_as_csv(pd.DataFrame([row.cells for row in rows])).encode(),
+        "board.csv": frame_as_csv(pd.DataFrame(rows).map(str)).encode(),
         "board.css": (HERE / "templates" / "board.css").read_bytes(),
     }
     for name, data in made.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 VERSION = 1
+HUB = "hf:"  # before a dataset of the Hugging Face Hub
 CARD, CROISSANT = "README.md", "croissant.json"
 RUNS, METRICS, VIEWS, SUITES = "runs", "metrics", "views", "suites"
 SHARD_BYTES = 2**28  # of pictures in one file

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from eval.published.form import CROISSANT, METRICS, RUNS, SUITES, VIEWS
+from eval.published.form import CROISSANT, HUB, METRICS, RUNS, SUITES, VIEWS
 from eval.published.write import SCHEMAS
 from harness.config import UserError, first_line, first_problem
 from harness.records.files import aside, cache_home, make_folder, read_json, write_bytes, write_json
@@ -22,8 +22,6 @@ from harness.records.identity import RunSpec, run_id
 from harness.records.lease import locked
 from harness.records.reader import shown
 from harness.text import parse_json
-
-HUB = "hf:"
 
 
 def is_published(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Ended runs → parquet files, their suites, a dataset card and Croissant metadata."""
+"""Ended runs → parquet files, their suites, a dataset card and Croissant metadata; and that on the Hub."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from eval.published.form import (
     COLUMNS,
     CROISSANT,
     ENVIRONMENT,
+    HUB,
     METRICS,
     RUNS,
     SHARD_BYTES,
@@ -27,7 +28,8 @@ from eval.published.form import (
     secrets_of,
 )
 from eval.sources.load import ENDED
-from harness.config import UserError
+from harness.config import UserError, first_line
+from harness.guidance.hub import is_hub_id, is_offline
 from harness.records.files import make_folder, read_json, write_bytes, write_json
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import canonical_json, without_place
@@ -35,17 +37,10 @@ from harness.records.schema import VALUES
 from harness.records.stamp import mark, prior_hash
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+TYPES = {"sc:Text": pa.string(), "sc:Integer": pa.int64(), "sc:Float": pa.float64(), "sc:ImageObject": IMAGE}
 SCHEMAS = {
-    RUNS: pa.schema(
-        [
-            (name, pa.int64() if kind == "sc:Integer" else pa.string())
-            for name, (kind, _) in COLUMNS[RUNS].items()
-        ]
-    ),
-    METRICS: pa.schema(
-        [("run", pa.string()), ("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())]
-    ),
-    VIEWS: pa.schema([("run", pa.string()), ("step", pa.int64()), ("image", IMAGE)]),
+    file: pa.schema([(name, TYPES[kind]) for name, (kind, _) in columns.items()])
+    for file, columns in COLUMNS.items()
 }
 Rows = list[dict[str, Any]]
 
@@ -244,11 +239,43 @@ def _croissant(out: Path, name: str, licence: str, about: str, files: Sequence[s
     }
 
 
-CONTEXT = {  # of Croissant 1.0, word for word
+def name_on_hub(to: str) -> str:
+    """OWNER/NAME of `hf:OWNER/NAME`; UserError for another name, and where HF_HUB_OFFLINE forbids it."""
+    name = to.removeprefix(HUB)
+    if not is_hub_id(name):
+        raise UserError(f"--to {to}: a dataset of the Hub is {HUB}OWNER/NAME")
+    if is_offline():
+        raise UserError(f"--to {to}: HF_HUB_OFFLINE is set; unset it, or publish to a folder")
+    return name
+
+
+def upload(folder: Path, name: str, private: bool) -> str:
+    """Make the dataset where there is none, and let one commit give it this content; the commit's address.
+
+    Raises UserError where the Hub is not reached or refuses.
+    """
+    from huggingface_hub import HfApi, constants, get_token
+
+    api = HfApi()
+    try:
+        api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            repo_type="dataset",
+            commit_message="Runs published by dreamtime-harness",
+            delete_patterns="*",
+        )
+    except Exception as error:  # the client raises its own, httpx's and OSError's, by version
+        hint = "" if get_token() else "; log in (`hf auth login`) or set HF_TOKEN"
+        why = f"{HUB}{name} cannot be written at {constants.ENDPOINT} ({first_line(error)}){hint}"
+        raise UserError(why) from error
+    return str(done.commit_url)
+
+
+CONTEXT = {  # of Croissant 1.0
     "@language": "en",
     "@vocab": "https://schema.org/",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
     "conformsTo": "dct:conformsTo",
     "cr": "http://mlcommons.org/croissant/",
     "rai": "http://mlcommons.org/croissant/RAI/",
@@ -256,27 +283,12 @@ CONTEXT = {  # of Croissant 1.0, word for word
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
     "examples": {"@id": "cr:examples", "@type": "@json"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileProperty": "cr:fileProperty",
-    "fileObject": "cr:fileObject",
-    "fileSet": "cr:fileSet",
-    "format": "cr:format",
-    "includes": "cr:includes",
-    "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath",
-    "key": "cr:key",
-    "md5": "cr:md5",
-    "parentField": "cr:parentField",
-    "path": "cr:path",
-    "recordSet": "cr:recordSet",
-    "references": "cr:references",
-    "regex": "cr:regex",
-    "repeated": "cr:repeated",
-    "replace": "cr:replace",
     "sc": "https://schema.org/",
-    "separator": "cr:separator",
-    "source": "cr:source",
-    "subField": "cr:subField",
-    "transform": "cr:transform",
-}
+} | {
+    word: f"cr:{word}"
+    for word in (
+        "citeAs", "column", "extract", "field", "fileProperty", "fileObject", "fileSet", "format", "includes",
+        "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex",
+        "repeated", "replace", "separator", "source", "subField", "transform",
+    )
+}  # fmt: skip

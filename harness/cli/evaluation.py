@@ -443,7 +443,7 @@ def publish(
     if private and not on_hub:
         raise UserError("--private is of a dataset of the Hub (--to hf:OWNER/NAME)")
     with busy("reading runs and their pictures") as tell, tempfile.TemporaryDirectory() as scratch:
-        from eval.published.upload import name_on_hub, upload
+        from eval.published.write import name_on_hub, upload
         from eval.published.write import publish as write
 
         repo = name_on_hub(f"{to}") if on_hub else ""

@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from eval.command import open_runs
 from eval.published.form import COLUMNS, public
 from eval.published.read import run_folders_of
-from eval.published.upload import name_on_hub
-from eval.published.write import publish
+from eval.published.write import name_on_hub, publish
 from eval.tables.made import make_tables
 from harness.config import UserError
 from harness.records.files import write_json
