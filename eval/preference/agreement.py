@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from eval.preference.duels import places
-from eval.statistics.intervals import LEVEL, Interval, percentile_interval
+from eval.statistics.intervals import Interval, percentile_interval
 
 RESAMPLES = 2_000
 WINNERS = ("a", "b", "tie")
@@ -25,7 +25,7 @@ def votes_per_unit(votes: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return counts_UV, np.array([prompt for prompt, _ in units])
 
 
-def alpha(votes: pd.DataFrame, rng: np.random.Generator, level: float = LEVEL) -> Interval:
+def alpha(votes: pd.DataFrame, rng: np.random.Generator) -> Interval:
     """Krippendorff's alpha, nominal, of one question's votes: 1 is agreement, 0 is that of chance.
 
     Units are pairs of results, values the side that won. The interval draws whole prompts. nan where no pair
@@ -40,7 +40,7 @@ def alpha(votes: pd.DataFrame, rng: np.random.Generator, level: float = LEVEL) -
     if len(by_prompt) > 1 and not math.isnan(value):
         draws_BP = rng.integers(0, len(by_prompt), size=(RESAMPLES, len(by_prompt)))
         values_B = np.array([_alpha([by_prompt[p] for p in draws_P]) for draws_P in draws_BP])
-        low, high = (float(end) for end in percentile_interval(values_B, level, len(by_prompt)))
+        low, high = (float(end) for end in percentile_interval(values_B, len(by_prompt)))
     return Interval(value, low, high, len(by_prompt), int(counts_UV[met_U].sum()))
 
 

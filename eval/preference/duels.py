@@ -8,16 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from eval.statistics.intervals import (
-    LEVEL,
     RESAMPLES,
     Interval,
+    Z,
     agresti_coull,
     effective_n,
     percentile_interval,
@@ -91,7 +90,6 @@ def win_rate(
     rng: np.random.Generator,
     over: Collection[Axis] = BOTH,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
 ) -> Interval:
     """Share of votes for `method` over `other`, ties half, every vote alike, with its interval.
 
@@ -112,18 +110,18 @@ def win_rate(
     if not np.isnan(wins_BKK).any():
         with np.errstate(invalid="ignore"):
             shares_B = wins_BKK[:, 0, 1] / (wins_BKK[:, 0, 1] + wins_BKK[:, 1, 0])
-        ends = percentile_interval(shares_B, level)
+        ends = percentile_interval(shares_B)
         if len(over) == 1 or np.ptp(shares_B) == 0:
             share = won / (won + lost)
             m = min({"raters": len(duels.raters), "prompts": len(duels.prompts)}[axis] for axis in over)
             # a bootstrap of m is too narrow by (m − 1)/m
             between = float(np.nanvar(shares_B)) * m * m / (m - 1)
-            ends = agresti_coull(share, effective_n(share * (1 - share), between, 0.0, m, n_votes), level)
+            ends = agresti_coull(share, effective_n(share * (1 - share), between, 0.0, m, n_votes))
         low, high = (float(end) for end in ends)
     return Interval(won / (won + lost), max(low, 0.0), min(high, 1.0), n_prompts, n_votes)
 
 
-def wilson(wins: float, votes: int, level: float = LEVEL) -> tuple[float, float]:
+def wilson(wins: float, votes: int) -> tuple[float, float]:
     """Wilson's score interval of a share, as if every vote came from another rater on another prompt.
 
     `wins` may hold halves: a tie varies less than a win or a loss, so the interval is then a little too wide.
@@ -131,8 +129,7 @@ def wilson(wins: float, votes: int, level: float = LEVEL) -> tuple[float, float]
     """
     if not 0 <= wins <= votes or votes < 1:
         raise ValueError(f"{wins} wins of {votes} votes")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share, shrink = wins / votes, 1 + z * z / votes
-    middle = (share + z * z / (2 * votes)) / shrink
-    half = z / shrink * math.sqrt(share * (1 - share) / votes + (z / (2 * votes)) ** 2)
+    share, shrink = wins / votes, 1 + Z * Z / votes
+    middle = (share + Z * Z / (2 * votes)) / shrink
+    half = Z / shrink * math.sqrt(share * (1 - share) / votes + (Z / (2 * votes)) ** 2)
     return max(middle - half, 0.0), min(middle + half, 1.0)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 import numpy as np
 
 from eval.preference.duels import BOTH, Axis, Duels
-from eval.statistics.intervals import LEVEL, RESAMPLES, Interval, percentile_interval
+from eval.statistics.intervals import RESAMPLES, Interval, percentile_interval
 from harness.config import UserError
 
 TOLERANCE = 1e-9  # of a log strength, between two iterations
@@ -58,7 +58,6 @@ def ranking(
     rng: np.random.Generator,
     over: Collection[Axis] = BOTH,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
 ) -> dict[str, Interval]:
     """Method → its log strength with a percentile interval over raters and prompts; strongest first.
 
@@ -72,7 +71,7 @@ def ranking(
     wins_BKK = duels.resampled(rng, over, resamples)
     low_K = high_K = np.full(len(strength_K), np.nan)
     if not np.isnan(wins_BKK).any():
-        low_K, high_K = percentile_interval(bradley_terry(wins_BKK), level)
+        low_K, high_K = percentile_interval(bradley_terry(wins_BKK))
     wins_K = duels.wins_KKRP.sum(axis=(1, 2, 3)) + duels.wins_KKRP.sum(axis=(0, 2, 3))
     prompts = len(duels.prompts)
     return {

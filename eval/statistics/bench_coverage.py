@@ -20,6 +20,7 @@ from eval.statistics.convergence import (
     _first_crossing,  # the one place that knows where a curve reaches a level
 )
 from eval.statistics.intervals import (
+    Ends,
     difference_interval,
     mean_interval,
     percentile_interval,
@@ -36,7 +37,6 @@ RESAMPLES = 1000
 TRUTH_FROM = 400_000  # prompts that a truth without a formula is the mean of
 BAR = 0.93
 SHARE = 0.8  # of the baseline's final level, for a ratio
-Ends = tuple[np.ndarray, np.ndarray]
 Draw = Callable[[np.random.Generator, tuple[int, int, int]], np.ndarray]  # values [T, P, S] of that shape
 
 

@@ -17,7 +17,7 @@ dropped and counted, so that each point of a curve is a mean over the same runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,9 +54,7 @@ class Ratio(Interval):
 
     level: float  # share × the baseline's final mean
     x: float  # at which the method reaches it
-    x_baseline: float
     n_undefined: int  # resamples in which the method never reaches the level, or the level is zero
-    resamples: int
     n_dropped: int  # pairs that are not complete in both methods
 
 
@@ -145,21 +143,6 @@ def curve(frame: pd.DataFrame, x: Axis = "step") -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def steps_to_level(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, level: float) -> float:
-    """The x of the curve's first crossing: where it first reaches the level, for however short; inf if never.
-
-    Points are joined by lines, from (0, 0) on where x starts above zero. A mean of R-Precision is noisy and
-    may fall below the level again; its running maximum reaches it at the same evaluated point.
-    x rises strictly; ValueError otherwise.
-    """
-    x_X, y_X = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if x_X.shape != y_X.shape or x_X.ndim != 1 or not len(x_X):
-        raise ValueError("steps_to_level needs as many x as y, and at least one")
-    if x_X[0] < 0 or not (np.diff(x_X) > 0).all():
-        raise ValueError("steps_to_level needs x that start at 0 or above and rise")
-    return float(_first_crossing(x_X, y_X[None], np.array([level]))[0])
-
-
 def ratio_to_baseline(
     frame: pd.DataFrame,
     method: str,
@@ -211,9 +194,7 @@ def ratio_of(
         n_runs=pair.n_runs,
         level=float(level_B[0]),
         x=float(x_method_B[0]),
-        x_baseline=float(x_baseline_B[0]),
         n_undefined=int((~np.isfinite(ratio_B[1:])).sum()),
-        resamples=resamples,
         n_dropped=pair.n_dropped,
     )
 

@@ -13,9 +13,10 @@ the truth, and docs/protocol.md keeps its table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -25,11 +26,14 @@ from harness.config import UserError
 VERSION = 2  # of the intervals; raise it when any end below can change
 RESAMPLES = 10_000
 LEVEL = 0.95
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 EXACT_UP_TO = 16  # prompts whose 2^n sign patterns are enumerated; above, they are sampled
 ROUNDING = 1e-9  # of a share that was added up, such as an area
 SHAPED = 6  # values below which resamples say nothing of a distribution's shape
 
+K = TypeVar("K", bound=Hashable)
 Seeds = Sequence[float] | Mapping[int, float]
+Ends = tuple[np.ndarray, np.ndarray]  # lower and upper
 
 
 @dataclass(frozen=True)
@@ -76,16 +80,14 @@ def effective_n(
     return np.maximum(n, P)
 
 
-def agresti_coull(
-    share: np.ndarray | float, n: np.ndarray | float, level: float = LEVEL
-) -> tuple[np.ndarray, np.ndarray]:
+def agresti_coull(share: np.ndarray | float, n: np.ndarray | float) -> Ends:
     """Lower and upper end of a share of n independent draws, n real; Wilson's ends where it is 0 or 1.
 
     Both have one centre. Wilson's is a little narrower and holds rates below .05 too seldom; where all or no
     draws are hits it is the exact one-sided bound: 6 of 6 give [.61, 1].
     Source: Agresti & Coull 1998, Am. Stat. 52(2); Wilson 1927, JASA 22(158).
     """
-    share, z = np.asarray(share, dtype=np.float64), _z(level)
+    share, z = np.asarray(share, dtype=np.float64), Z
     total = n + z * z
     middle = (n * share + z * z / 2) / total
     half = np.where(
@@ -94,9 +96,7 @@ def agresti_coull(
     return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 
-def share_interval(
-    means_P: np.ndarray, within: np.ndarray | float, runs: int, level: float = LEVEL
-) -> tuple[np.ndarray, np.ndarray]:
+def share_interval(means_P: np.ndarray, within: np.ndarray | float, runs: int) -> Ends:
     """Ends for the mean of prompts' means in 0…1, over the first axis; nan for a single prompt.
 
     `within`: variance of single runs, `runs` of them. It is `agresti_coull` of `effective_n`; a value in 0…1
@@ -107,10 +107,10 @@ def share_interval(
     if P < 2:
         return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     n = effective_n(mean * (1 - mean), means_P.var(axis=0, ddof=1), within, P, runs)
-    return agresti_coull(mean, n, level)
+    return agresti_coull(mean, n)
 
 
-def share_mean(values: Mapping[str, Seeds], level: float = LEVEL) -> Interval:
+def share_mean(values: Mapping[str, Seeds]) -> Interval:
     """Mean over prompts of the mean over a prompt's seeds, of values in 0…1, with its `share_interval`.
 
     Raises ValueError for no prompts, a prompt without runs, and a value outside 0…1.
@@ -119,13 +119,11 @@ def share_mean(values: Mapping[str, Seeds], level: float = LEVEL) -> Interval:
     if not ((runs_R >= -ROUNDING) & (runs_R <= 1 + ROUNDING)).all():
         raise ValueError(f"shares lie in 0…1, got {runs_R.min():g} to {runs_R.max():g}")
     means_P = means_P.clip(0, 1)
-    low, high = share_interval(means_P, runs_R.var(), len(runs_R), level)
+    low, high = share_interval(means_P, runs_R.var(), len(runs_R))
     return Interval(float(means_P.mean()), float(low), float(high), len(means_P), len(runs_R))
 
 
-def difference_interval(
-    gaps_P: np.ndarray, square: np.ndarray | float, runs: int, level: float = LEVEL
-) -> tuple[np.ndarray, np.ndarray]:
+def difference_interval(gaps_P: np.ndarray, square: np.ndarray | float, runs: int) -> Ends:
     """Ends for the mean, over the first axis, of prompts' mean differences of two shares, in −1…1; nan for a
     single prompt. `square`: the mean square of the pairs' differences, `runs` of them.
 
@@ -139,11 +137,11 @@ def difference_interval(
     spread = np.maximum(square - mean**2, 0)
     n = effective_n(spread, gaps_P.var(axis=0, ddof=1), spread, P, runs)
     middle = n * mean / (n + 2)
-    half = _z(level) * np.sqrt(((n * square + 2) / (n + 2) - middle**2) / (n + 2))
+    half = Z * np.sqrt(((n * square + 2) / (n + 2) - middle**2) / (n + 2))
     return np.clip(middle - half, -1, 1), np.clip(middle + half, -1, 1)
 
 
-def student_interval(values_P: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+def student_interval(values_P: np.ndarray) -> Ends:
     """Ends of Student's interval of a mean over the first axis; nan for one value and where none varies."""
     P = len(values_P)
     mean = values_P.mean(axis=0)
@@ -151,18 +149,18 @@ def student_interval(values_P: np.ndarray, level: float = LEVEL) -> tuple[np.nda
         return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     deviation = values_P.std(axis=0, ddof=1)
     flat = deviation <= 1e-12 * np.abs(values_P).max(axis=0)  # equal values, up to rounding
-    half = np.where(flat, np.nan, stdtrit(P - 1, (1 + level) / 2) * deviation / np.sqrt(P))
+    half = np.where(flat, np.nan, stdtrit(P - 1, (1 + LEVEL) / 2) * deviation / np.sqrt(P))
     return mean - half, mean + half
 
 
-def jackknife_interval(value: float, without_P: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+def jackknife_interval(value: float, without_P: np.ndarray) -> tuple[float, float]:
     """Student's interval of a statistic of P prompts that is no mean of theirs, from its values without each
     of them; nan for fewer than two.
 
     Source: Efron & Stein 1981, Ann. Stat. 9(3); of U-statistics Arvesen 1969, Ann. Math. Stat. 40(6).
     """
     P = len(without_P)
-    low, high = student_interval(P * value - (P - 1) * np.asarray(without_P, dtype=np.float64), level)
+    low, high = student_interval(P * value - (P - 1) * np.asarray(without_P, dtype=np.float64))
     return value - float(high - low) / 2, value + float(high - low) / 2
 
 
@@ -177,9 +175,7 @@ def resample(n: int, rng: np.random.Generator, resamples: int = RESAMPLES) -> np
     return np.bincount(cells_BP.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
-def percentile_interval(
-    values_B: np.ndarray, level: float = LEVEL, n: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def percentile_interval(values_B: np.ndarray, n: int | None = None) -> Ends:
     """Lower and upper end, over the first axis, of the percentile interval of resampled values.
 
     The ends are order statistics, the outer ones, so that infinite values are values like any other. nan, a
@@ -190,7 +186,7 @@ def percentile_interval(
     what Student's t exceeds the normal quantile. Source: Davison & Hinkley 1997, §5.3; Hesterberg 2015, What
     Teachers Should Know About the Bootstrap, Am. Stat. 69(4), §5.3.
     """
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     if n is not None:
         tail = float(ndtr(stdtrit(n - 1, tail) * np.sqrt(n / (n - 1))))
     k = int(tail * (len(values_B) - 1))
@@ -200,27 +196,22 @@ def percentile_interval(
     return low, high
 
 
-def mean_interval(
-    values_P: np.ndarray, counts_BP: np.ndarray, level: float = LEVEL
-) -> tuple[np.ndarray, np.ndarray]:
+def mean_interval(values_P: np.ndarray, counts_BP: np.ndarray) -> Ends:
     """Ends for the mean of P values, over the first axis, by the expanded percentiles of its resamples.
 
     Below `SHAPED` values, whose resamples cannot leave their range, Student's. nan where nothing varies.
     """
     P = len(values_P)
     if P < SHAPED:
-        return student_interval(values_P, level)
-    ends = percentile_interval(counts_BP @ values_P / P, level, P)
-    flat = np.isnan(student_interval(values_P, level)[0])
+        return student_interval(values_P)
+    ends = percentile_interval(counts_BP @ values_P / P, P)
+    flat = np.isnan(student_interval(values_P)[0])
     low, high = (np.where(flat, np.nan, end) for end in ends)
     return low, high
 
 
 def bootstrap_mean(
-    values: Mapping[str, Seeds],
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
+    values: Mapping[str, Seeds], rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> Interval:
     """Mean over prompts of the mean over a prompt's seeds, with its `mean_interval`; of values in 0…1 take
     `share_mean`.
@@ -231,7 +222,7 @@ def bootstrap_mean(
     Source: Davison & Hinkley 1997, §3.8.
     """
     means_P, runs_R = _flat(values)
-    low, high = mean_interval(means_P, resample(len(means_P), rng, resamples), level)
+    low, high = mean_interval(means_P, resample(len(means_P), rng, resamples))
     return Interval(float(means_P.mean()), float(low), float(high), len(means_P), len(runs_R))
 
 
@@ -257,7 +248,6 @@ def paired_difference(
     baseline: Mapping[str, Seeds],
     rng: np.random.Generator,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
     *,
     shares: bool = False,
 ) -> Difference:
@@ -273,9 +263,9 @@ def paired_difference(
     if not np.isfinite(means_P).all():
         raise ValueError("paired_difference needs finite values")
     if shares:
-        low, high = difference_interval(means_P, np.square(gaps_R).mean(), n_pairs, level)
+        low, high = difference_interval(means_P, np.square(gaps_R).mean(), n_pairs)
     else:
-        low, high = student_interval(means_P, level)
+        low, high = student_interval(means_P)
     return Difference(
         float(means_P.mean()),
         float(low),
@@ -308,28 +298,28 @@ def sign_flip_test(differences_P: np.ndarray, rng: np.random.Generator, resample
     return float(extreme_B.mean() if exact else (extreme_B.sum() + 1) / (resamples + 1))
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[K, float]) -> dict[K, float]:
     """p-values adjusted for being read together: their family-wise error rate is kept, by steps down.
 
-    The names keep their order. Raises ValueError for a p-value outside 0..1.
+    The keys keep their order. Raises ValueError for a p-value outside 0..1.
     Source: Holm 1979, Scand. J. Stat. 6(2).
     """
     if not all(0 <= p <= 1 for p in p_values.values()):
         raise ValueError(f"p-values lie in 0..1, got {dict(p_values)}")
     adjusted = dict(p_values)
     highest = 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
-        adjusted[name] = highest
+    for rank, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[key]))
+        adjusted[key] = highest
     return adjusted
 
 
-def prompts_to_decide(comparisons: int, level: float = LEVEL) -> int:
+def prompts_to_decide(comparisons: int) -> int:
     """The fewest prompts won, none lost, by which the sign-flip test calls one of so many comparisons.
 
     n prompts that all say the same have the p-value 2^(1 − n), which Holm multiplies by the comparisons.
     """
-    return int(np.ceil(1 + np.log2(comparisons / (1 - level)) - 1e-9))
+    return int(np.ceil(1 + np.log2(comparisons / (1 - LEVEL)) - 1e-9))
 
 
 def _by_seed(runs: Seeds) -> dict[int, float]:
@@ -346,7 +336,3 @@ def _flat(values: Mapping[str, Seeds]) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("a mean needs at least one prompt and one run for each")
     runs = [list(_by_seed(values[prompt]).values()) for prompt in sorted(values)]
     return np.array([np.mean(own) for own in runs]), np.concatenate(runs).astype(np.float64)
-
-
-def _z(level: float) -> float:
-    return NormalDist().inv_cdf((1 + level) / 2)

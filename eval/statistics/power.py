@@ -7,11 +7,12 @@ central, says how often the interval is then clear of zero.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import nctdtr, nctdtrinc, stdtrit
+from scipy.special import nctdtrinc, stdtrit
 
 from eval.statistics.convergence import Pair, ratio_of
 from eval.statistics.intervals import LEVEL, Seeds
@@ -63,18 +64,6 @@ def _of_two_more(gaps_R: np.ndarray) -> float:
     return float(np.r_[gaps_R, 1.0, -1.0].var() - gaps_R.var())
 
 
-def power_of(difference: float, spread: Spread, prompts: int, seeds: float) -> float:
-    """How often so many prompts × seeds show a true difference; 1 where nothing varies."""
-    error = spread.error(prompts, seeds)
-    if prompts < 2:
-        return 0.0
-    if error == 0:
-        return float(difference != 0)
-    df, edge, away = prompts - 1, _edge(prompts), abs(difference) / error
-    below = np.nan_to_num(nctdtr(df, away, np.array([edge, -edge])))  # nan where it underflows
-    return float(1 - below[0] + below[1])
-
-
 def smallest(spread: Spread, prompts: int, seeds: float, power: float = POWERS[0]) -> float:
     """The smallest true difference that so many prompts × seeds show so often; nan for a single prompt."""
     if prompts < 2:
@@ -87,14 +76,12 @@ def prompts_for(
     difference: float, spread: Spread, seeds: int, power: float = POWERS[0], most: int = 100_000
 ) -> int | None:
     """The fewest prompts that show a true difference so often; None where `most` do not."""
-    if smallest(spread, most, seeds, power) > abs(difference):
-        return None
-    low, high = 1, most  # the least that is enough lies above low, and at or below high
-    while high - low > 1:
-        middle = (low + high) // 2
-        enough = smallest(spread, middle, seeds, power) <= abs(difference)  # nan is not
-        low, high = (low, middle) if enough else (middle, high)
-    return high
+    found = 2 + bisect_left(
+        range(2, most + 1),
+        True,
+        key=lambda prompts: smallest(spread, prompts, seeds, power) <= abs(difference),
+    )
+    return found if found <= most else None
 
 
 def cheapest(
@@ -149,15 +136,14 @@ def ratio_power(
     return shown / studies
 
 
-def seeds_for_width(spread: Spread, prompts: int, half: float, most: int = MOST_SEEDS) -> int | None:
-    """The fewest seeds of so many prompts by which the interval's half width is `half`; None beyond `most`.
+def seeds_for_width(spread: Spread, prompts: int, half: float) -> int | None:
+    """The fewest seeds of so many prompts by which the interval's half width is `half`; None beyond
+    `MOST_SEEDS`.
 
     To add seeds until then is no test repeated until it succeeds: the rule does not look at the difference.
     """
-    for seeds in range(1, most + 1):
-        if _edge(prompts) * spread.error(prompts, seeds) <= half:
-            return seeds
-    return None
+    enough = (n for n in range(1, MOST_SEEDS + 1) if _edge(prompts) * spread.error(prompts, n) <= half)
+    return next(enough, None)
 
 
 def _edge(prompts: int) -> float:

@@ -41,11 +41,11 @@ def table(runs: Runs) -> Table:
         found.append((name, total, by_view, majority, _iou(shapes, (name, total), usual)))
     if not found:
         raise UserError("no row has every setting's usual value, so that there is nothing to compare with")
-    adjusted = holm({f"{name} {total}": by_view.p_value for name, total, by_view, *_ in found})
+    adjusted = holm({(name, total): by_view.p_value for name, total, by_view, *_ in found})
     rows: list[list[Cell]] = [
         [
             name, total, percent(by_view, sign=True), Number(by_view.p_value, digits=3),
-            Number(adjusted[f"{name} {total}"], digits=3), percent(majority, sign=True), iou,
+            Number(adjusted[name, total], digits=3), percent(majority, sign=True), iou,
             by_view.n_prompts,
         ]
         for name, total, by_view, majority, iou in found

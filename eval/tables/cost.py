@@ -38,14 +38,13 @@ class Costs:
         measured: SideBySide,
         keys: Mapping[str, str],
         evaluations: Mapping[str, float] | None = None,
-        seed: int = 0,
     ):
         self.measured = measured
         self.nfe = {name: measured.methods[key].nfe for name, key in keys.items()} | dict(evaluations or {})
         seconds = {name: np.array(measured.methods[key].seconds) for name, key in keys.items()}
         reference_K = seconds.get(BASELINE, next(iter(seconds.values())))
         self.rounds = len(reference_K)
-        rounds_BK = np.random.default_rng(seed).integers(self.rounds, size=(RESAMPLES, self.rounds))
+        rounds_BK = np.random.default_rng(0).integers(self.rounds, size=(RESAMPLES, self.rounds))
         self._reference_B = _medians(reference_K, rounds_BK)
         self._shares_B = {name: _medians(own_K / reference_K, rounds_BK) for name, own_K in seconds.items()}
 

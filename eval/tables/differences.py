@@ -89,15 +89,16 @@ def _table(name: str, title: str, asked: Sequence[Compared], notes: Sequence[str
     for method, total, part, theirs in asked:
         ours, base = by_prompt(part, "majority"), by_prompt(theirs, "majority")
         gaps, _ = paired(ours, base)
-        found[f"{method} {total}"] = (method, total, paired_difference(ours, base, rng(), shares=True), gaps)
-    adjusted = holm({name: difference.p_value for name, (_, _, difference, _) in found.items()})
+        found[method, total] = paired_difference(ours, base, rng(), shares=True), gaps
+    adjusted = holm({key: difference.p_value for key, (difference, _) in found.items()})
     rows: list[list[Cell]] = [
         [
             method, total, percent(difference, sign=True), shown_from(gaps), difference.wins,
             difference.ties, difference.losses, Number(difference.p_value, digits=3),
-            Number(adjusted[name], digits=3), difference.n_prompts, difference.n_pairs, difference.n_dropped,
+            Number(adjusted[method, total], digits=3), difference.n_prompts, difference.n_pairs,
+            difference.n_dropped,
         ]
-        for name, (method, total, difference, gaps) in found.items()
+        for (method, total), (difference, gaps) in found.items()
     ]  # fmt: skip
     return Table(
         name,

@@ -6,7 +6,7 @@ import re
 
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
-from eval.statistics.intervals import holm, paired_difference
+from eval.statistics.intervals import Difference, holm, paired_difference
 from eval.tables.rows import by_prompt, distinct, groups, mean, rng
 from eval.tables.table import Cell, Number, Table, percent
 from harness.config import UserError
@@ -53,7 +53,7 @@ def table(runs: Runs) -> Table:
     names = [name for name in (*NOUNS, TWO, OTHER) if name in set(final["domain"])]
     if len(names) < 2:
         raise UserError(f"all prompts are of one domain: {', '.join(names)}")
-    rows, found = [], {}
+    rows, found = [], dict[tuple[str, str, int], Difference]()
     for name in names:
         part = final.loc[final["domain"] == name]
         for method, total, own in groups(runs, part):
@@ -61,15 +61,14 @@ def table(runs: Runs) -> Table:
             key = (name, method, total)
             if method != runs.base(method) and len(base):
                 ours, theirs = by_prompt(own, "majority"), by_prompt(base, "majority")
-                found["\0".join(map(str, key))] = paired_difference(ours, theirs, rng(), shares=True)
+                found[key] = paired_difference(ours, theirs, rng(), shares=True)
             rows.append((key, own))
     adjusted = holm({key: difference.p_value for key, difference in found.items()})
     cells: list[list[Cell]] = []
     for key, own in rows:
-        told = "\0".join(map(str, key))
         difference: list[Cell] = ["–", "–"]
-        if told in found:
-            difference = [percent(found[told], sign=True), Number(adjusted[told], digits=3)]
+        if key in found:
+            difference = [percent(found[key], sign=True), Number(adjusted[key], digits=3)]
         shares = [percent(mean(own, column, share=True)) for column in ("majority", "per_view")]
         cells.append([*key, *shares, *difference, distinct(own, "prompt"), distinct(own, "seed")])
     return Table(
