@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pandas as pd
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from eval.runs import Runs
+    from eval.scorers.preference import Weights
     from eval.sources.load import RunRecord
-    from harness.guidance.hub import Stored
 
 Values = Mapping[str, float]
 
@@ -69,7 +69,7 @@ class Need:
     lacks_of: Callable[[Runs, RunRecord], str] = lambda runs, run: ""
     told: bool = False  # that a run has none is told with R-Precision already
     key: Callable[[Runs, RunRecord], str] = lambda runs, run: ""
-    weights: Pinned | None = None
+    weights: Weights | None = None
 
 
 def _unread(runs: Runs, run: RunRecord) -> str:
@@ -125,23 +125,7 @@ PRIOR_SAMPLES = Need(
 SEEDS = Need("two seeds of a prompt")  # which `PromptMetric.fewest` asks for
 
 
-class Pinned(Protocol):
-    """Weights of a learned scorer (`eval.scorers.preference.Weights`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def repo(self) -> str: ...
-    @property
-    def commit(self) -> str: ...
-    @property
-    def files(self) -> Sequence[str]: ...
-    def find(self) -> Stored:
-        """Where they are; UserError where they, ImportError where their package are not here."""
-        ...
-
-
-def why_missing(weights: Pinned) -> str:
+def why_missing(weights: Weights) -> str:
     """Why weights are not here, and what fetches them; "" where they are."""
     try:
         weights.find()
@@ -150,7 +134,7 @@ def why_missing(weights: Pinned) -> str:
     return ""
 
 
-def pinned(weights: Pinned) -> Need:
+def pinned(weights: Weights) -> Need:
     """Weights that few machines have, which `harness doctor` looks for and fetches."""
     return Need(
         f"weights of {weights.repo}",

@@ -25,7 +25,7 @@ from harness.presets import DEFAULT, load, preset
 from harness.scene.kind import settle
 
 if TYPE_CHECKING:
-    from eval.metric import Pinned
+    from eval.scorers.preference import Weights
 
 GIB = 1024**3
 
@@ -271,7 +271,7 @@ def _metrics() -> Iterator[Check]:
         yield Check(f"metric {metric.name}", "missing" if lacking else "ok", text, needed=False, facts=facts)
 
 
-def _pins(names: Sequence[str]) -> list[Pinned]:
+def _pins(names: Sequence[str]) -> list[Weights]:
     """The weights that metrics are pinned to; UserError for an unknown metric and for one without any."""
     from eval.metric import known
 

@@ -8,7 +8,7 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
 from eval.figures.curves import counted
-from eval.figures.style import PAGE, Sheet, at_foot, chart, edges
+from eval.figures.style import PAGE, Sheet, at_foot, chart
 from eval.metrics.gradients import Gradients
 from eval.runs import Runs
 from harness.config import UserError
@@ -43,7 +43,7 @@ def gradients(runs: Runs) -> Sheet:
     for axes, method in zip(panels.flat, methods, strict=False):
         grid = mean.loc[method].unstack("t")
         step_S, t_T = grid.index.to_numpy(), grid.columns.to_numpy()
-        axes.pcolormesh(edges(step_S), edges(t_T), grid.to_numpy().T, norm=scale)
+        axes.pcolormesh(step_S, t_T, grid.to_numpy().T, norm=scale)
         axes.set_title(method)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -218,22 +218,13 @@ def handle(label: str, look: Look, **options: Any) -> Line2D:
     return Line2D([], [], label=label, **look.draw() | options)
 
 
-def few_ticks(axes: Axes, x: int = 5, y: int = 5) -> None:
-    """At most that many ticks, so that they are readable at thumbnail size."""
-    axes.xaxis.set_major_locator(MaxNLocator(x, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_locator(MaxNLocator(y, steps=[1, 2, 2.5, 5, 10]))
+def few_ticks(axes: Axes) -> None:
+    """At most five ticks an axis, so that they are readable at thumbnail size."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def power_of_ten(value: float, _: int = 0) -> str:
     """A tick of a logarithmic axis: `10⁻³`."""
     power = str(round(math.log10(value)))
     return "10" + power.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def edges(centres: np.ndarray) -> np.ndarray:
-    """[n + 1] edges of cells around n rising centres, half way between neighbours."""
-    centres = np.asarray(centres, dtype=np.float64)
-    if len(centres) == 1:
-        return centres[0] + np.array([-0.5, 0.5])
-    middle = (centres[1:] + centres[:-1]) / 2
-    return np.r_[2 * centres[0] - middle[0], middle, 2 * centres[-1] - middle[-1]]

@@ -43,7 +43,6 @@ LPIPS = Need("LPIPS of AlexNet", _lacks, key=lambda runs, run: sha256_once(_trun
 class ALPIPS(RunMetric):
     """Failed runs and those without a ring are left out."""
 
-    version = 1
     title = "LPIPS between neighbouring views"
     columns = (Column("a_lpips", "A-LPIPS", better="lower", digits=3),)
     needs = (VIEWS, RING, LPIPS)

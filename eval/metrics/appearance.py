@@ -57,7 +57,6 @@ def _checked(images_VHWC: np.ndarray) -> np.ndarray:
 class Appearance(RunMetric):
     """Of the ring's views at the last step; a picture has no neighbours, and an `adjacent` of nan."""
 
-    version = 1
     columns = (
         Column("saturation", "saturation", digits=3),
         Column("contrast", "contrast", digits=3),

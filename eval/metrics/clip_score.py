@@ -22,7 +22,6 @@ from eval.tables.rows import distinct
 class CLIPScore(RunMetric):
     """At the last step. Failed runs are left out."""
 
-    version = 1
     title = "CLIPScore"
     columns = (Column("clip_score", "CLIPScore", better="higher"),)
     needs = (FEATURES,)

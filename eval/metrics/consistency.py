@@ -20,19 +20,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, grid_sample, max_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
 from eval.metric import FEATURES, PARAMETERS, RING, VIEWS, Column, Reference, RunMetric, Values
+from eval.metrics.shapes import Solid
 from eval.sources.load import RunRecord
 from eval.tables.rows import distinct
 from harness.config import UserError
-from harness.objects.colours import project
+from harness.objects.colours import look_up, project
 from harness.objects.final import NoSides, load
 from harness.scene.cameras import Cameras, evaluation, rays
 
@@ -41,14 +41,6 @@ HIT = 0.5  # opacity
 MARCHES, TOUCH = 64, 1e-2  # steps of sphere tracing, and how near its end is to a surface
 
 Embed = Callable[[np.ndarray], Tensor]
-
-
-class Solid(Protocol):
-    """The solid that a caption describes."""
-
-    def distance(self, points_N3: np.ndarray) -> np.ndarray:
-        """Signed distance [N], negative inside."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -92,19 +84,12 @@ def warp(ring: Ring, to: int, from_: int) -> tuple[Tensor, Tensor]:
     origins_1P3, directions_1P3 = rays(ring.cameras[to : to + 1], side, side)
     points_P3 = origins_1P3[0] + ring.depth_VHW[to].flatten()[:, None] * directions_1P3[0]
     place_P2, away_P, _ = project(ring.cameras[from_ : from_ + 1], points_P3)
-    seen_P3 = _look_up(ring.rgb_V3HW[from_], place_P2, "bilinear")
+    seen_P3 = look_up(ring.rgb_V3HW[from_], place_P2, "bilinear")
     maps_2HW = torch.stack([ring.hit_VHW[from_].float(), ring.depth_VHW[from_]])
-    hit_P, depth_P = _look_up(maps_2HW, place_P2, "nearest").T
+    hit_P, depth_P = look_up(maps_2HW, place_P2, "nearest").T
     shown_P = ring.hit_VHW[to].flatten() & (hit_P > 0) & (place_P2.abs() <= 1).all(-1)
     shown_P &= (away_P - depth_P).abs() <= ring.slack
     return seen_P3.T.view(3, side, side), shown_P.view(side, side)
-
-
-def _look_up(maps_CHW: Tensor, place_P2: Tensor, mode: str) -> Tensor:
-    found = grid_sample(
-        maps_CHW[None], place_P2[None, None], mode=mode, align_corners=False, padding_mode="border"
-    )
-    return found[0, :, 0].T
 
 
 def consistency(ring: Ring, embed: Embed) -> Consistency:
@@ -176,7 +161,6 @@ def _pixel(cameras: Cameras, side: int) -> float:
 class ConsistencyOfRuns(RunMetric):
     """At the last step. Failed runs, and what has no ring or no depth, are left out."""
 
-    version = 1
     caption = "3D consistency of neighbouring views at the final step [95 % interval over prompts]"
     columns = (
         Column("pixels", "pixels", better="lower", digits=3),

@@ -12,7 +12,6 @@ from eval.metric import Column, RunMetric
 class Failed(RunMetric):
     """Every ended run has a value."""
 
-    version = 1
     columns = (Column("failed", "failed, %", "%", "lower"),)
     needs = ()
     table = "signatures"

@@ -23,7 +23,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -33,6 +32,7 @@ from scipy.ndimage import distance_transform_edt
 from skimage import measure
 
 from eval.metric import PARAMETERS, Column, Reference, RunMetric, Values
+from eval.metrics.shapes import Solid
 from eval.sources.load import RunRecord
 from eval.tables.rows import distinct
 from harness.config import UserError
@@ -45,14 +45,6 @@ SPECK = 8  # cells of volume
 NEAR = 2  # cells
 SEEN, STOPPED = 0.05, 0.95
 SIDE = 2  # rays a side for one of the scene's own
-
-
-class Solid(Protocol):
-    """The solid that a caption describes."""
-
-    def distance(self, points_N3: np.ndarray) -> np.ndarray:
-        """Signed distance [N], negative inside."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -82,21 +74,15 @@ def anatomy(mesh: trimesh.Trimesh, cell: float) -> Anatomy:
     resolved = np.abs(volume_K) >= SPECK * cell**3
     tunnels = len(volume_K) - mesh.euler_number / 2
     ends_2E3 = mesh.vertices[mesh.face_adjacency_edges.T]
+    angle_E = np.rad2deg(mesh.face_adjacency_angles)
+    length_E = np.linalg.norm(ends_2E3[0] - ends_2E3[1], axis=1)
     return Anatomy(
         parts=int((resolved & (volume_K > 0)).sum()),
         tunnels=max(0, round(tunnels)),
         cavities=int((resolved & (volume_K < 0)).sum()),
-        roughness=_median(
-            np.rad2deg(mesh.face_adjacency_angles), np.linalg.norm(ends_2E3[0] - ends_2E3[1], axis=1)
-        ),
+        roughness=float(np.quantile(angle_E, 0.5, weights=length_E, method="inverted_cdf")),
         watertight=float(mesh.is_watertight and mesh.is_winding_consistent),
     )
-
-
-def _median(values_N: np.ndarray, weights_N: np.ndarray) -> float:
-    order_N = np.argsort(values_N)
-    below_N = np.cumsum(weights_N[order_N])
-    return float(values_N[order_N][np.searchsorted(below_N, below_N[-1] / 2)])
 
 
 def truth(solid: Solid, cells: int = CELLS) -> Anatomy:
@@ -159,7 +145,6 @@ def _seen(final: Final) -> tuple[np.ndarray, np.ndarray]:
 class GeometryOfRuns(RunMetric):
     """At the last step. What has no outline, no surface or no sides is left out, and so are failed runs."""
 
-    version = 1
     caption = "Geometry at the final step [95 % interval over prompts]"
     columns = (
         Column("parts", "parts"),

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 import torch
-from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from eval.metric import PARAMETERS, Metric
@@ -41,16 +39,6 @@ class Row(TypedDict):
     variance: float
 
 
-class Kept(TypedDict):
-    """What the cache of a map holds."""
-
-    weights: str
-    rows: list[Row]
-
-
-_KEPT = TypeAdapter(Kept)
-
-
 def kept_steps(run: RunRecord) -> list[int]:
     """The steps whose parameters can be had, rising."""
     last = [run.total] if run.status == "done" else []
@@ -59,22 +47,17 @@ def kept_steps(run: RunRecord) -> list[int]:
 
 def gradient_map(run: RunRecord, guidance: Guidance) -> list[Row]:
     """Every cell of one run's map; cached in `<run>/eval/gradients-v<version>.json`."""
-    path = run.folder.eval / f"gradients-v{VERSION}.json"
-    steps = kept_steps(run)
-    cached = _cached(run.folder.json(str(path.relative_to(run.path))), guidance.content_hash)
-    if {row["step"] for row in cached} == set(steps):
-        return cached
+    name = f"{run.folder.eval.name}/gradients-v{VERSION}.json"
+    steps, kept = kept_steps(run), run.folder.json(name)
+    if (
+        isinstance(kept, dict)
+        and kept.get("weights") == guidance.content_hash
+        and {row["step"] for row in kept["rows"]} == set(steps)
+    ):
+        return kept["rows"]
     rows = [row for step in steps for row in _at(run, step, guidance)]
-    write_cache(path, json.dumps({"weights": guidance.content_hash, "rows": rows}).encode())
+    write_cache(run.path / name, json.dumps({"weights": guidance.content_hash, "rows": rows}).encode())
     return rows
-
-
-def _cached(data: Any, weights: str) -> list[Row]:
-    try:
-        kept = _KEPT.validate_python(data)
-    except ValidationError:
-        return []  # a cache that cannot be read is a cache that is not there
-    return kept["rows"] if kept["weights"] == weights else []
 
 
 @torch.no_grad()

@@ -29,7 +29,6 @@ WEIGHTS = Weights(
 class HPS(Preference):
     """A folder holds the checkpoint, and an open_clip_config.json where it is not of a ViT-H-14."""
 
-    version = 1
     title = "Human preference score"
     columns = (Column("hps", "HPSv2.1", better="higher"),)
     needs = (VIEWS, pinned(WEIGHTS))

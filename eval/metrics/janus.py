@@ -36,6 +36,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from scipy.signal import find_peaks
 
 from eval.metric import FEATURES, Column, Reference, RunMetric, Values
 from eval.metrics.r_precision import RPrecision
@@ -136,39 +137,29 @@ def floor(
     return Floor(*(float(value) for value in np.mean(means, axis=0)))
 
 
-def applicable(references_VD: np.ndarray, azimuths: Sequence[float], margin: float = MARGIN) -> bool:
+def applicable(references_VD: np.ndarray, azimuths: Sequence[float]) -> bool:
     """Whether the scorer tells a prompt's front from its back, by ground truth at the ring's azimuths.
 
     So where the front view is nearer to itself than to any view of the back half, and the back view to itself
-    than to any of the front half, by at least `margin`.
+    than to any of the front half, by at least `MARGIN`.
     """
     halves = _halves(azimuths)
     scores_V = _front_scores(view_scores(references_VD, references_VD), halves)
     from_front_V = np.abs((np.asarray(azimuths) + 180) % 360 - 180)
-    return bool(min(scores_V[from_front_V.argmin()], -scores_V[from_front_V.argmax()]) >= margin)
+    return bool(min(scores_V[from_front_V.argmin()], -scores_V[from_front_V.argmax()]) >= MARGIN)
 
 
-def count_peaks(scores_V: np.ndarray, prominence: float = PROMINENCE) -> int:
-    """Maxima of a closed ring of scores that are above 0 and stand out by `prominence` of the scores' range.
+def count_peaks(scores_V: np.ndarray) -> int:
+    """Maxima of a closed ring of scores that are above 0 and stand out by `PROMINENCE` of the scores' range.
 
     A maximum stands out where the scores fall by that much on both sides before they rise above it.
     """
-    need = prominence * np.ptp(scores_V)
+    need = PROMINENCE * np.ptp(scores_V)
     if need < 1e-9:  # a flat ring, up to rounding
         return 0
-    start = int(np.argmin(scores_V))
-    peaks, low, high = 0, scores_V[start], -np.inf
-    # Round the ring from its lowest score back to it; `high` is finite on the way down from a possible peak.
-    for score in [*np.roll(scores_V, -start)[1:], scores_V[start]]:
-        if high == -np.inf:
-            low = min(low, score)
-            high = score if score - low >= need else high
-        else:
-            high = max(high, score)
-            if high - score >= need:
-                peaks += bool(high > 0)
-                low, high = score, -np.inf
-    return peaks
+    opened = np.roll(scores_V, -int(np.argmin(scores_V)))
+    line = np.append(opened, opened[0])  # round the ring from its lowest score back to it
+    return int((line[find_peaks(line, prominence=need)[0]] > 0).sum())
 
 
 def _front_scores(scores_VK: np.ndarray, halves_K: np.ndarray) -> np.ndarray:
@@ -184,7 +175,6 @@ class JanusSigns(RunMetric):
     """Of finished runs; nan where there is no ring, and where a prompt's front and back look alike in its
     ground truth."""
 
-    version = 1
     columns = (
         Column("janus", "Janus, %", "%", "lower"),
         Column("false_front_rate", "false front, %", "%", "lower"),

@@ -28,7 +28,6 @@ WEIGHTS = Weights(
 class PickScore(Preference):
     """A folder holds transformers' CLIPModel: config.json and model.safetensors."""
 
-    version = 1
     title = "PickScore"
     columns = (Column("pick_score", "PickScore", better="higher"),)
     needs = (VIEWS, pinned(WEIGHTS))

@@ -111,7 +111,6 @@ def leave_one_out(real_PND: np.ndarray, found_PKD: np.ndarray | None = None) -> 
 class PriorDistance(Metric):
     """Numbers of a method's runs together; failed runs and unreadable views are left out."""
 
-    version = 1
     caption = "Distance of front views to the prior's own samples [95 % interval over prompts]"
     columns = (
         Column("cmmd", "CMMD", better="lower", digits=3),

@@ -34,7 +34,6 @@ class RPrecision(RunMetric):
     """At every evaluated step. A step without readable views is a miss, and so is the last step of a failed
     run, whatever its folder holds."""
 
-    version = 1
     caption = "R-Precision at the final step, % [95 % interval over prompts]"
     columns = COLUMNS
     needs = (FEATURES,)

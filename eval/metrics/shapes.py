@@ -19,8 +19,7 @@ Floor: the solid of another prompt of the suite. An empty solid has an IoU and a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from typing import Protocol
@@ -37,10 +36,8 @@ from eval.tables.rows import distinct
 from harness.config import UserError
 from harness.objects.final import Final, NoSides, load
 from harness.objects.mesh import OUTLINE, surface_level
-from harness.records.files import write_cache
 from harness.scene.cameras import evaluation
 
-VERSION = 1
 CELLS, COARSE = 48, 24
 TOLERANCE = 0.05
 TURNS = 36
@@ -59,9 +56,6 @@ class Solid(Protocol):
         ...
 
 
-Solids = Callable[[str], Solid]  # by caption; UserError where there is none
-
-
 @dataclass(frozen=True)
 class Fit:
     """How alike two solids are: as they are, and aligned, with the turn in degrees that aligns them best."""
@@ -71,17 +65,6 @@ class Fit:
     aligned_iou: float
     aligned_f_score: float
     turn: float
-
-
-@dataclass(frozen=True)
-class Shape(Fit):
-    """A run's fit, and what its views show of it."""
-
-    silhouette_iou: float
-    view_error: float
-
-
-MISS = Shape(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)  # what a failed run scores
 
 
 @cache
@@ -111,15 +94,15 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.logical_and(a, b).sum() / union) if union else 0.0
 
 
-def f_score(a_XYZ: np.ndarray, b_XYZ: np.ndarray, tolerance: float = TOLERANCE) -> float:
+def f_score(a_XYZ: np.ndarray, b_XYZ: np.ndarray) -> float:
     """F-score of the surfaces of two solids on one grid over [−1, 1]³."""
     if not a_XYZ.any() or not b_XYZ.any():
         return 0.0
     surfaces = [solid & ~np.asarray(binary_erosion(solid), dtype=bool) for solid in (a_XYZ, b_XYZ)]
     spacing = 2 / len(a_XYZ)
     to_a, to_b = (np.asarray(distance_transform_edt(~surface)) * spacing for surface in surfaces)
-    precision = float((to_b[surfaces[0]] <= tolerance).mean())
-    recall = float((to_a[surfaces[1]] <= tolerance).mean())
+    precision = float((to_b[surfaces[0]] <= TOLERANCE).mean())
+    recall = float((to_a[surfaces[1]] <= TOLERANCE).mean())
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -156,31 +139,6 @@ def _halved(solid_XYZ: np.ndarray) -> np.ndarray:
 
 def _middle(solid_XYZ: np.ndarray) -> np.ndarray:
     return centres(len(solid_XYZ))[solid_XYZ.ravel()].mean(0)
-
-
-def floor(solid: Solid, other: Solid) -> Fit:
-    """What another prompt's object scores."""
-    return fit(solid_of(other, CELLS), solid)
-
-
-def of_run(run: RunRecord, solid: Solid, truth_VHWC: np.ndarray) -> Shape | None:
-    """The shape of a finished run, kept as `<run>/eval/shape-v<version>.json`; None where it has no solid."""
-    name = f"{run.folder.eval.name}/shape-v{VERSION}.json"
-    if run.folder.made_after_result(name):
-        kept = run.folder.json(name)
-        if isinstance(kept, dict) and set(kept) == set(asdict(MISS)):
-            return Shape(**kept)
-    try:
-        final = load(run.folder)
-    except NoSides:
-        return None
-    found = Shape(
-        **asdict(fit(solid_of_run(final), solid)),
-        silhouette_iou=_outlines(final, solid),
-        view_error=view_error(run.views(run.total), truth_VHWC),
-    )
-    write_cache(run.path / name, json.dumps(asdict(found)).encode())
-    return found
 
 
 def view_error(views_VHWC: np.ndarray, truth_VHWC: np.ndarray) -> float:
@@ -223,7 +181,6 @@ def _outlines(final: Final, solid: Solid) -> float:
 class Shapes(RunMetric):
     """At the last step. Failed runs are misses; what has no field is left out."""
 
-    version = VERSION
     caption = "Shapes at the final step against ground truth [95 % interval over prompts]"
     columns = (
         Column("iou", "IoU, %", "%", "higher"),
@@ -239,13 +196,21 @@ class Shapes(RunMetric):
         "is the level surface whose outlines are the run's own views'. The ground truth itself has 100.",
     )
     shown = ()
-    miss = asdict(MISS)
+    miss = asdict(Fit(0.0, 0.0, 0.0, 0.0, 0.0)) | {"silhouette_iou": 0.0, "view_error": 1.0}
+    slow = True
     lacking = "shapes need the solids of the prompts, and runs of a field: the toy world has both"
 
     def of_run(self, run: RunRecord) -> Values | None:
-        """The fields of `Shape`."""
-        shape = of_run(run, self.runs.solids[run.prompt], self.runs.truth[run.prompt])
-        return None if shape is None else asdict(shape)
+        """The fields of `Fit`, and what its views show of it; None where it has no solid."""
+        try:
+            final = load(run.folder)
+        except NoSides:
+            return None
+        solid, truth_VHWC = self.runs.solids[run.prompt], self.runs.truth[run.prompt]
+        return asdict(fit(solid_of_run(final), solid)) | {
+            "silhouette_iou": _outlines(final, solid),
+            "view_error": view_error(run.views(run.total), truth_VHWC),
+        }
 
     @cached_property
     def floor(self) -> pd.DataFrame:
@@ -256,7 +221,7 @@ class Shapes(RunMetric):
         far = len(names) // 2
         return pd.DataFrame(
             [
-                {"prompt": one, "seed": 0} | asdict(floor(solids[one], solids[other]))
+                {"prompt": one, "seed": 0} | asdict(fit(solid_of(solids[other], CELLS), solids[one]))
                 for one, other in zip(names, names[far:] + names[:far], strict=True)
                 if one != other
             ]

@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.signal.windows import hann
 
 from eval.metric import VIEWS, Column, Metric
 from eval.metrics.appearance import luma
@@ -47,7 +48,8 @@ def radial_power(images_VHWC: np.ndarray, bins: int | None = None) -> np.ndarray
     count = most if bins is None else bins
     if not 1 <= count <= most:
         raise ValueError(f"{count} rings do not fit into images of {height} × {width}: 1 to {most} do")
-    window_HW = np.outer(_hann(height), _hann(width))
+    # The periodic window: its transform is zero outside three frequencies, so a sinusoid stays in its ring.
+    window_HW = np.outer(hann(height, sym=False), hann(width, sym=False))
     means_V = np.average(pixels_VHW, axis=(1, 2), weights=np.broadcast_to(window_HW, pixels_VHW.shape))
     windowed_VHW = (pixels_VHW - means_V[:, None, None]) * window_HW
     power_HW = (np.abs(np.fft.fft2(windowed_VHW)) ** 2).mean(axis=0) / np.square(window_HW).sum()
@@ -84,15 +86,9 @@ def log_power(power: np.ndarray | float) -> np.ndarray:
     return np.log10(np.maximum(power, FLOOR))
 
 
-def _hann(size: int) -> np.ndarray:
-    # The periodic window: its transform is zero outside three frequencies, so a sinusoid stays in its ring.
-    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
-
-
 class Spectrum(Metric):
     """At three stages of every method: the first, the middle and the last evaluated step."""
 
-    version = 1
     caption = "Radial power spectrum against real images: slope, and error in log10 power [95 % interval]"
     columns = (
         Column("slope", "slope"),

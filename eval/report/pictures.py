@@ -97,7 +97,7 @@ def make(run: RunRecord, folder: Path) -> Made:
     What was made from the same files before is kept as it is.
     """
     turntable, mesh = rendered(run), meshed(run)
-    sources = [run.view_path(step) for step in run.view_steps]
+    sources = [run.folder.views_path(step) for step in run.view_steps]
     sources += [run.path / name for name in (turntable, mesh) if name]
     key = hashlib.sha256(repr([VERSION, *map(_fingerprint, sources)]).encode()).hexdigest()[:16]
     before = _kept(folder)

@@ -1,15 +1,14 @@
-"""Run folders → typed records and one tidy table. Reads through `RunFolder` only; no torch."""
+"""Run folders → typed records. Reads through `RunFolder` only; no torch."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from harness.config import Config, UserError
 from harness.records.folder import RunFolder, run_folders
@@ -79,10 +78,6 @@ class RunRecord:
     def cost_key(self) -> str:
         """What the cost of a step hangs on, the machine aside: the method and all settings but N."""
         return f"{self.method}@{self.settings_hash}"
-
-    def view_path(self, step: int) -> Path:
-        """The picture that holds the views of a step."""
-        return self.folder.views_path(step)
 
     def views(self, step: int) -> np.ndarray:
         """[V, H, W, 3] uint8: the ring of azimuths, then the held-out view if any; ValueError otherwise."""
@@ -199,17 +194,6 @@ def method_labels(runs: Iterable[RunRecord]) -> dict[str, str]:
 def in_order(rows: Iterable[Row]) -> list[str]:
     """The names of rows as they are shown everywhere: the baseline, then by name, values rising."""
     return [row.name for row in sorted(set(rows), key=lambda row: row.order(BASELINE))]
-
-
-def runs_table(runs: Sequence[RunRecord]) -> pd.DataFrame:
-    """One row per run and step with stored views: run, method, prompt, seed, step, status, views (path)."""
-    labels = method_labels(runs)
-    rows = [
-        (run.run_id, labels[run.run_id], run.prompt, run.seed, step, run.status, str(run.view_path(step)))
-        for run in runs
-        for step in run.view_steps
-    ]
-    return pd.DataFrame(rows, columns=["run", "method", "prompt", "seed", "step", "status", "views"])
 
 
 def _hash(value: Any) -> str:

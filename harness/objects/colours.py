@@ -72,13 +72,13 @@ def vertex_colours(
         camera, side = cameras[v : v + 1], prior.image_size
         seen = final.scene.surface(final.params, camera, side)
         place_N2, away_N, towards_N3 = project(camera, points_N3)
-        maps_NC = _look_up(
+        maps_NC = look_up(
             torch.stack([seen.depth_P, seen.opacity_P]).view(2, side, side), place_N2, "nearest"
         )
         cosine_N = (facing_N3 * towards_N3).sum(-1)
         counts_N = (cosine_N > GRAZING) & (maps_NC[:, 1] >= OPAQUE) & (away_N <= maps_NC[:, 0] + slack)
         share_N = cosine_N.square() * counts_N
-        sum_N3 += share_N[:, None] * _look_up(images_VCHW[v], place_N2, "bilinear")
+        sum_N3 += share_N[:, None] * look_up(images_VCHW[v], place_N2, "bilinear")
         weight_N += share_N
         opacity_VHW.append(seen.opacity_P.view(side, side))
     map_D3 = _linear_map(x_VCHW, images_VCHW, torch.stack(opacity_VHW))
@@ -102,7 +102,8 @@ def project(camera: Cameras, points_N3: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return place_N2, away_N, offset_N3 / away_N[:, None]
 
 
-def _look_up(maps_CHW: Tensor, place_N2: Tensor, mode: str) -> Tensor:
+def look_up(maps_CHW: Tensor, place_N2: Tensor, mode: str) -> Tensor:
+    """What maps show at places of a picture (`project`), [N, C]."""
     found = grid_sample(
         maps_CHW[None], place_N2[None, None], mode=mode, align_corners=False, padding_mode="border"
     )

@@ -21,7 +21,7 @@ from PIL import Image
 from eval.figures.grids import wrapped
 from eval.figures.looks import KNOWN, OTHERS, looks
 from eval.figures.schedules import SCHEDULES, T_MAX, T_MIN, logged
-from eval.figures.style import COLUMN, PAGE, Sheet, edges
+from eval.figures.style import COLUMN, PAGE, Sheet
 from eval.figures.write import FIGURES, write_figures
 from eval.metrics import gradients
 from eval.metrics.gradients import Gradients
@@ -404,14 +404,6 @@ def test_a_label_alone_has_a_look_of_its_own(label: str) -> None:
 def test_more_labels_than_looks_still_get_one() -> None:
     many = [f"m{k}" for k in range(40)]
     assert set(looks(many)) == set(many)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 1000), min_size=1, max_size=9, unique=True).map(sorted))
-def test_cells_hold_their_centres(centres: list[int]) -> None:
-    found = edges(np.array(centres))
-    assert len(found) == len(centres) + 1
-    assert (found[:-1] < centres).all() and (np.array(centres) < found[1:]).all()
 
 
 @settings(deadline=None)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.signal import peak_prominences
 
 from eval.metrics.janus import Janus, applicable, count_peaks, floor, janus, view_scores
 from eval.scorers.clip import load_clip
@@ -78,17 +77,6 @@ def test_peaks_do_not_ask_where_the_ring_starts_and_which_way_it_goes(
     assert count_peaks(np.roll(scores_V, turn)) == count_peaks(scores_V[::-1]) == found
     assert count_peaks(3 * scores_V) == found
     assert 0 <= found <= len(scores_V) // 2
-
-
-@given(st.permutations(list(range(1, 10))), st.sampled_from([0.25, 0.5, 0.8]))
-def test_peaks_agree_with_scipys_prominence(order: list[int], prominence: float) -> None:
-    scores_V = np.array(order, dtype=float)
-    # Opened at its lowest score, a ring is a line, which scipy knows.
-    start = int(scores_V.argmin())
-    line = np.append(np.roll(scores_V, -start), scores_V[start])
-    maxima = [k for k in range(1, len(line) - 1) if line[k - 1] < line[k] > line[k + 1]]
-    need = prominence * np.ptp(scores_V)
-    assert count_peaks(scores_V, prominence) == sum(peak_prominences(line, maxima)[0] >= need)
 
 
 def test_peaks_by_hand() -> None:

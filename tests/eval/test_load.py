@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.sources.load import load_runs, method_labels, runs_table
+from eval.sources.load import load_runs, method_labels
 from harness.config import UserError
 from tests.eval.conftest import PROMPTS, TOY, Sweep
 
@@ -37,13 +37,6 @@ def test_a_run_that_never_loaded_its_random_prior_is_marked_by_its_card(tmp_path
     guidance = TOY.guidance.model_copy(update={"prior": str(prior)})
     runs.add("tp_sds", PROMPTS[0], 0, end="new", config=TOY.model_copy(update={"guidance": guidance}))
     assert [record.mark for record in load_runs(runs.root)[0]] == ["RANDOM WEIGHTS"]
-
-
-def test_table_is_tidy(runs: Sweep) -> None:
-    table = runs_table(load_runs(runs.root)[0])
-    assert list(table.columns) == ["run", "method", "prompt", "seed", "step", "status", "views"]
-    assert len(table) == 12 * 2 and table.set_index(["run", "step"]).index.is_unique
-    assert all(Path(path).is_file() for path in table["views"])
 
 
 def test_an_unreadable_folder_is_told_and_does_not_stop_the_rest(runs: Sweep) -> None:

@@ -135,7 +135,7 @@ def test_the_cache_is_used_and_follows_the_views(runs: Sweep, scorer: Scorer, mo
         Clip, "embed_images", lambda self, images: calls.append(len(images)) or embed(self, images)
     )
     assert score_run(run, scorer) == first and not calls
-    shutil.copyfile(run.view_path(10), run.view_path(20))
+    shutil.copyfile(run.folder.views_path(10), run.folder.views_path(20))
     again, _ = score_run(run, scorer)
     assert calls == [5] and again[20] == again[10] == first[0][10]
     cache.write_text("{")
@@ -150,7 +150,7 @@ def test_another_scorer_is_another_cache(clip: Clip) -> None:
 @pytest.mark.parametrize("damage", [b"", b"not a picture", None, 200, "tiles"])
 def test_damaged_views_are_that_runs_failure(runs: Sweep, scorer: Scorer, damage) -> None:
     run = load_runs(runs.root)[0][0]
-    path = run.view_path(20)
+    path = run.folder.views_path(20)
     if damage is None:
         shutil.rmtree(path.parent)
         path.parent.mkdir()

@@ -145,7 +145,7 @@ def test_pictures_of_unchanged_runs_are_kept_and_of_lost_ones_removed(
     times = {path: path.stat().st_mtime_ns for path in out.glob("media/*/*")}
     changed, lost, *_ = load_runs(runs.root)[0]
     assert len(times) == 12 * 4
-    os.utime(changed.view_path(20), ns=(1, 1))
+    os.utime(changed.folder.views_path(20), ns=(1, 1))
     for path in sorted(lost.path.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     lost.path.rmdir()
@@ -161,7 +161,7 @@ def test_a_damaged_picture_is_missing_and_all_others_are_there(
     runs: Sweep, clip_folder: Path, tmp_path: Path
 ) -> None:
     broken = load_runs(runs.root)[0][0]
-    broken.view_path(20).write_bytes(b"no picture")
+    broken.folder.views_path(20).write_bytes(b"no picture")
     report(runs, clip_folder, tmp_path / "report")
     entries = {run["id"]: run for run in stored(tmp_path / "report" / "data" / "runs.js")["runs"]}
     assert "thumb" not in entries[broken.run_id]

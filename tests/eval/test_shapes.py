@@ -1,6 +1,8 @@
 """Shapes against ground truth, on solids whose answer is known."""
 
 import math
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,12 +12,11 @@ from hypothesis import strategies as st
 from eval.metrics.shapes import (
     CELLS,
     TOLERANCE,
+    Shapes,
     centres,
     f_score,
     fit,
-    floor,
     iou,
-    of_run,
     solid_of,
     view_error,
 )
@@ -82,7 +83,7 @@ def test_the_truth_itself_is_the_ceiling_another_object_is_not_and_nothing_is_no
     assert fit(solid_of(CAR, CELLS), CAR) == fit(solid_of(CAR, CELLS), CAR)
     exact = fit(solid_of(CAR, CELLS), CAR)
     assert exact.iou == exact.f_score == 1.0 and exact.aligned_iou == 1.0
-    other = floor(CAR, Solid("a red giraffe"))
+    other = fit(solid_of(Solid("a red giraffe"), CELLS), CAR)
     assert other.aligned_iou < 0.6
     nothing = fit(np.zeros((CELLS,) * 3, dtype=bool), CAR)
     assert (nothing.iou, nothing.aligned_iou, nothing.f_score) == (0.0, 0.0, 0.0)
@@ -119,9 +120,16 @@ def test_a_field_fitted_to_a_box_has_the_boxs_shape_and_keeps_what_was_measured(
     truth = ground_truth("a red car", solids.config().views)
     folder.save_views(1, np.roll(truth, 1, axis=0))
     run = load_run(folder)
-    known = Made(box((0, 0, 0), solids.HALF_3, "red", rounding=0.0))
-    found = of_run(run, known, truth)
-    assert found is not None and found.view_error > 0
-    assert min(found.iou, found.f_score, found.silhouette_iou) > 0.85, found
-    assert found.aligned_iou >= found.iou
-    assert of_run(run, Solid("a red cup"), truth) == found, "kept from before"
+
+    def measured(solid, truth_VHWC):
+        runs = SimpleNamespace(solids={run.prompt: solid}, truth={run.prompt: truth_VHWC})
+        found, problem, _ = Shapes(cast(Any, runs))._value(run)
+        assert found is not None, problem
+        return found
+
+    found = measured(Made(box((0, 0, 0), solids.HALF_3, "red", rounding=0.0)), truth)
+    assert found["view_error"] > 0
+    assert min(found["iou"], found["f_score"], found["silhouette_iou"]) > 0.85, found
+    assert found["aligned_iou"] >= found["iou"]
+    assert measured(Solid("a red cup"), truth) == found, "kept from before"
+    assert measured(Solid("a red cup"), truth[::-1])["iou"] < 0.85, "of another ground truth"
