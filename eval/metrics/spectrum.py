@@ -15,7 +15,6 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy.signal.windows import hann
 
 from eval.metric import VIEWS, Column, Metric
@@ -23,6 +22,7 @@ from eval.metrics.appearance import luma
 from eval.tables.rows import distinct, groups
 from eval.tables.table import Cell, Table
 from harness.config import UserError
+from harness.records.files import resized
 
 # The slope is fitted between these shares of the Nyquist frequency: below, the window smears the lowest rings
 # into each other; above, the grid's aliasing and the sampling of the renderer show.
@@ -125,7 +125,7 @@ class Spectrum(Metric):
         ring = runs[0].config.views.azimuths
         images = {prompt: views[:ring] for prompt, views in runs.truth.items()} or runs.prior_samples
         side = runs.side
-        return {prompt: radial_power(_resized(views, side)) for prompt, views in images.items()}
+        return {prompt: radial_power(resized(views, side)) for prompt, views in images.items()}
 
     @cached_property
     def floor(self) -> pd.DataFrame:
@@ -137,7 +137,7 @@ class Spectrum(Metric):
         """
         rows = []
         for prompt, images in self.runs.prior_samples.items():
-            images, half = _resized(images, self.runs.side), len(images) // 2
+            images, half = resized(images, self.runs.side), len(images) // 2
             if not self.runs.truth and not half:
                 continue
             parts = (images, None) if self.runs.truth else (images[:half], radial_power(images[half:]))
@@ -181,10 +181,3 @@ def stages(frame: pd.DataFrame) -> list[int]:
 
 def _errors(power_K: np.ndarray, real_K: np.ndarray) -> dict[str, float]:
     return {"slope": slope(power_K)} | band_error(power_K, real_K)
-
-
-def _resized(images_VHWC: np.ndarray, side: int) -> np.ndarray:
-    if images_VHWC.shape[1] == side:
-        return images_VHWC
-    pictures = (Image.fromarray(image).resize((side, side), Image.Resampling.BOX) for image in images_VHWC)
-    return np.stack([np.asarray(picture) for picture in pictures])

@@ -12,7 +12,9 @@ import hmac
 import ipaddress
 import math
 import sqlite3
+import time
 from asyncio import wrap_future
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +30,6 @@ from starlette.routing import Route
 
 from eval import web
 from eval.preference.design import check_unchanged, load_design
-from eval.preference.limits import Limit
 from eval.preference.media import n_frames
 from eval.preference.store import CHOICES, DATABASE, OTHER, Choice, Rater, Refused, Store, Trial
 
@@ -41,7 +42,29 @@ HEADERS = web.HEADERS | {
     "script-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-robots-tag": "noindex, nofollow",
 }
+MAX_KEYS = 20_000  # of a limit
 NO_LINK = "This page opens by the personal link that you were sent. Please check that it is complete."
+
+
+class Limit:
+    """A token bucket per key: `burst` at once, then `per_second`. In memory, for one process.
+
+    Of more than `MAX_KEYS` keys the longest unused are forgotten.
+    """
+
+    def __init__(self, burst: float, per_second: float):
+        self.burst, self.per_second = burst, per_second
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def allows(self, key: str) -> bool:
+        """Whether `key` may ask once more; that counts as asking."""
+        now = time.monotonic()
+        left, since = self._left.pop(key, (self.burst, now))
+        left = min(self.burst, left + (now - since) * self.per_second)
+        self._left[key] = (left - 1, now) if left >= 1 else (left, now)
+        if len(self._left) > MAX_KEYS:
+            self._left.popitem(last=False)
+        return left >= 1
 
 
 class Application:

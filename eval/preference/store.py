@@ -47,13 +47,9 @@ CREATE TRIGGER IF NOT EXISTS people_or_judges BEFORE INSERT ON raters
 
 @dataclass(frozen=True)
 class Rater:
-    """A row of `raters`; times are seconds since the epoch, None for what has not happened."""
+    """What is read of a row of `raters`; times are seconds since the epoch, None for what never happened."""
 
     rater: str
-    kind: Literal["human", "judge"]
-    name: str
-    seed: int
-    created: float
     consented: float | None
     finished: float | None
 
@@ -246,7 +242,7 @@ class Store:
     def rater_of(self, token: str) -> Rater | None:
         """Whose link holds `token`."""
         row = self._reader.execute(
-            "SELECT rater, kind, name, seed, created, consented, finished FROM raters WHERE token_sha256 = ?",
+            "SELECT rater, consented, finished FROM raters WHERE token_sha256 = ?",
             (token_hash(token),),
         ).fetchone()
         return row and Rater(*row)

@@ -10,7 +10,6 @@ import hmac
 import secrets
 import time
 import webbrowser
-from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -168,13 +167,11 @@ def application(root: Path, token: str) -> ASGIApp:
     def media(request: Request) -> Response:
         run = board.find(request.path_params["run"])
         name = request.path_params["name"]
-        if run is None or name not in MEDIA:
-            return _missing()
-        if run.status == DAMAGED:
+        if run is None or name not in MEDIA or run.status == DAMAGED:
             return _missing()
         try:
-            made = {"object.glb": pictures.meshed, "turn.webp": pictures.rendered}.get(name, _none)(run)
-            if made:  # its bytes, not its path: what is there may have become a link
+            find = {"object.glb": pictures.meshed, "turn.webp": pictures.rendered}.get(name)
+            if made := find and find(run):  # its bytes, not its path: what is there may have become a link
                 return Response(run.folder.picture(made), media_type=MEDIA[name])
             steps = run.view_steps
             when = _changed(run.folder.views_path(steps[-1])) if steps else ""
@@ -206,10 +203,6 @@ def application(root: Path, token: str) -> ASGIApp:
 _PICTURES = ("thumb.webp", "turn.webp", "film.webp")
 MEDIA = dict.fromkeys(_PICTURES, "image/webp") | {"object.glb": "model/gltf-binary"}
 RESULTS_BYTES = 2**28
-
-
-def _none(run: RunRecord) -> None:
-    return None
 
 
 def _missing() -> Response:
@@ -265,14 +258,14 @@ class _Door:
         return hmac.compare_digest(given.encode(), self.token.encode())
 
 
-def watch(root: Path, port: int, open_browser: bool, say: Callable[[str], None] = print) -> None:
+def watch(root: Path, port: int, open_browser: bool) -> None:
     """Serve until Ctrl-C. Raises UserError for a folder without runs and for a port that is taken."""
     token = secrets.token_urlsafe(32)
     app = application(root, token)
 
     def ready(origin: str) -> None:
         address = f"{origin}?token={token}"
-        say(f"{address}\nCtrl-C ends it; the runs do not notice")
+        print(f"{address}\nCtrl-C ends it; the runs do not notice")
         if open_browser:
             webbrowser.open(address)
 

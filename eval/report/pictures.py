@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from eval.sources.load import RunRecord
-from harness.records.files import read_json, write_bytes, write_json
+from harness.records.files import read_json, resized, write_bytes, write_json
 
 VERSION = 1  # raise it when any picture below changes: made ones are kept by it
 THUMB, TILE = 128, 192  # pixels: at most so large
@@ -44,7 +44,7 @@ _MADE = TypeAdapter(Made)
 def thumb(run: RunRecord, step: int) -> bytes | None:
     """The front view of a step; None where its views cannot be read."""
     views_VHWC = _views(run, step)
-    return None if views_VHWC is None else _webp(_resized(views_VHWC[:1], THUMB)[0])
+    return None if views_VHWC is None else _webp(_at_most(views_VHWC[:1], THUMB)[0])
 
 
 def turn(run: RunRecord, step: int) -> bytes | None:
@@ -53,7 +53,7 @@ def turn(run: RunRecord, step: int) -> bytes | None:
     views_VHWC = _views(run, step)
     if views_VHWC is None or ring < 2:
         return None
-    first, *others = map(Image.fromarray, _resized(views_VHWC[:ring], TILE))
+    first, *others = map(Image.fromarray, _at_most(views_VHWC[:ring], TILE))
     data = io.BytesIO()
     first.save(
         data, "WEBP", save_all=True, append_images=others, duration=FRAME_MS, loop=0, quality=75, method=2
@@ -72,7 +72,7 @@ def film(run: RunRecord, steps: Sequence[int]) -> bytes | None:
     sheet = np.full((len(rows), side, columns, side, 3), GREY, dtype=np.uint8)
     for place, row in enumerate(rows):
         if row is not None:
-            sheet[place] = _resized(row, side).swapaxes(0, 1)
+            sheet[place] = resized(row, side).swapaxes(0, 1)
     return _webp(sheet.reshape(len(rows) * side, columns * side, 3))
 
 
@@ -136,12 +136,8 @@ def _views(run: RunRecord, step: int) -> np.ndarray | None:
         return None
 
 
-def _resized(images_VHWC: np.ndarray, most: int) -> np.ndarray:
-    side = min(images_VHWC.shape[1], most)
-    if images_VHWC.shape[1] == side:
-        return images_VHWC
-    pictures = (Image.fromarray(image).resize((side, side), Image.Resampling.BOX) for image in images_VHWC)
-    return np.stack([np.asarray(picture) for picture in pictures])
+def _at_most(images_VHWC: np.ndarray, most: int) -> np.ndarray:
+    return resized(images_VHWC, min(images_VHWC.shape[1], most))
 
 
 def _webp(image_HWC: np.ndarray) -> bytes:

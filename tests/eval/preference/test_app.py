@@ -16,8 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from eval.preference import app as application
-from eval.preference.app import Application, is_loopback
-from eval.preference.limits import Limit
+from eval.preference.app import Application, Limit, is_loopback
 from tests.smallstudy import answers, begin, hidden, make_study, pictures, reply, served, tokens
 
 KEPT = "max-age=31536000, immutable"
@@ -174,8 +173,8 @@ def test_who_asks_too_often_waits_and_no_one_else_does(made: Path):
 
 def test_a_limit_refills_and_forgets(monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
-    monkeypatch.setattr("eval.preference.limits.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("eval.preference.limits.MAX_KEYS", 3)
+    monkeypatch.setattr("eval.preference.app.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("eval.preference.app.MAX_KEYS", 3)
     limit = Limit(burst=2, per_second=0.5)
     assert [limit.allows("a") for _ in range(3)] == [True, True, False]
     now[0] = 2.0
