@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eval.figures.contact_sheet import Cell, contact_sheets, shown_views, texts
 from eval.figures.fonts import boxes, fallbacks
+from eval.metric import RunMetric
 from eval.runs import Runs
 from eval.sources.load import RunRecord
 from eval.tables.made import make_tables
 from eval.tables.notes import all_notes
-from eval.tables.table import Table, as_csv, console_for_tables, markdown, terminal, write
-from eval.values import keep_values
-from harness.config import first_line
+from eval.tables.table import Table, as_csv, console_for_tables, markdown, tell, terminal
 from harness.console import Console, busy
 from harness.records.environment import packages
-from harness.records.files import make_folder, write_bytes, write_json
+from harness.records.files import make_folder, write_bytes, write_cache, write_json
 from harness.records.reader import names
+from harness.records.schema import VALUES
 from harness.records.stamp import TOY
 
 _SHEET = re.compile(r"contact_sheet(-\d{2,})?\.png")
@@ -79,11 +79,7 @@ def write_tables(
     notes = [*all_notes(runs), *left_out]
     folder = out or runs.root / "eval" / "tables"
     make_folder(folder)
-    for table in tables:
-        write(table, runs.stamp, folder)
-        console.print(terminal(table, runs.stamp, console.width))
-        for note in table.notes:
-            console.print(note, soft_wrap=True)
+    tell(tables, runs.stamp, console, folder)
     write_bytes(folder / "tables.md", markdown(tables, runs.stamp, "Results", notes).encode())
     write_json(folder / "manifest.json", manifest(runs))
     keep_values(runs)
@@ -110,6 +106,27 @@ def manifest(runs: Runs) -> dict[str, Any]:
     }
 
 
+def keep_values(runs: Runs) -> None:
+    """Write `<run>/eval/values.json`: metric → version, scorer and the columns of the run's last step.
+
+    Metrics that were computed replace their earlier values; the others' stay.
+    """
+    found: dict[str, dict[str, dict[str, float | int | str]]] = {}
+    for metric in runs.computed:
+        if not isinstance(metric, RunMetric):
+            continue
+        keys = [column.key for column in metric.columns]
+        for row in metric.frame.to_dict("records"):
+            values = {key: float(f"{row[key]:.6g}") for key in keys if math.isfinite(row[key])}
+            about = {"version": metric.version, "scorer": runs.stamp.clip}
+            found.setdefault(str(row["run"]), {})[metric.name] = about | values
+    for run in runs:
+        kept = run.folder.json(VALUES)
+        values = (kept if isinstance(kept, dict) else {}) | found.get(run.run_id, {})
+        if values != kept:
+            write_cache(run.path / VALUES, json.dumps(values, indent=1, sort_keys=True).encode())
+
+
 def _write_sheets(folder: Path, runs: Runs) -> str:
     """Write the sheets; the characters that no font has."""
     total = max(runs.totals)
@@ -122,7 +139,7 @@ def _write_sheets(folder: Path, runs: Runs) -> str:
                 for run in runs
                 if (run.prompt, runs.labels[run.run_id], run.total) == (prompt, method, total)
             ]
-            row[method] = [_last_views(run) for run in sorted(own, key=lambda run: run.seed)]
+            row[method] = [run.shown(total) for run in sorted(own, key=lambda run: run.seed)]
         cells[prompt] = row
     seeds = ", ".join(map(str, runs.seeds))
     azimuths = min(run.config.views.azimuths for run in runs)
@@ -139,12 +156,3 @@ def _write_sheets(folder: Path, runs: Runs) -> str:
         name = "contact_sheet.png" if number == 1 else f"contact_sheet-{number:02d}.png"
         write_bytes(folder / name, data.getvalue())
     return fallbacks(texts(title, cells))[1]
-
-
-def _last_views(run: RunRecord) -> np.ndarray | str:
-    if run.failure:
-        return f"failed: {run.failure}"
-    try:
-        return run.views(run.total)
-    except Exception as error:  # a damaged picture, told in the cell as it is in the table
-        return f"unreadable: {first_line(error)}"

@@ -207,6 +207,13 @@ class Metric:
         """Rows of floors, ceilings and controls."""
         return ()
 
+    def reference(self, label: str, frame: pd.DataFrame) -> list[Reference]:
+        """The row of a frame of prompt, seed and some of the columns; none where it is empty."""
+        if frame.empty:
+            return []
+        cells = [column.cell(frame) if column.key in frame else "–" for column in self.columns]
+        return [Reference(label, cells, distinct(frame, "prompt"))]
+
     def counts(self, part: pd.DataFrame) -> dict[str, Cell]:
         """How much stands behind a row, by head."""
         return {"prompts": distinct(part, "prompt")}
@@ -306,11 +313,7 @@ class RunMetric(Metric):
             {"prompt": prompt, "seed": 0} | dict(value(prompt, images[:ring]))
             for prompt, images in self.runs.truth.items()
         ]
-        if not rows:
-            return []
-        frame = pd.DataFrame(rows)
-        cells = [column.cell(frame) for column in self.columns]
-        return [Reference("ground truth (ceiling)", cells, distinct(frame, "prompt"))]
+        return self.reference("ground truth (ceiling)", pd.DataFrame(rows))
 
     def counts(self, part: pd.DataFrame) -> dict[str, Cell]:
         """n prompts, n seeds, n failed, which count as misses or are left out."""

@@ -3,13 +3,14 @@ here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from eval.comparable import check_comparable
 from eval.metric import Metric, known
@@ -151,15 +152,8 @@ class Runs(Sequence[RunRecord]):
         self.contrasts = tuple(contrasts)
         self._made: dict[Callable[[Runs], Any], Any] = {}
 
-    @overload
-    def __getitem__(self, index: int) -> RunRecord: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[RunRecord]: ...
-    def __getitem__(self, index: int | slice) -> RunRecord | list[RunRecord]:
+    def __getitem__(self, index: Any) -> Any:
         return self._records[index]
-
-    def __iter__(self) -> Iterator[RunRecord]:
-        return iter(self._records)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -257,6 +251,13 @@ class Runs(Sequence[RunRecord]):
             self._made[make] = make(self)
         return self._made[make]
 
+    def frame_of(self, kind: type[Metric]) -> pd.DataFrame | None:
+        """The frame of a metric; None where it has no value of these runs."""
+        try:
+            return self.of(kind).frame
+        except UserError:
+            return None
+
     @property
     def computed(self) -> list[Metric]:
         """The metrics that have been asked for and have a frame."""
@@ -299,7 +300,7 @@ class Runs(Sequence[RunRecord]):
     @cached_property
     def truth_features(self) -> dict[str, np.ndarray]:
         """Features [V, D] of the ground truth."""
-        return {prompt: self.clip.embed_images(views).numpy() for prompt, views in self.truth.items()}
+        return self.clip.embed_each(self.truth)
 
     @cached_property
     def solids(self) -> dict[str, Any]:
@@ -356,9 +357,7 @@ class Runs(Sequence[RunRecord]):
     @cached_property
     def prior_features(self) -> dict[str, np.ndarray]:
         """Features [n, D] of the prior's own images."""
-        return {
-            prompt: self.clip.embed_images(images).numpy() for prompt, images in self.prior_samples.items()
-        }
+        return self.clip.embed_each(self.prior_samples)
 
 
 def _own(run: RunRecord) -> str:

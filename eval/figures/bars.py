@@ -15,7 +15,7 @@ from eval.figures.style import FINE, GREY, PAGE, SMALL, Sheet, at_foot, chart
 from eval.metrics.diversity import SpreadOverSeeds
 from eval.runs import Runs
 from eval.tables.cost import costs
-from eval.tables.rows import mean
+from eval.tables.rows import longest, mean
 
 
 def diversity(runs: Runs) -> Sheet:
@@ -23,8 +23,7 @@ def diversity(runs: Runs) -> Sheet:
 
     Raises UserError where no prompt has two finished seeds.
     """
-    frame = runs.of(SpreadOverSeeds).frame
-    frame = frame.loc[frame["total"] == frame["total"].max()]
+    frame = longest(runs.of(SpreadOverSeeds).frame)
     prompts = frame["prompt"].nunique()
     fewest, most = frame["n_seeds"].min(), frame["n_seeds"].max()
     seeds = f"{most}" if fewest == most else f"{fewest}–{most}"

@@ -16,6 +16,7 @@ from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.statistics.convergence import Axis, curve
 from eval.tables.cost import costs
+from eval.tables.rows import longest
 
 BANDS = 4  # that many shaded bands can be told apart
 MARKS = 12  # on a line, at most
@@ -61,13 +62,13 @@ def r_precision(runs: Runs) -> Sheet:
 def _over_steps_and_n(runs: Runs, scores: pd.DataFrame) -> list[_Panel]:
     """The runs with the most steps over these, and where there are several N all over those; runs that were
     evaluated once have no curve over steps."""
-    longest, several = _longest(scores), len(runs.totals) > 1
+    last, several = longest(scores), len(runs.totals) > 1
     title = f"checkpoints of runs with N = {max(runs.totals)}" if several else ""
-    over_steps = _Panel(title, "step", "step", longest)
+    over_steps = _Panel(title, "step", "step", last)
     if not several:
         return [over_steps]
     own_n = _Panel("runs with their own N", "N", "total", scores.loc[scores["final"]], bars=True)
-    return [over_steps, own_n] if longest["step"].nunique() > 1 else [own_n]
+    return [over_steps, own_n] if last["step"].nunique() > 1 else [own_n]
 
 
 def _by_setting(runs: Runs) -> dict[str, dict[str, str]]:
@@ -83,9 +84,8 @@ def _by_setting(runs: Runs) -> dict[str, dict[str, str]]:
 
 def draw_r_precision(axes: Axes, runs: Runs) -> None:
     """The first panel of `r_precision` with a legend, on axes of somebody else's figure."""
-    longest = _longest(_scores(runs))
-    look = looks(runs.methods)
-    _draw(axes, curve(longest, "step"), look, longest, runs)
+    last, look = longest(_scores(runs)), looks(runs.methods)
+    _draw(axes, curve(last, "step"), look, last, runs)
     axes.set(xlabel="step", ylabel="R-Precision, %")
     axes.legend(handles=[handle(name, look[name]) for name in runs.methods])
 
@@ -98,12 +98,12 @@ def r_precision_time(runs: Runs) -> Sheet:
     timed = costs(runs)
     sheet = _sheet(runs, PAGE if _crowded(runs) else COLUMN, more=f"Wall time: steps × {timed.line}.")
     axes = sheet.subplots()
-    longest = _longest(_scores(runs))
-    curves = curve(longest.assign(cost=timed.seconds_at(longest)), "cost")
+    last = longest(_scores(runs))
+    curves = curve(last.assign(cost=timed.seconds_at(last)), "cost")
     unit, length = time_unit(float(curves["x"].to_numpy().max()))
-    _draw(axes, curves.assign(x=curves["x"] / length), looks(runs.methods), longest, runs)
+    _draw(axes, curves.assign(x=curves["x"] / length), looks(runs.methods), last, runs)
     axes.set(xlabel=f"wall time, {unit}", ylabel="R-Precision, %")
-    return sheet.shows(longest["run"])
+    return sheet.shows(last["run"])
 
 
 def time_unit(seconds: float) -> tuple[str, float]:
@@ -144,10 +144,6 @@ def _crowded(runs: Runs) -> bool:
     return len(runs.methods) > BANDS
 
 
-def _longest(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.loc[frame["total"] == frame["total"].max()]
-
-
 def _draw(
     axes: Axes,
     curves: pd.DataFrame,
@@ -179,12 +175,8 @@ def _draw(
             axes.errorbar(x[-1] + apart * (place + 1), mean[-1], spread[:, -1:], color=colour, elinewidth=1.2)
         else:
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
-    ceiling = runs.of(RPrecision).ceiling
-    if len(ceiling):
-        truth = ceiling.loc[ceiling["prompt"].isin(frame["prompt"])]
-        _reference(axes, 100 * truth["majority"].mean(), "ground truth", "--")
-    if len(set(frame["pool"])) == 1:
-        _reference(axes, 100 / frame["pool"].iloc[0], "chance", ":")
+    for label, y in runs.of(RPrecision).levels(frame):
+        _reference(axes, 100 * y, label, ":" if label == "chance" else "--")
     axes.set_ylim(0, 104)
     axes.set_xlim(left=0)
     few_ticks(axes)

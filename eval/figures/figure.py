@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from eval.figures.kinds import SEAM
 from eval.figures.style import Sheet, style
@@ -24,17 +24,17 @@ class Figure:
     needs: ClassVar[str] = "runs"
     metrics: ClassVar[tuple[str, ...]] = ()
     is_usual: ClassVar[bool] = True  # most runs have what it needs; else it is left out without a word
-    plot: Callable[..., Sheet]  # of the runs, and of options of its own; called within the project's style
+    plot: Callable[..., Sheet]  # of the runs; called within the project's style
 
     def __init__(self, name: str, summary: str):
         self.name, self.summary = name, summary
 
-    def draw(self, runs: Runs | None = None, **options: Any) -> Sheet:
+    def draw(self, runs: Runs | None = None) -> Sheet:
         """A matplotlib figure in the project's style; UserError where the runs lack what it needs."""
         if runs is None and self.needs:
             raise UserError(f"needs {self.needs}")
         with style(texts(runs)):
-            return self.plot(runs, **options).arranged()
+            return self.plot(runs).arranged()
 
 
 def texts(runs: Runs | None) -> list[str]:

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from eval.figures.style import COLUMN, FAINT, FINE, GREY, PAGE, SMALL, TEXT, Sheet, at_foot
 from eval.runs import Runs
 from eval.sources.load import RunRecord
-from harness.config import UserError, first_line, nearest
+from harness.config import UserError
 from harness.records.stamp import RANDOM
 
 STEPS, SEEDS, PROMPTS = 8, 8, 6  # at most that many are shown
@@ -22,18 +22,17 @@ BESIDE = 8  # columns of that many methods at most can be told by their headings
 LARGEST, TALLEST = 1.0, 8.0  # inches: side of a picture, all rows together
 LABELS = (0.85, 1.3, 1.8)  # inches for the names of rows: the first in which none is taller than its row
 GAP = 0.03
-CHOSEN = "Chosen by name."
 
 Cell = np.ndarray | str  # pictures side by side, [H, W, 3] uint8, or why there are none
 
 
-def steps_grid(runs: Runs, prompt: str | None = None, seed: int | None = None) -> Sheet:
+def steps_grid(runs: Runs) -> Sheet:
     """Front views: a row per method, a column per evaluated step; or per N where runs have their own N.
 
-    Prompt and seed are the first of the runs unless named. Steps are evenly spaced, the last one last.
+    Prompt and seed are the first of the runs. Steps are evenly spaced, the last one last.
     """
-    choice = CHOSEN if prompt is not None or seed is not None else "The study's first prompt and first seed."
-    prompt, seed = _prompt(runs, prompt), _seed(runs, seed)
+    choice = "The study's first prompt and first seed."
+    prompt, seed = runs.prompts[0], runs.seeds[0]
     own_n = len(runs.totals) > 1
     found = {
         (runs.labels[run.run_id], run.total): run for run in runs if (run.prompt, run.seed) == (prompt, seed)
@@ -56,14 +55,12 @@ def steps_grid(runs: Runs, prompt: str | None = None, seed: int | None = None) -
     return _grid(runs, title, runs.methods, heads, cell, "N" if own_n else "step", choice).shows(_ids(used))
 
 
-def seeds_grid(runs: Runs, prompt: str | None = None) -> Sheet:
+def seeds_grid(runs: Runs) -> Sheet:
     """Front views at the last step of the N that most rows have: a row per method, a column per seed.
 
-    The prompt is the runs' first unless named. Raises UserError for fewer than two seeds.
+    The prompt is the runs' first. Raises UserError for fewer than two seeds.
     """
-    choice = CHOSEN if prompt is not None else "The study's first prompt."
-    prompt = _prompt(runs, prompt)
-    total = _common_total(runs)
+    choice, prompt, total = "The study's first prompt.", runs.prompts[0], _common_total(runs)
     found = {
         (runs.labels[run.run_id], run.seed): run
         for run in runs
@@ -84,15 +81,14 @@ def seeds_grid(runs: Runs, prompt: str | None = None) -> Sheet:
     return _grid(runs, title, runs.methods, columns, cell, "seed", choice).shows(_ids(used))
 
 
-def methods_grid(runs: Runs, seed: int | None = None) -> Sheet:
+def methods_grid(runs: Runs) -> Sheet:
     """The last step, of the N that most rows have, from the front: a row per prompt, a column per method.
 
     Also from 90° where there are four azimuths and at most five columns; many methods are rows instead.
     Prompts are evenly spaced in the suite's order; ground truth comes first where it exists.
     """
-    choice = f"Prompts evenly spaced in the suite's order. {'The first seed.' if seed is None else CHOSEN}"
-    seed = _seed(runs, seed)
-    total = _common_total(runs)
+    choice = "Prompts evenly spaced in the suite's order. The first seed."
+    seed, total = runs.seeds[0], _common_total(runs)
     found = {
         (run.prompt, runs.labels[run.run_id]): run for run in runs if run.total == total and run.seed == seed
     }
@@ -146,18 +142,6 @@ def _letters(text: str) -> int:
     return sum(1 + (unicodedata.east_asian_width(char) in "WF") for char in text)
 
 
-def _prompt(runs: Runs, prompt: str | None) -> str:
-    if prompt is not None and prompt not in runs.prompts:
-        raise UserError(f"no run of the prompt '{prompt}'{nearest(prompt, runs.prompts)}")
-    return prompt or runs.prompts[0]
-
-
-def _seed(runs: Runs, seed: int | None) -> int:
-    if seed is not None and seed not in runs.seeds:
-        raise UserError(f"no run with seed {seed}; choose from {', '.join(map(str, runs.seeds))}")
-    return runs.seeds[0] if seed is None else seed
-
-
 def _front(runs: Runs) -> str:
     """An image has no front."""
     return ", front view" if runs[0].config.views.azimuths > 1 else ""
@@ -180,13 +164,8 @@ def _picture(
     if run is None:
         return "no run"
     used.append(run)
-    step = run.total if step is None else step
-    if run.failure and (step == run.total or step not in run.view_steps):
-        return f"failed: {run.failure}"
-    try:
-        return np.concatenate([run.views(step)[view] for view in views], axis=1)
-    except Exception as error:  # a damaged picture, told in its place as it is in the tables
-        return f"unreadable: {first_line(error)}"
+    found = run.shown(run.total if step is None else step, views)
+    return found if isinstance(found, str) else np.concatenate(list(found), axis=1)
 
 
 def _grid(

@@ -16,7 +16,6 @@ import pandas as pd
 
 from eval.metric import FEATURES, Column, Reference, RunMetric, Values
 from eval.sources.load import RunRecord
-from eval.tables.rows import distinct
 
 
 class CLIPScore(RunMetric):
@@ -54,12 +53,8 @@ class CLIPScore(RunMetric):
             {"prompt": prompt, "seed": 0, "clip_score": score(rows_VD[:ring], self.captions[prompt])}
             for prompt, rows_VD in self.runs.truth_features.items()
         )
-        named = {"ground truth (ceiling)": truth, "other captions (floor)": floor}
-        return [
-            Reference(name, [self.columns[0].cell(frame)], distinct(frame, "prompt"))
-            for name, frame in named.items()
-            if len(frame)
-        ]
+        ceiling = self.reference("ground truth (ceiling)", truth)
+        return [*ceiling, *self.reference("other captions (floor)", floor)]
 
 
 def score(rows_VD: np.ndarray, captions_PD: np.ndarray) -> float:

@@ -30,7 +30,6 @@ from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 from eval.metric import FEATURES, PARAMETERS, RING, VIEWS, Column, Reference, RunMetric, Values
 from eval.metrics.shapes import Solid
 from eval.sources.load import RunRecord
-from eval.tables.rows import distinct
 from harness.config import UserError
 from harness.objects.colours import look_up, project
 from harness.objects.final import NoSides, load
@@ -195,7 +194,4 @@ class ConsistencyOfRuns(RunMetric):
 
     def references(self) -> list[Reference]:
         """Ground truth, where there is any."""
-        if not len(self.truth):
-            return []
-        cells = [column.cell(self.truth) for column in self.columns]
-        return [Reference("ground truth", cells, distinct(self.truth, "prompt"))]
+        return self.reference("ground truth", self.truth)

@@ -34,7 +34,6 @@ from skimage import measure
 from eval.metric import PARAMETERS, Column, Reference, RunMetric, Values
 from eval.metrics.shapes import Solid
 from eval.sources.load import RunRecord
-from eval.tables.rows import distinct
 from harness.config import UserError
 from harness.objects.final import Final, NoSides, load
 from harness.objects.mesh import Grid, level_surface, solidity_grid, surface_level, triangles
@@ -180,7 +179,4 @@ class GeometryOfRuns(RunMetric):
 
     def references(self) -> list[Reference]:
         """Ground truth, where there is any."""
-        if not len(self.truth):
-            return []
-        cells = [column.cell(self.truth) for column in self.columns[:5]]
-        return [Reference("ground truth", [*cells, "–", "–"], distinct(self.truth, "prompt"))]
+        return self.reference("ground truth", self.truth)

@@ -15,7 +15,7 @@ from eval.metric import FEATURES, Column, RunMetric
 from eval.scorers.features import ViewFeatures, view_features
 from eval.scorers.retrieval import MISS, Score, Scorer
 from eval.sources.load import RunRecord
-from eval.tables.rows import groups
+from eval.tables.rows import distinct, groups
 from eval.tables.table import Cell, Number, Table
 
 CEILING, FLOOR = "ground truth (ceiling)", "chance (floor)"
@@ -86,6 +86,17 @@ class RPrecision(RunMetric):
                     score = retrieval.score(scorer.pool.index(prompt))
                     rows.append({"prompt": prompt, "pool": len(scorer.pool.prompts), **asdict(score)})
         return pd.DataFrame(rows)
+
+    def levels(self, frame: pd.DataFrame) -> list[tuple[str, float]]:
+        """What curves of the majority stand beside: ground truth of the frame's prompts, and chance where
+        its pool is one."""
+        found = []
+        if len(self.ceiling):
+            truth = self.ceiling.loc[self.ceiling["prompt"].isin(frame["prompt"])]
+            found.append(("ground truth", float(truth["majority"].mean())))
+        if distinct(frame, "pool") == 1:
+            found.append(("chance", 1 / int(frame["pool"].iloc[0])))
+        return found
 
     def own_table(self) -> Table:
         """A row per method, N and pool, and below it the same scores of what else stands in this table."""

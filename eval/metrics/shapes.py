@@ -32,7 +32,6 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from eval.metric import GROUND_TRUTH, PARAMETERS, SOLIDS, VIEWS, Column, Reference, RunMetric, Values
 from eval.sources.load import RunRecord
-from eval.tables.rows import distinct
 from harness.config import UserError
 from harness.objects.final import Final, NoSides, load
 from harness.objects.mesh import OUTLINE, surface_level
@@ -229,7 +228,4 @@ class Shapes(RunMetric):
 
     def references(self) -> list[Reference]:
         """Another prompt's object."""
-        if not len(self.floor):
-            return []
-        fits = [column.cell(self.floor) for column in self.columns[:4]]
-        return [Reference("another prompt's (floor)", [*fits, "–", "–"], distinct(self.floor, "prompt"))]
+        return self.reference("another prompt's (floor)", self.floor)

@@ -24,7 +24,7 @@ from eval.tables.table import (
     markdown,
     number,
     percent,
-    terminal,
+    tell,
     write,
     write_frame,
 )
@@ -291,14 +291,12 @@ def write_results(ballots: Ballots, out: Path | None = None, console: Console | 
     make_folder(folder)
     for table in tables:
         write(table, stamp, folder)
-        if console and table.name != "raters":  # hundreds of rows; those excluded are in the notes
-            console.print(terminal(table, stamp, console.width))
-            for note in table.notes:
-                console.print(note, soft_wrap=True)
     page = markdown(tables, stamp, f"Results of the study “{ballots.design.title}”", notes)
     write_bytes(folder / "results.md", page.encode())
     write_json(folder / "results.json", _as_json(ballots, tables, notes))
     if console:
+        # The raters are hundreds of rows; those excluded are in the notes.
+        tell([table for table in tables if table.name != "raters"], stamp, console)
         for note in notes:
             console.print(note, soft_wrap=True)
         console.print(f"written to {folder}/: {', '.join(table.name for table in tables)}", soft_wrap=True)

@@ -16,7 +16,6 @@ from eval.tables.convergence import convergence_frames
 from eval.tables.made import make_tables
 from eval.tables.notes import all_notes
 from eval.tables.table import Number, Table
-from harness.config import UserError
 
 FIRST = ("r_precision", "janus", "appearance")  # of measures
 HEADLINE = ("r_precision", "differences", "claims")  # tables that stand open
@@ -66,9 +65,8 @@ def scores(runs: Runs) -> dict[str, dict[str, Any]]:
     miss where it is one."""
     values: dict[str, dict[str, float]] = {}
     for name, (metric, _, _) in measures(runs).items():
-        try:
-            frame = metric.frame
-        except UserError:  # told with the table
+        frame = runs.frame_of(type(metric))
+        if frame is None:  # told with the table
             continue
         for run, value in zip(frame["run"], frame[name.rpartition(".")[2]], strict=True):
             values.setdefault(run, {})[name] = float(value)
@@ -133,19 +131,12 @@ def _curves(runs: Runs, reading: str, axis: Axis, frame: pd.DataFrame) -> dict[s
         if len(own):
             columns = {name: [_digits(float(v)) for v in own[name]] for name in ("x", "mean", "low", "high")}
             lines.append({"method": method, **columns})
-    references = []
-    ceiling = runs.of(RPrecision).ceiling
-    if len(ceiling):
-        truth = ceiling.loc[ceiling["prompt"].isin(frame["prompt"])]
-        references.append({"label": "ground truth", "y": float(truth["majority"].mean())})
-    if len(set(frame["pool"])) == 1:
-        references.append({"label": "chance", "y": 1 / int(frame["pool"].iloc[0])})
     first = drawn.iloc[0]
     return {
         "reading": reading,
         "axis": AXES[reading],
         "lines": lines,
-        "references": references,
+        "references": [{"label": name, "y": y} for name, y in runs.of(RPrecision).levels(frame)],
         "prompts": int(first["n_prompts"]),
         "seeds": int(first["n_seeds"]),
     }

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.config import Config, UserError
+from harness.config import Config, UserError, first_line
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import canonical_json, hashed_config
 from harness.records.reader import RecordError
@@ -86,6 +86,15 @@ class RunRecord:
         if len(images_VHWC) != expected:
             raise ValueError(f"{len(images_VHWC)} tiles, expected {expected}")
         return images_VHWC
+
+    def shown(self, step: int, views: Sequence[int] | slice = slice(None)) -> np.ndarray | str:
+        """Some views of a step, or what stands in their place: why there are none."""
+        if self.failure and (step == self.total or step not in self.view_steps):
+            return f"failed: {self.failure}"
+        try:
+            return self.views(step)[views]
+        except Exception as error:  # a damaged picture, told in its place as it is in the tables
+            return f"unreadable: {first_line(error)}"
 
 
 def load_runs(root: Path) -> tuple[list[RunRecord], list[str]]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 
 from eval.metrics.r_precision import RPrecision
 from eval.metrics.shapes import Shapes
@@ -19,7 +18,7 @@ from eval.scorers.retrieval import Scorer
 from eval.sources.load import RunRecord
 from eval.statistics.intervals import paired_difference, share_mean
 from eval.tables.controls import NOT_SEEN, SEEN, reference
-from eval.tables.rows import by_prompt, mean, rng
+from eval.tables.rows import by_prompt, longest, mean, rng
 from eval.tables.table import Cell, Table, percent
 from harness.config import UserError
 
@@ -50,8 +49,7 @@ def table(runs: Runs) -> Table:
     if not runs.truth:
         raise UserError("the prompts have no ground truth; the toy world's have")
     frame = runs.of(RPrecision).frame
-    frame = frame.loc[frame["method"] == base]
-    own = frame.loc[frame["total"] == frame["total"].max()]
+    own = longest(frame.loc[frame["method"] == base])
     ids = set(own["run"])
     first = next(run for run in runs if run.run_id in ids)
     theirs, front = _over_seeds(by_prompt(own, "majority")), _front(runs, ids)
@@ -95,9 +93,9 @@ def _ceilings(runs: Runs, first: RunRecord, prompts: list[str]) -> Iterator[_Cei
     yield _seen("ground truth", runs, first, {prompt: runs.truth_features[prompt] for prompt in prompts})
     try:
         worn = runs.through_autoencoder(first, prompts)
-        yield _seen("ground truth through the autoencoder", runs, first, _embedded(runs, worn))
+        yield _seen("ground truth through the autoencoder", runs, first, runs.clip.embed_each(worn))
         if found := runs.fitted(first, prompts):
-            shown = _embedded(runs, {prompt: each.views_VHWC for prompt, each in found.items()})
+            shown = runs.clip.embed_each({prompt: each.views_VHWC for prompt, each in found.items()})
             seen = _seen("the scene, fitted to it", runs, first, shown)
             ious = {p: {0: each.aligned_iou} for p, each in found.items() if each.aligned_iou is not None}
             yield replace(seen, iou=ious or None)
@@ -107,10 +105,6 @@ def _ceilings(runs: Runs, first: RunRecord, prompts: list[str]) -> Iterator[_Cei
     if samples:
         hits = _singly(runs, first, samples)
         yield _Ceiling("the prior's own samples, front view", hits, hits, front=True)
-
-
-def _embedded(runs: Runs, views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {prompt: runs.clip.embed_images(images).numpy() for prompt, images in views.items()}
 
 
 def _seen(name: str, runs: Runs, first: RunRecord, features: Mapping[str, np.ndarray]) -> _Ceiling:
@@ -154,9 +148,8 @@ def _scorer(runs: Runs, run: RunRecord) -> Scorer:
 
 
 def _iou(runs: Runs, ids: set[str]) -> Cell:
-    try:
-        frame: pd.DataFrame = runs.of(Shapes).frame
-    except UserError:
+    frame = runs.frame_of(Shapes)
+    if frame is None:
         return "–"
     own = frame.loc[frame["run"].isin(ids)]
     return percent(mean(own, "aligned_iou", share=True)) if len(own) else "–"

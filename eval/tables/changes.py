@@ -24,10 +24,7 @@ def table(runs: Runs) -> Table:
     if not runs.usual:
         raise UserError("no settings were changed one at a time from a common row")
     scores = runs.of(RPrecision).frame
-    try:
-        shapes = runs.of(Shapes).frame
-    except UserError:
-        shapes = None
+    shapes = runs.frame_of(Shapes)
     found = []
     for name, total, part in groups(runs, scores):
         usual = _usual(runs, name, scores)

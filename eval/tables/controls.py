@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, get_args
 
-import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 from scipy.stats import binomtest
 from typing_extensions import TypedDict
@@ -24,7 +23,7 @@ from eval.metrics.r_precision import RPrecision
 from eval.metrics.spectrum import Spectrum, log_power
 from eval.runs import Runs
 from eval.statistics.intervals import Interval, paired_difference, share_mean
-from eval.tables.rows import by_prompt, mean, rng
+from eval.tables.rows import by_prompt, longest, mean, rng
 from eval.tables.table import Cell, Number, Table, number, percent
 from harness.config import UserError
 from harness.records.files import read_json, write_cache
@@ -54,7 +53,7 @@ class Control:
     says: str
     source: str
     measure: str
-    outcome: Callable[[Runs], Outcome | None]
+    outcome: Callable[[Runs, str], Outcome | None]  # of runs, and the row that it is held against
 
 
 def reference(runs: Runs) -> str | None:
@@ -79,53 +78,37 @@ def _worse(runs: Runs, row: str | None, than: str | None, total: int | None = No
     frame = runs.of(RPrecision).frame
     if row not in runs.rows or than not in runs.rows:
         return None
-    theirs = _last(frame.loc[frame["method"] == than])
+    theirs = longest(frame.loc[frame["method"] == than])
     ours = frame.loc[frame["method"] == row]
-    ours = _last(ours) if total is None else ours.loc[ours["total"] == total]
+    ours = longest(ours) if total is None else ours.loc[ours["total"] == total]
     if ours.empty or (row == than and set(ours["total"]) == set(theirs["total"])):
         return None
     found = paired_difference(by_prompt(ours, "majority"), by_prompt(theirs, "majority"), rng(), shares=True)
     return _below(found, percent(found, sign=True), f"{found.n_pairs} pairs")
 
 
-def _last(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.loc[frame["total"] == frame["total"].max()]
+def _of_baseline(variant: str) -> Callable[[Runs, str], Outcome | None]:
+    return lambda runs, base: _worse(runs, runs.beside(base, f"uniform_sds:{variant}"), base)
 
 
-def _of_baseline(variant: str) -> Callable[[Runs], Outcome | None]:
-    def outcome(runs: Runs) -> Outcome | None:
-        base = reference(runs)
-        return _worse(runs, base and runs.beside(base, f"uniform_sds:{variant}"), base)
-
-    return outcome
+def _reversed(runs: Runs, base: str) -> Outcome | None:
+    return _worse(runs, runs.beside(base, "tp_sds:reversed"), runs.beside(base, "tp_sds"))
 
 
-def _reversed(runs: Runs) -> Outcome | None:
-    base = reference(runs)
-    falling, rising = (base and runs.beside(base, name) for name in ("tp_sds", "tp_sds:reversed"))
-    return _worse(runs, rising, falling)
-
-
-def _unguided(runs: Runs) -> Outcome | None:
-    base = reference(runs)
+def _unguided(runs: Runs, base: str) -> Outcome | None:
     for row in runs.rows.values():
-        if base and row.method == runs.rows[base].method and dict(row.at).get("cfg_scale") == 1:
+        if row.method == runs.rows[base].method and dict(row.at).get("cfg_scale") == 1:
             return _worse(runs, row.name, base)
     return None
 
 
-def _short(runs: Runs) -> Outcome | None:
-    base = reference(runs)
-    most = max(runs.totals)
-    few = [total for total in runs.totals if total * 4 <= most]
+def _short(runs: Runs, base: str) -> Outcome | None:
+    few = [total for total in runs.totals if total * 4 <= max(runs.totals)]
     return _worse(runs, base, base, max(few)) if few else None
 
 
-def _disturbed(runs: Runs) -> Outcome | None:
+def _disturbed(runs: Runs, base: str) -> Outcome | None:
     """The baseline with most noise on the prior's last weights; less noise must do less harm."""
-    base = reference(runs)
-    if base is None:
-        return None
     at = {key: value for key, value in runs.rows[base].at if key != "perturb"}
     rows = [
         row
@@ -137,20 +120,19 @@ def _disturbed(runs: Runs) -> Outcome | None:
     if found is None or not _perturbed(rows[-1]):
         return None
     frame = runs.of(RPrecision).frame
-    levels = [mean(_last(frame.loc[frame["method"] == row.name]), "majority").value for row in rows]
+    levels = [mean(longest(frame.loc[frame["method"] == row.name]), "majority").value for row in rows]
     if found.verdict == SEEN and levels != sorted(levels, reverse=True):
         return replace(found, expected="below 0, in order", verdict=NOT_SEEN)
     return replace(found, expected="below 0, in order")
 
 
-def _less_detail(runs: Runs) -> Outcome | None:
+def _less_detail(runs: Runs, base: str) -> Outcome | None:
     """Power in the upper third of the frequencies at t = 900, less the baseline's, in log10."""
-    base = reference(runs)
-    row = base and runs.beside(base, "uniform_sds:t=900")
-    if row is None or base is None:
+    row = runs.beside(base, "uniform_sds:t=900")
+    if row is None:
         return None
     frame = runs.of(Spectrum).frame
-    frame = _last(frame.loc[frame["step"] == frame["total"]])
+    frame = longest(frame.loc[frame["step"] == frame["total"]])
     detail = [float(log_power(power_K[2 * len(power_K) // 3 :].mean())) for power_K in frame["power"]]
     ours, theirs = (
         by_prompt(frame.assign(detail=detail).loc[frame["method"] == name], "detail") for name in (row, base)
@@ -161,7 +143,7 @@ def _less_detail(runs: Runs) -> Outcome | None:
     return _below(found, number(found, 2, sign=True), f"{found.n_pairs} pairs")
 
 
-def _alike(runs: Runs) -> Outcome | None:
+def _alike(runs: Runs, base: str) -> Outcome | None:
     """Share of A/A comparisons with p ≤ .05: every row's seeds against its other seeds, two by two."""
     frame = runs.of(RPrecision).frame
     p_values = []
@@ -184,10 +166,9 @@ def _alike(runs: Runs) -> Outcome | None:
     return Outcome(shown, f"at most {100 * ALPHA:.0f}", verdict, f"{len(p_values)} comparisons")
 
 
-def _shuffled(runs: Runs) -> Outcome | None:
+def _shuffled(runs: Runs, base: str) -> Outcome | None:
     """How often the reference's views retrieve the caption of the next prompt in the suite."""
-    base, hits = reference(runs), dict[str, dict[int, float]]()
-    chance = 0.0
+    hits, chance = dict[str, dict[int, float]](), 0.0
     for run in runs:
         features = runs.last_features(run)
         is_reference = runs.labels[run.run_id] == base and run.total == max(runs.totals)
@@ -223,7 +204,8 @@ CONTROLS = (
 
 def outcomes(runs: Runs) -> Iterator[tuple[Control, Outcome | None]]:
     """Every control, what fails first, then what was not seen, seen, and not run."""
-    found = [(control, control.outcome(runs)) for control in CONTROLS]
+    base = reference(runs)
+    found = [(control, None if base is None else control.outcome(runs, base)) for control in CONTROLS]
     order = [FAILED, NOT_SEEN, SEEN]
     yield from sorted(found, key=lambda each: order.index(each[1].verdict) if each[1] else len(order))
 

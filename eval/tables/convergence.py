@@ -1,4 +1,5 @@
-"""Steps, seconds and denoiser evaluations to the baseline's level, and the area under the curve."""
+"""R-Precision at every step; steps, seconds and denoiser evaluations to the baseline's level, and the area
+under the curve."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from eval.statistics import convergence
 from eval.statistics.intervals import holm
 from eval.tables.cost import costs, measured_costs
 from eval.tables.differences import baseline_of
-from eval.tables.rows import rng
+from eval.tables.rows import mean, rng
 from eval.tables.table import Cell, Number, Table, number, percent
 from harness.config import UserError
 
@@ -95,3 +96,20 @@ def table(runs: Runs) -> Table:
             f"prompts, of the area. {about}"
         ],
     )  # fmt: skip
+
+
+def r_precision_steps(runs: Runs) -> Table:
+    """R-Precision by majority vote at every evaluated step of the runs with the most steps."""
+    total = max(runs.totals)
+    frame = runs.of(RPrecision).scores.loc[runs.of(RPrecision).scores["total"] == total]
+    rows: list[list[Cell]] = []
+    for step in sorted(frame["step"].unique()):
+        at = frame.loc[frame["step"] == step]
+        cells: list[Cell] = []
+        for method in runs.methods:
+            part = at.loc[at["method"] == method]
+            cells.append(percent(mean(part, "majority", share=True)) if len(part) else "–")
+        rows.append([int(step), *cells])
+    title = "R-Precision by majority vote at every evaluated step, %"
+    note = [f"Runs of {total} steps."] if len(runs.totals) > 1 else []
+    return Table("r_precision_steps", ["r_precision"], title, ["step", *runs.methods], rows, note)

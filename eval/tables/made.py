@@ -16,8 +16,6 @@ from eval.tables import (
     differences,
     domains,
     own_n,
-    published,
-    r_precision_steps,
 )
 from eval.tables.of_metrics import table_of, tables_of
 from eval.tables.table import Table
@@ -28,7 +26,7 @@ from harness.records.identity import COMPOSED
 OWN: dict[str, Callable[[Runs], Table]] = {
     "controls": controls.table,
     "ceilings": ceilings.table,
-    "r_precision_steps": r_precision_steps.table,
+    "r_precision_steps": convergence.r_precision_steps,
     "differences": differences.table,
     "contrasts": differences.contrasts,
     "schedules": differences.by_distillation,
@@ -38,7 +36,7 @@ OWN: dict[str, Callable[[Runs], Table]] = {
     "domains": domains.table,
     "cost": cost.table,
     "claims": claims.table,
-    "published": published.table,
+    "published": claims.published,
 }
 FIRST = (
     "controls", "ceilings", "r_precision", "r_precision_steps", "differences", "contrasts", "schedules",

@@ -39,6 +39,11 @@ def mean(frame: pd.DataFrame, column: str, share: bool = False) -> Interval:
     return share_mean(values) if share else bootstrap_mean(values, rng())
 
 
+def longest(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the most steps."""
+    return frame.loc[frame["total"] == frame["total"].max()]
+
+
 def distinct(frame: pd.DataFrame, column: str) -> int:
     """How many different values a column has."""
     return len(set(frame[column]))

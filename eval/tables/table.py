@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -228,6 +228,16 @@ def write(table: Table, stamp: Stamp, folder: Path) -> None:
     }
     for ending, text in spellings.items():
         write_bytes(folder / f"{table.name}.{ending}", text.encode())
+
+
+def tell(tables: Iterable[Table], stamp: Stamp | None, console: Console, folder: Path | None = None) -> None:
+    """Tables printed, each with its notes, and written into a folder where one is given."""
+    for table in tables:
+        if folder is not None and stamp is not None:
+            write(table, stamp, folder)
+        console.print(terminal(table, stamp, console.width))
+        for note in table.notes:
+            console.print(note, soft_wrap=True)
 
 
 def write_frame(frame: pd.DataFrame, out: Path) -> None:

@@ -193,7 +193,7 @@ def power(
 ) -> None:
     """How many prompts and seeds show a difference, and what the runs at hand could have shown."""
     from eval.tables import power as program
-    from eval.tables.table import console_for_tables, terminal, write
+    from eval.tables.table import console_for_tables, tell
     from harness.sweep.grid import parse_seeds
 
     plan = program.Plan(tuple(difference), ratio, parse_seeds(seeds), prompts or 153, width=width)
@@ -215,12 +215,7 @@ def power(
             plan = replace(plan, budget=program.runs_in(hours, seconds, methods))
         tables, lines, stamp = [program.needed(assumed, plan)], program.advice(assumed, plan), None
     console = console_for_tables()
-    for table in tables:
-        console.print(terminal(table, stamp, console.width))
-        for line in table.notes:
-            console.print(line, soft_wrap=True)
-        if out is not None and stamp is not None:
-            write(table, stamp, out)
+    tell(tables, stamp, console, out)
     for line in lines:
         console.print(line, soft_wrap=True)
 

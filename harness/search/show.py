@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from eval.figures.looks import looks
-from eval.figures.manifest import image_bytes
 from eval.figures.style import PAGE, Sheet, chart, few_ticks, handle, legend, style
+from eval.figures.write import image_bytes
 from eval.statistics.intervals import bootstrap_mean, paired_difference, share_mean
 from eval.tables.rows import rng
-from eval.tables.table import Cell, Table, console_for_tables, number, percent, terminal, write
+from eval.tables.table import Cell, Table, console_for_tables, number, percent, tell
 from harness.distill.method import NoiseSchedule, load_method
 from harness.distill.schedules import sd_alphas_cumprod
 from harness.records.files import make_folder, write_bytes
@@ -31,12 +31,7 @@ def write_all(folder: Path, name: str, sized: Size, journal: Journal, winner: Wi
     """Tables (md, csv, tex) and the figure (pdf, png, json) into a folder; the tables printed, too."""
     assert journal.stamp is not None  # what was scored is stamped
     make_folder(folder)
-    console = console_for_tables()
-    for table in tables(name, sized, journal, winner):
-        write(table, journal.stamp, folder)
-        console.print(terminal(table, journal.stamp, console.width))
-        for note in table.notes:
-            console.print(note, soft_wrap=True)
+    tell(tables(name, sized, journal, winner), journal.stamp, console_for_tables(), folder)
     with style():
         sheet = figure(name, sized, journal, winner).arranged()
         images = image_bytes(sheet)

@@ -19,8 +19,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from eval.figures.grids import wrapped
+from eval.figures.kinds.schedules import SCHEDULES, T_MAX, T_MIN, logged
 from eval.figures.looks import KNOWN, OTHERS, looks
-from eval.figures.schedules import SCHEDULES, T_MAX, T_MIN, logged
 from eval.figures.style import COLUMN, PAGE, Sheet
 from eval.figures.write import FIGURES, write_figures
 from eval.metrics import gradients
@@ -262,9 +262,11 @@ def test_runs_evaluated_at_their_last_step_alone_have_no_curve_over_steps(
     assert {"r_precision", "own_n"} <= {table.name for table in make_tables(found)[0]}
 
 
-def test_grids_show_the_stored_views_and_why_there_is_none(study: Runs) -> None:
+def test_grids_show_the_stored_views_and_why_there_is_none(study: Runs, clip_folder: Path) -> None:
     by_key = {(study.labels[run.run_id], run.prompt, run.seed): run for run in study}
-    steps = FIGURES["steps_grid"].draw(study, prompt=PROMPTS[0], seed=1)
+    second = {run.run_id for run in study if run.seed == 1}
+    chosen = Runs(study.root, clip=str(clip_folder), device="cpu", samples=0, only=second)
+    steps = FIGURES["steps_grid"].draw(chosen)
     run = by_key["tp_sds", PROMPTS[0], 1]
     shown = images(steps)
     assert len(shown) == 3, "the failed run left the views of its first step only"
@@ -285,14 +287,6 @@ def test_a_damaged_picture_is_told_in_its_place(runs: Sweep, clip_folder: Path) 
     (victim / "views" / "step_000020.png").write_bytes(b"\x89PNG broken")
     sheet = FIGURES["seeds_grid"].draw(open_runs(runs.root, clip_folder))
     assert "unreadable" in texts(sheet) and len(images(sheet)) == 3
-
-
-def test_grids_are_drawn_for_what_is_named_and_refuse_what_is_not_there(study: Runs) -> None:
-    assert "a green chair" in texts(FIGURES["seeds_grid"].draw(study, prompt="a green chair"))
-    with pytest.raises(UserError, match="did you mean 'a red cup'"):
-        FIGURES["steps_grid"].draw(study, prompt="a red cap")
-    with pytest.raises(UserError, match="choose from 0, 1"):
-        FIGURES["methods_grid"].draw(study, seed=7)
 
 
 def test_the_gradient_map_is_the_mean_over_runs(study: Runs) -> None:
