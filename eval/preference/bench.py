@@ -28,8 +28,8 @@ from eval.preference.store import CHOICES, DATABASE, Store, token_hash
 from eval.preference.trials import add_raters
 from harness.console import Console
 from harness.presets import preset
+from harness.records import suites
 from harness.records.environment import own_code
-from harness.records.files import write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef
 
@@ -101,9 +101,7 @@ def make_study(folder: Path) -> Path:
     root, config = folder / "runs", preset("toy")
     prompts = [f"object number {index}" for index in range(PROMPTS)]
     suite = SuiteRef(name="bench", sha256="0" * 64, size=PROMPTS)
-    (root / "suites").mkdir(parents=True)
-    kept = root / "suites" / f"{suite.sha256[:12]}.json"
-    write_json(kept, {"name": suite.name, "sha256": suite.sha256, "prompts": prompts})
+    suites.keep(root, suite.name, suite.sha256, prompts)
     chance = np.random.default_rng(0)
     for method in ("uniform_sds", "tp_sds"):
         for prompt in prompts:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from eval.published.form import CROISSANT, HUB, METRICS, RUNS, SUITES, VIEWS
 from eval.published.write import SCHEMAS
 from harness.config import UserError, first_line, first_problem
+from harness.records import suites
 from harness.records.files import aside, cache_home, make_folder, read_json, write_bytes, write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, run_id
@@ -98,10 +99,10 @@ def _table(source: str, folder: Path, files: list[str], name: str) -> list[dict[
 
 
 def _restore(source: str, folder: Path, files: list[str], root: Path) -> None:
-    make_folder(root / "suites")
+    make_folder(root / suites.SUITES)
     for path in files:
         if path.startswith(f"{SUITES}/"):
-            write_bytes(root / "suites" / Path(path).name, (folder / path).read_bytes(), durable=False)
+            write_bytes(root / suites.SUITES / Path(path).name, (folder / path).read_bytes(), durable=False)
     runs: dict[str, RunFolder] = {}
     for row in _table(source, folder, files, RUNS):
         try:

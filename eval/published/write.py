@@ -30,7 +30,8 @@ from eval.published.form import (
 from eval.sources.load import ENDED
 from harness.config import UserError, first_line
 from harness.guidance.hub import is_hub_id, is_offline
-from harness.records.files import make_folder, read_json, write_bytes, write_json
+from harness.records import suites as kept
+from harness.records.files import make_folder, write_bytes, write_json
 from harness.records.folder import RunFolder, run_folders
 from harness.records.identity import canonical_json, without_place
 from harness.records.schema import VALUES
@@ -70,7 +71,7 @@ def publish(
         folders.append(folder)
     if not runs:
         raise UserError(f"no run in {root} has ended: there is nothing to publish")
-    suites = {str(row["suite"]): _suite(root, str(row["suite"])) for row in runs if row["suite"]}
+    suites = {sha: kept.read(root, sha) for row in runs if (sha := str(row["suite"] or ""))}
     make_folder(out / "data")
     make_folder(out / SUITES)
     files = [_parquet(out, RUNS, runs), _parquet(out, METRICS, metrics), *_views(out, folders)]
@@ -120,13 +121,6 @@ def _metrics(folder: RunFolder) -> Rows:
                 number = math.nan if value is None else float(value)
                 rows.append({"run": folder.id, "step": row["step"], "metric": key, "value": number})
     return rows
-
-
-def _suite(root: Path, sha256: str) -> Any:
-    suite = read_json(root / "suites" / f"{sha256[:12]}.json")
-    if not isinstance(suite, dict):
-        raise UserError(f"{root}/suites/{sha256[:12]}.json, the pool of these runs, cannot be read")
-    return suite
 
 
 def _parquet(out: Path, name: str, rows: Rows, number: int | None = None) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 from eval.report.command import sweep_command
 from eval.report.pictures import Made, meshed
 from eval.sources.load import DAMAGED, RunRecord, in_order, rows_of
-from harness.records.files import read_json
+from harness.config import UserError
+from harness.records import suites
 from harness.records.identity import RunSpec, slug
 
 ROWS = 400  # of metrics.jsonl on a run's page, evenly spaced
@@ -38,15 +39,15 @@ class Suites:
         self.files: dict[str, str] = {}
         self.names: dict[str, str] = {}
         for sha in sorted({run.suite for run in runs if run.suite}):
-            data = read_json(root / "suites" / f"{sha[:12]}.json")
-            data = data if isinstance(data, dict) and isinstance(data.get("prompts"), list) else {}
-            prompts = [str(prompt) for prompt in data.get("prompts", [])]
-            self.names[sha] = str(data.get("name", sha[:12]))
-            if prompts:
-                name = slug(self.names[sha])
-                taken = f"suites/{name}.txt" in self.files.values()
-                self.files[sha] = f"suites/{name}-{sha[:12]}.txt" if taken else f"suites/{name}.txt"
-                self.prompts[sha] = prompts
+            try:
+                kept = suites.read(root, sha)
+            except UserError:
+                self.names[sha] = sha[:12]
+                continue
+            self.names[sha], self.prompts[sha] = kept["name"], kept["prompts"]
+            name = slug(kept["name"])
+            taken = f"suites/{name}.txt" in self.files.values()
+            self.files[sha] = f"suites/{name}-{sha[:12]}.txt" if taken else f"suites/{name}.txt"
 
     def name(self, run: RunRecord) -> str:
         """The suite's name; "" for a run without one."""

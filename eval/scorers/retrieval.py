@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
 
 from eval.scorers.clip import Clip, reader
 from harness.config import UserError
 from harness.guidance.reading import alike, why_alike
 from harness.prompt import normalised
-from harness.records.files import read_json
-from harness.records.reader import problem
+from harness.records import suites
 
 
 @dataclass(frozen=True)
@@ -35,25 +32,10 @@ class Pool:
         return [normalised(caption) for caption in self.prompts].index(normalised(prompt))
 
 
-class _Kept(TypedDict):
-    """A suite beside the runs, `suites/<sha256[:12]>.json`."""
-
-    name: str
-    sha256: str
-    prompts: list[str]
-
-
-_POOL = TypeAdapter(_Kept)
-
-
 def load_pool(root: Path, sha256: str) -> Pool:
     """The pool kept in a runs root under the hash of its suite; UserError where it is missing or damaged."""
-    path = root / "suites" / f"{sha256[:12]}.json"
-    try:
-        data = _POOL.validate_python(read_json(path))
-    except ValidationError as error:
-        raise UserError(f"the pool of these runs does not load from {path}: {problem(error)}") from None
-    return Pool(data["name"], data["sha256"], tuple(data["prompts"]))
+    kept = suites.read(root, sha256)
+    return Pool(kept["name"], kept["sha256"], tuple(kept["prompts"]))
 
 
 def cut_captions(prompts: Sequence[str], scorers: Sequence[str]) -> list[str]:

@@ -13,22 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict
-
 from harness.config import UserError
 from harness.objects.export import export_mesh
 from harness.objects.final import Final
 from harness.objects.turntable import films
-from harness.records.files import make_folder, read_json, strip, write_bytes, write_json
+from harness.records import suites
+from harness.records.files import make_folder, strip, write_bytes, write_json
 from harness.records.folder import RunFolder
-from harness.records.reader import problem
 
 AZIMUTHS, ELEVATION, SIZE = 120, 15.0, 512  # of GPTEval3D's renders, which are threestudio's
-
-
-class _Kept(TypedDict):
-    prompts: list[str]
 
 
 def gpteval3d(
@@ -80,15 +73,10 @@ def t3bench(
 
 
 def _prompts(runs: Sequence[RunFolder]) -> list[str]:
-    suites = {(run.path.parent, suite.sha256 if (suite := run.spec().suite) else "") for run in runs}
-    if len(suites) != 1:
-        raise UserError(f"an index into prompts needs runs of one suite, and these are of {len(suites)}")
-    [(root, sha256)] = suites
-    path = root / "suites" / f"{sha256[:12]}.json"
-    try:
-        return TypeAdapter(_Kept).validate_python(read_json(path))["prompts"]
-    except ValidationError as error:
-        raise UserError(f"the suite of these runs does not load from {path}: {problem(error)}") from None
+    of = {(run.path.parent, suite.sha256 if (suite := run.spec().suite) else "") for run in runs}
+    if len(of) != 1:
+        raise UserError(f"an index into prompts needs runs of one suite, and these are of {len(of)}")
+    return suites.read(*of.pop())["prompts"]
 
 
 def _plain(label: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.config import UserError
+from harness.records import suites
 from harness.records.files import read_json, write_json
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, canonical_json
@@ -138,7 +139,7 @@ def said(spec: RunSpec, step: int) -> str:
 
 def suite_path(folder: RunFolder, spec: RunSpec) -> Path | None:
     """Where the suite of a run is kept beside it, or None for a run of no suite."""
-    return folder.path.parent / "suites" / f"{spec.suite.sha256[:12]}.json" if spec.suite else None
+    return suites.path_of(folder.path.parent, spec.suite.sha256) if spec.suite else None
 
 
 def record(folder: RunFolder, spec: RunSpec) -> bytes:

@@ -23,6 +23,7 @@ from harness.records.folder import ID, PROOF, Look, run_folders
 from harness.records.lease import holder
 from harness.records.reader import is_file, is_folder, names
 from harness.records.schema import LOCK, SPEC
+from harness.records.suites import SUITES
 
 AGE_SECONDS = 3600.0  # what changed more recently may be somebody's work
 TRASH = "trash"
@@ -99,14 +100,14 @@ def find_waste(root: Path, busy: Collection[Path] = ()) -> Found:
 
 def _add_suites(root: Path, looks: Looks, unread: list[str], found: Found, add: Add) -> None:
     used = {look.spec.suite.sha256[:12] for look in looks.values() if look.spec and look.spec.suite}
-    suites = [name for name in names(root, "suites") if _SUITE.fullmatch(name)]
+    suites = [name for name in names(root, SUITES) if _SUITE.fullmatch(name)]
     unused = [name for name in suites if name.removesuffix(".json") not in used]
     if unread and unused:
         found.kept.append(f"suites: {len(unused)} of no run, while {len(unread)} specs cannot be read")
         return
     for name in unused:
-        if is_file(root, f"suites/{name}"):
-            add(root / "suites" / name, "a suite of no run")
+        if is_file(root, f"{SUITES}/{name}"):
+            add(root / SUITES / name, "a suite of no run")
 
 
 def _add_launches(root: Path, looks: Looks, busy: Collection[Path], found: Found, add: Add) -> None:

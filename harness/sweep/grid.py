@@ -26,7 +26,8 @@ from harness.config import (
 )
 from harness.distill.method import Method, in_full, load_method
 from harness.prompt import SUITES, normalised
-from harness.records.files import NoSuchFile, make_folder, read_text, write_json
+from harness.records import suites as kept
+from harness.records.files import NoSuchFile, read_text
 from harness.records.identity import COMPOSED, HALVES, LARGEST_SEED, OWN, Part, RunSpec, SuiteRef
 from harness.scene.kind import settle
 from harness.text import short
@@ -137,11 +138,8 @@ def _column(path: Path, column: str) -> list[str]:
 
 
 def write_suite(root: Path, suite: Suite) -> None:
-    """Keep the suite beside the runs, `suites/<sha256[:12]>.json`: evaluation needs the whole pool."""
-    path = root / "suites" / f"{suite.sha256[:12]}.json"
-    if not path.exists():
-        make_folder(path.parent)
-        write_json(path, {"name": suite.name, "sha256": suite.sha256, "prompts": list(suite.prompts)})
+    """Keep the suite beside the runs."""
+    kept.keep(root, suite.name, suite.sha256, suite.prompts)
 
 
 MOST_SEEDS = 100_000  # of one sweep
