@@ -204,7 +204,7 @@ class CameraConfig(Strict):
 class OptimConfig(Strict):
     """Adam's settings."""
 
-    lr: float = Field(default=1e-2, gt=0, description="Adam's learning rate")
+    lr: float = Field(default=1e-2, gt=0, le=10, description="Adam's learning rate")
     betas: tuple[float, float] = Field(default=(0.9, 0.99), description="Adam's decay of both moments")
     eps: float = Field(default=1e-15, gt=0, description="Adam's epsilon")
     clip_norm: float | None = Field(
@@ -456,6 +456,14 @@ def read_toml(text: str, source: object) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         reason = "brackets too deep" if isinstance(error, RecursionError) else first_line(error)
         raise UserError(f"{source}: {reason}") from None
+
+
+def overrides(settings: Mapping[str, Any]) -> list[str]:
+    """Settings by their dotted keys, as `--set` takes them."""
+    return [
+        f"{key}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+        for key, value in settings.items()
+    ]
 
 
 def apply_overrides(config: Config, items: Sequence[str]) -> Config:

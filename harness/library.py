@@ -6,7 +6,7 @@ DeprecationWarning one minor version before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -17,7 +17,7 @@ import torch
 import trimesh
 from trimesh.visual import ColorVisuals
 
-from harness.config import UserError
+from harness.config import UserError, overrides
 from harness.device import pick_device
 from harness.distill.assemble import check_resolution, load_guidance, make_method
 from harness.distill.assemble import make_pack as assembled
@@ -216,18 +216,19 @@ def make_pack(
     prompts: str | Sequence[str],
     method: str | type[Method] = "uniform_sds",
     seeds: Sequence[int] = (0,),
-    settings: Sequence[str] = (),
+    settings: Mapping[str, Any] | Sequence[str] = (),
     preset: str = "toy",
     device: str = "auto",
 ) -> Pack:
     """Every prompt × seed as one pack of fresh runs that nothing is written of; `step` advances it.
 
     method: a name as `--methods` takes it, or a class that is being written, at its default settings;
-    settings: as `--set` takes them. Raises UserError for whatever does not fit.
+    settings: {"guidance.cfg_scale": 20}, or as `--set` takes them. Raises UserError for what does not fit.
     """
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     name = method if isinstance(method, str) else "uniform_sds"
-    request = Request(None, methods=name, texts=texts, preset=preset, settings=tuple(settings))
+    changes = overrides(settings) if isinstance(settings, Mapping) else settings
+    request = Request(None, methods=name, texts=texts, preset=preset, settings=tuple(changes))
     _, specs = request.resolve(say=lambda line: None)
     if len({spec.label for spec in specs}) > 1:
         raise UserError(f"a pack has one method, not {', '.join(sorted({spec.label for spec in specs}))}")

@@ -19,11 +19,21 @@ from slurm.profile import Profile, load
 OFFLINE = "HF_HUB_OFFLINE"  # compute nodes have no network; weights come with `harness doctor --fetch`
 
 
-def executor(folder: Path, profile: Profile, name: str, arrays: int = 1) -> submitit.SlurmExecutor:
+class _Anywhere(submitit.SlurmExecutor):
+    """One that writes a script where there is no Slurm, too."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        """More than none."""
+        return 1
+
+
+def executor(
+    folder: Path, profile: Profile, name: str, arrays: int = 1, kind: type = submitit.SlurmExecutor
+) -> submitit.SlurmExecutor:
     """submitit's executor for one array of a launch of so many. Raises NoSlurm where there is no srun."""
     try:
-        python = profile.python or shlex.quote(sys.executable)
-        made = submitit.SlurmExecutor(folder, python=python)
+        made = kind(folder, python=profile.python or shlex.quote(sys.executable))
     except RuntimeError:
         raise site.NoSlurm("no srun on this machine: is it a login node of a Slurm cluster?") from None
     made.update_parameters(**parameters(profile, name, arrays))
@@ -59,7 +69,7 @@ def parameters(profile: Profile, name: str, arrays: int = 1) -> dict[str, Any]:
 
 def text(profile: Profile, name: str, tasks: int, folder: Path) -> str:
     """What sbatch would be given for an array of so many tasks."""
-    made = executor(folder, profile, name)
+    made = executor(folder, profile, name, kind=_Anywhere)
     if tasks > 1:
         made.parameters["map_count"] = tasks
     return made._make_submission_file_text(made._submitit_command_str, "")

@@ -178,8 +178,14 @@ class Limits:
     room: int | None
 
 
+def stated(profile: Profile) -> Limits:
+    """The limits that a profile states, without its site."""
+    return Limits(max(profile.max_array or DEFAULT_ARRAY, 1), profile.max_submit)
+
+
 def limits(profile: Profile) -> Limits:
     """The site's limits, less those that the profile states. Raises NoSlurm."""
+    ask("squeue", "--version")  # though nothing else may have to be asked
     array = profile.max_array
     if array is None:
         size = config().get("MaxArraySize", "")

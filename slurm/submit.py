@@ -105,8 +105,14 @@ def seconds_per_step(root: Path) -> float | None:
 
 
 def _dry(asked: Submission) -> Packed:
-    """What would be submitted now; writes nothing."""
-    found = pack(asked, in_queue(launches(asked.root)), site.limits(asked.profile))
+    """What would be submitted now; writes nothing. Where there is no Slurm, nothing is queued, and the only
+    limits are the profile's."""
+    if site.here():
+        queued, limits = in_queue(launches(asked.root)), site.limits(asked.profile)
+    else:
+        print("no Slurm on this machine: planned without its queue and its limits", flush=True)
+        queued, limits = [], site.stated(asked.profile)
+    found = pack(asked, queued, limits)
     settle(asked.root, found.plan, asked.others, None)
     print(found.plan.summary(), flush=True)
     return found

@@ -6,7 +6,6 @@ stands for what `--set` would make of it, so that "none" is None. Importing this
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from harness.config import (
     first_problem,
     flattened,
     nearest,
+    overrides,
     read_toml,
 )
 from harness.records.files import read_text
@@ -70,9 +70,7 @@ def load(name: str) -> Preset:
         isinstance(scorers, list | tuple) and scorers and all(isinstance(each, str) for each in scorers)
     ):
         raise UserError(f"{path}: title is a text, and scorers is a list of names")
-    items = [
-        f"{k}={v if isinstance(v, str) else json.dumps(v, default=str)}" for k, v in flattened(data).items()
-    ]
+    items = overrides(flattened(data))
     try:
         config = settle(Config(preset=path.stem), items)
     except ValidationError as error:

@@ -24,6 +24,9 @@ PACKAGES = (
 )  # fmt: skip
 
 
+CODE = ("harness", "methods", "eval", "slurm")  # folders of a checkout
+
+
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
@@ -36,9 +39,13 @@ def _git(*arguments: str) -> str | None:
 
 @cache
 def code_version() -> dict[str, Any]:
-    """{commit, dirty} of the checkout this package is imported from; {} outside a git checkout."""
+    """{commit, dirty} of the checkout this package is imported from; {} outside a git checkout. Files of
+    code that git does not know count, other new files do not."""
     commit = _git("rev-parse", "HEAD")
-    return {} if commit is None else {"commit": commit, "dirty": bool(_git("status", "--porcelain", "-uno"))}
+    if commit is None:
+        return {}
+    new = _git("status", "--porcelain", "--", *(f":/{folder}" for folder in CODE))
+    return {"commit": commit, "dirty": bool(new or _git("status", "--porcelain", "-uno"))}
 
 
 def own_code() -> dict[str, str]:

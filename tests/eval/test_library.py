@@ -95,5 +95,8 @@ def test_a_class_that_is_being_written_is_a_method(tiny_prior: Path) -> None:
     reports = [harness.step(pack) for pack in (plain, louder)]
     assert torch.equal(reports[1].residual_R, 2 * reports[0].residual_R)
     assert (reports[0].residual_R > 0).all() and (reports[1].grad_norm_R > reports[0].grad_norm_R).all()
+    by_key = {key: value for key, _, value in (item.partition("=") for item in settings)}
+    again = harness.make_pack("a red mug", settings=by_key | {"guidance.cfg_scale": 20}, device="cpu")
+    assert again.config.guidance.cfg_scale == 20 and harness.__version__.startswith("0.")
     with pytest.raises(UserError, match="a pack has one method, not csd, uniform_sds"):
         harness.make_pack("a red mug", "uniform_sds,csd", settings=settings, device="cpu")

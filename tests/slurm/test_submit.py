@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import Execution, UserError
+from harness.sweep.request import Request
 from slurm import launches as launches_of
 from slurm import site
 from slurm.launches import Attempt, Launch, hours, launches
 from slurm.profile import Profile
 from slurm.site import Limits
-from slurm.submit import arrays
+from slurm.submit import Submission, arrays, sweep
 
 PACKS = st.integers(1, 400).flatmap(
     lambda n: st.lists(st.integers(1, 16), min_size=n, max_size=n).map(
@@ -45,6 +46,33 @@ def test_every_run_is_in_one_task_within_the_sites_limits(
 def test_no_room_is_told():
     with pytest.raises(UserError, match="no further task now"):
         arrays([["a"]], Profile(), Limits(1001, 0))
+
+
+def test_a_plan_is_shown_where_there_is_no_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    request = Request("coco", limit=3, methods="uniform_sds")
+    suite, specs = request.resolve(say=lambda line: None)
+    asked = Submission(
+        tmp_path / "runs",
+        suite,
+        specs,
+        Execution(pack=1, wandb="disabled"),
+        "site",
+        Profile(max_array=2),
+        "x",
+    )
+    sweep(asked, dry_run=True)
+    told = capsys.readouterr().out
+    assert told.startswith(
+        "no Slurm on this machine: planned without its queue and its limits\n3 runs: 3 new"
+    )
+    assert "# array 0: 2 tasks" in told and "# array 1: 1 tasks" in told and "#SBATCH" in told
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(UserError, match="no squeue on this machine"):
+        sweep(asked, dry_run=False)
+    assert not (tmp_path / "runs").exists()
 
 
 def make_launch(root: Path, profile: Profile | None = None) -> Launch:

@@ -9,6 +9,7 @@ import pytest
 
 from harness.config import Execution, UserError
 from harness.distill.events import Advance, Setup
+from harness.records import environment
 from harness.records.environment import own_code, own_code_in_shell
 from harness.sweep import grid, pool
 from harness.sweep.pool import Pool
@@ -24,6 +25,25 @@ IMAGE = {
     "scene": {"kind": "image", "resolution": tinyruns.LATENT},
     "views": {"count": 1, "azimuths": 1, "heldout_elevation": None},
 }
+
+
+def test_new_files_of_code_are_changes_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(tmp_path), *words],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    monkeypatch.setattr(environment, "_git", git)
+    found = []
+    for name in ("runs/spec.json", "methods/mine/method.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+        found.append(environment.code_version.__wrapped__()["dirty"])
+    assert found == [False, True]
 
 
 @pytest.fixture
