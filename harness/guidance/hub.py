@@ -126,9 +126,8 @@ def fetch(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
             raise UserError(f"no space left in {constants.HF_HUB_CACHE}; free some or set HF_HOME") from error
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"cannot write to {constants.HF_HUB_CACHE}; set HF_HOME") from error
-        raise UserError(
-            f"{where} ({first_line(error)}); on a machine with internet: harness doctor --fetch --prior {repo}"
-        ) from error
+        how = f"on a machine with internet: harness doctor --fetch --prior {repo}"
+        raise UserError(f"{where} ({first_line(error)}); {how}") from error
 
 
 def job_environment() -> dict[str, str]:
