@@ -1,5 +1,7 @@
 """Knots: SDS with t falling along straight lines between knots, at random within a band around them."""
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field, field_validator
 
@@ -31,6 +33,7 @@ class Params(MethodParams):
 
 class Knots(Method):
     Params = Params
+    presets: ClassVar = {"found": {"at": "81/34/30/26/23", "band": 22.0}}
 
     def timesteps(self, step_R, total_R, draws_R):
         p = self.params

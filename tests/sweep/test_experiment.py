@@ -85,10 +85,9 @@ def test_distillations_and_schedules_are_compared_in_full() -> None:
         labels[name] = {spec.label.replace(":own", "") for spec in specs}
     schedules = {label.partition(":")[0] for label in labels["schedules"]}
     falling = {"linear_decay", "tp_sds", "annealed_range", "curved_decay"}
-    assert schedules == {"uniform_sds", "scattered", *falling}
+    assert schedules == {"uniform_sds", "scattered", "knots", *falling}
     assert labels["distillations"] == labels["distillations_own"]
-    of_searches = {"knots"}  # a family of schedules, of which none has a name
-    assert labels["distillations"] == set(discover()) - (schedules - {"uniform_sds"}) - of_searches
+    assert labels["distillations"] == set(discover()) - (schedules - {"uniform_sds"})
     assert labels["distillations"] - labels["distillations_steps"] == {"dsd", "jsd", "sdi"}
 
 
