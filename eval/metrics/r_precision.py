@@ -112,14 +112,15 @@ class RPrecision(RunMetric):
             add(method, total, part)
             for other in others:
                 add(f"{method}, {other.name}", total, other.frame.loc[other.frame["run"].isin(part["run"])])
-        if len(self.ceiling):
-            add(CEILING, "–", self.ceiling.assign(seed=0))
-        for other in others:
-            if len(other.ceiling):
-                add(f"{CEILING}, {other.name}", "–", other.ceiling.assign(seed=0))
-        for pool in sorted({pool for each in (self, *others) for pool in each.frame["pool"]}):
-            chance = [Number(1 / pool, scale=100.0)] * len(self.columns)
-            rows.append([FLOOR, "–", *chance, "–", "–", "–", int(pool)])
+        told = set[int]()
+        for each in (self, *others):
+            of = "" if each is self else f", {each.name}"
+            if len(each.ceiling):
+                add(CEILING + of, "–", each.ceiling.assign(seed=0))
+            for pool in sorted({*each.frame["pool"]} - told):
+                chance = [Number(1 / pool, scale=100.0)] * len(self.columns)
+                rows.append([FLOOR + of, "–", *chance, "–", "–", "–", int(pool)])
+                told.add(pool)
         heads = ["method", "step", *self.heads, "prompts", "seeds", "failed", "pool"]
         names = [self.name, *(other.name for other in others)]
         return Table(self.name, names, self.caption, heads, rows)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -84,6 +85,22 @@ def test_the_numbers_are_right(runs: Sweep, clip_folder: Path) -> None:
     assert isinstance(cell, Number) and cell.value == pytest.approx(5 / 6)
     assert 0.3 < cell.low < 0.45 and cell.high < 1 and str(rows[CEILING][2]) == "100.0 [43.9, 100.0]"
     assert rows["uniform_sds"][-4:] == [3, 2, 0, 6]
+
+
+def test_chance_says_of_which_pool_it_is_and_stands_below_its_ceiling(
+    runs: Sweep, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _ = evaluate(runs, clip_folder, ground_truth=ground_truth)
+    metric = study.of(RPrecision)
+    frame, ceiling = (each.assign(pool=4) for each in (metric.frame, metric.ceiling))
+    nouns = SimpleNamespace(name="textureless", frame=frame, ceiling=ceiling)
+    monkeypatch.setattr(metric, "beside", lambda: [nouns])
+    assert [(row[0], row[-1]) for row in metric.own_table().rows[-4:]] == [
+        (CEILING, 6),
+        ("chance (floor)", 6),
+        (f"{CEILING}, textureless", 4),
+        ("chance (floor), textureless", 4),
+    ]
 
 
 def test_csv_lines_carry_what_their_number_rests_on(runs: Sweep, clip_folder: Path) -> None:
