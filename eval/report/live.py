@@ -1,7 +1,7 @@
 """`harness watch`: the report's pages over a folder of runs that are still being made, for this machine only.
 
 Whoever has the address with its token gets in; a cookie keeps the token out of later addresses. Pictures and
-records are made when they are asked for. Numbers are those of the last `harness report`.
+records are made when they are asked for. Numbers and ground truth are those of the last `harness report`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import webbrowser
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from re import fullmatch
 from threading import Lock
 from typing import Any
 
@@ -167,6 +168,8 @@ def application(root: Path, token: str) -> ASGIApp:
     def media(request: Request) -> Response:
         run = board.find(request.path_params["run"])
         name = request.path_params["name"]
+        if run is None and fullmatch(r"truth-[0-9a-f]{16}", request.path_params["run"]) and name in _PICTURES:
+            return _truth(board.results().parents[1] / "media" / request.path_params["run"], name)
         if run is None or name not in MEDIA or run.status == DAMAGED:
             return _missing()
         try:
@@ -202,11 +205,19 @@ def application(root: Path, token: str) -> ASGIApp:
 
 _PICTURES = ("thumb.webp", "turn.webp", "film.webp")
 MEDIA = dict.fromkeys(_PICTURES, "image/webp") | {"object.glb": "model/gltf-binary"}
-RESULTS_BYTES = 2**28
+RESULTS_BYTES, PICTURE_BYTES = 2**28, 2**24
 
 
 def _missing() -> Response:
     return PlainTextResponse("no such thing", 404)
+
+
+def _truth(folder: Path, name: str) -> Response:
+    """A picture of ground truth that the last report made."""
+    try:
+        return Response(read_bytes(folder, name, PICTURE_BYTES), media_type=MEDIA[name])
+    except (OSError, RecordError):
+        return _missing()
 
 
 def _script(data: bytes) -> Response:

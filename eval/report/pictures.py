@@ -1,4 +1,5 @@
 """Small WebP pictures of a run's stored views: a thumbnail, a turn around the object, a film over the steps.
+Of ground truth, the first two.
 
 Views that cannot be read leave their place grey; nothing is chosen for its looks.
 """
@@ -20,8 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 from eval.sources.load import RunRecord
 from harness.records.files import read_json, resized, write_bytes, write_json
 
-VERSION = 1  # raise it when any picture below changes: made ones are kept by it
-THUMB, TILE = 128, 192  # pixels: at most so large
+VERSION = 2  # raise it when any picture below changes: made ones are kept by it
+TILE = 192  # pixels: a view is at most so large
 LONGEST = 16_000  # pixels along a side of a WebP
 FRAME_MS = 220
 GREY = 128
@@ -44,21 +45,14 @@ _MADE = TypeAdapter(Made)
 def thumb(run: RunRecord, step: int) -> bytes | None:
     """The front view of a step; None where its views cannot be read."""
     views_VHWC = _views(run, step)
-    return None if views_VHWC is None else _webp(_at_most(views_VHWC[:1], THUMB)[0])
+    return None if views_VHWC is None else _still(views_VHWC)
 
 
 def turn(run: RunRecord, step: int) -> bytes | None:
     """The ring's views of a step as an endless animation; None where there is no ring to see."""
     ring = run.config.views.azimuths
     views_VHWC = _views(run, step)
-    if views_VHWC is None or ring < 2:
-        return None
-    first, *others = map(Image.fromarray, _at_most(views_VHWC[:ring], TILE))
-    data = io.BytesIO()
-    first.save(
-        data, "WEBP", save_all=True, append_images=others, duration=FRAME_MS, loop=0, quality=75, method=2
-    )
-    return data.getvalue()
+    return None if views_VHWC is None or ring < 2 else _turning(views_VHWC[:ring])
 
 
 def film(run: RunRecord, steps: Sequence[int]) -> bytes | None:
@@ -129,6 +123,20 @@ def make(run: RunRecord, folder: Path) -> Made:
     return made
 
 
+def of_truth(ring_VHWC: np.ndarray, media: Path) -> str:
+    """The name of a folder in `media` with thumb.webp, and turn.webp of more than one view, of ground truth;
+    one of the same views is kept as it is."""
+    about = repr([VERSION, ring_VHWC.shape]).encode()
+    name = "truth-" + hashlib.sha256(about + ring_VHWC.tobytes()).hexdigest()[:16]
+    if _kept(media / name) is None:
+        (media / name).mkdir(exist_ok=True)
+        write_bytes(media / name / "thumb.webp", _still(ring_VHWC), durable=False)
+        if len(ring_VHWC) > 1:
+            write_bytes(media / name / "turn.webp", _turning(ring_VHWC), durable=False)
+        write_json(media / name / "made.json", asdict(Made(name, [], thumb=True)), durable=False)
+    return name
+
+
 def _views(run: RunRecord, step: int) -> np.ndarray | None:
     try:
         return run.views(step)
@@ -136,8 +144,21 @@ def _views(run: RunRecord, step: int) -> np.ndarray | None:
         return None
 
 
-def _at_most(images_VHWC: np.ndarray, most: int) -> np.ndarray:
-    return resized(images_VHWC, min(images_VHWC.shape[1], most))
+def _still(views_VHWC: np.ndarray) -> bytes:
+    return _webp(_at_most(views_VHWC[:1])[0])
+
+
+def _turning(ring_VHWC: np.ndarray) -> bytes:
+    first, *others = map(Image.fromarray, _at_most(ring_VHWC))
+    data = io.BytesIO()
+    first.save(
+        data, "WEBP", save_all=True, append_images=others, duration=FRAME_MS, loop=0, quality=75, method=2
+    )
+    return data.getvalue()
+
+
+def _at_most(images_VHWC: np.ndarray) -> np.ndarray:
+    return resized(images_VHWC, min(images_VHWC.shape[1], TILE))
 
 
 def _webp(image_HWC: np.ndarray) -> bytes:

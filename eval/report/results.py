@@ -60,6 +60,11 @@ def results(runs: Runs) -> dict[str, Any]:
     }
 
 
+def truth(runs: Runs) -> dict[str, np.ndarray]:
+    """Prompt → the ring of its ground truth's views; {} where there is none."""
+    return {prompt: views_VHWC[: runs[0].config.views.azimuths] for prompt, views_VHWC in runs.truth.items()}
+
+
 def scores(runs: Runs) -> dict[str, dict[str, Any]]:
     """Run id → its value of every measure at its last step, its share of views over steps, and why it is a
     miss where it is one."""

@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eval.report.index import Suites, index, key, record, script
 from eval.report.pages import ASSETS, PAGES, page
-from eval.report.pictures import Made, make
+from eval.report.pictures import Made, make, of_truth
 from eval.sources.load import ENDED, RunRecord, load_runs
 from harness.config import UserError
 from harness.records.files import make_folder, write_bytes
@@ -27,20 +29,23 @@ def write_report(
     results: Callable[[], dict[str, Any]],
     say: Callable[[str], None] = print,
     only: Collection[str] | None = None,
+    truth: Callable[[], Mapping[str, np.ndarray]] = dict,
 ) -> Path:
     """Write the report of `runs`, or of those with the ids in `only`, into `out`; its index.html. Pictures of
     unchanged runs are kept.
 
-    `results` computes what eval.report.results says of the runs, and is called only where one has ended.
+    `results` computes what eval.report.results says of the runs, `truth` the ring of each prompt's ground
+    truth, uint8 [V, H, W, 3]; they are called only where a run has ended.
     Raises UserError for a folder without runs and for an `out` that holds something else.
     """
     if out.is_dir() and any(out.iterdir()) and not (out / "assets" / "report.css").is_file():
         raise UserError(f"--out {out}: that folder holds something else; name a new one, or an older report")
     records, problems = load_runs(runs)
     records = [run for run in records if only is None or run.run_id in only]
+    rings: Mapping[str, np.ndarray] = {}
     numbers: dict[str, Any] = {"notes": ["no run has ended yet, so there are no numbers"]}
     if any(run.status in ENDED for run in records):
-        numbers = results()
+        numbers, rings = results(), truth()
     numbers |= {"notes": [*dict.fromkeys([*problems, *numbers["notes"]])]}
     suites = Suites(runs, records)
     for folder in ("data/run", "media", "assets", "suites"):
@@ -48,6 +53,10 @@ def write_report(
     for asset in ASSETS.iterdir():
         _write(out / "assets" / asset.name, asset.read_bytes())
     made = _media(records, out / "media", say)
+    known = {prompt: of_truth(ring_VHWC, out / "media") for prompt, ring_VHWC in rings.items()}
+    numbers["truth"] = {
+        name: {"key": key} | ({"turn": 1} if len(rings[name]) > 1 else {}) for name, key in known.items()
+    }
     _write(out / "data" / "results.js", script("results", numbers))
     for run in records:
         try:
@@ -58,7 +67,7 @@ def write_report(
         _write(out / "data" / "run" / f"{key(run.run_id)}.js", script("run", about))
     for sha, name in suites.files.items():
         _write(out / name, ("\n".join(suites.prompts[sha]) + "\n").encode())
-    _forget(out, {key(run.run_id) for run in records})
+    _forget(out, {*known.values(), *(key(run.run_id) for run in records)})
     name = runs.resolve().name
     _write(out / "data" / "runs.js", script("index", index(name, records, suites, made, problems)))
     for each in PAGES:

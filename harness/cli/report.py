@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -47,13 +48,14 @@ def report(
 
     folder, where, only = runs_and_results(runs, out, "report", words)
     with busy("loading libraries"):
-        from eval.report.results import results
+        from eval.report.results import results, truth
         from eval.report.write import write_report
         from harness.reproduce import evaluated_runs
 
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     options |= {"metrics_dirs": metrics_dir, "only": only, "chosen": words}
-    index = write_report(folder, where, lambda: results(evaluated_runs(folder, **options)), only=only)
+    study = cache(lambda: evaluated_runs(folder, **options))
+    index = write_report(folder, where, lambda: results(study()), only=only, truth=lambda: truth(study()))
     print(index)
     if open_:
         webbrowser.open(index.resolve().as_uri())

@@ -20,7 +20,7 @@ from eval.report.results import results
 from eval.report.write import write_report
 from harness.records.identity import SuiteRef
 from tests.browser.bench_report import serving
-from tests.eval.conftest import PROMPTS, Sweep, clip_folder
+from tests.eval.conftest import PROMPTS, Sweep, clip_folder, picture
 
 __all__ = ["clip_folder"]  # a fixture of the eval tests, used here, too
 
@@ -55,7 +55,8 @@ def report(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> Path:
             runs.add("uniform_sds", caption, seed, shows=[PROMPTS[4], last])
     out = tmp_path_factory.mktemp("report") / "report"
     study = open_runs(root, clip=str(clip_folder), device="cpu", samples=0)
-    write_report(root, out, lambda: results(study))
+    given = {caption: picture(PROMPTS[k], 7, 4) for k, caption in enumerate(CAPTIONS)}
+    write_report(root, out, lambda: results(study), truth=lambda: given)
     return out
 
 
@@ -105,6 +106,34 @@ def test_it_opens_from_the_disk_with_its_tables_curves_and_every_seed(report: Pa
     expect(tile(page, failed)).to_have_text("failed: non-finite gradient at step 13")
     expect(tile(page, new)).to_have_text("not started")
     expect(page.locator("#stamp")).to_contain_text("toy · CLIP toy-tiny")
+
+
+def test_pictures_come_first_a_column_per_method_after_ground_truth(report: Path, open_page: OpenPage):
+    page = open_page(address(report), viewport={"width": 1440, "height": 900})
+    headings = page.locator("h2")
+    expect(headings).to_have_text(["Every run", "Results", "Convergence"])
+    first = page.locator(".row").first
+    expect(first.locator(".method")).to_have_text(["ground truth", "uniform_sds", "tp_sds:<i>iclr</i>"])
+    edges = [
+        [cell.bounding_box()["x"] for cell in row.locator(".cell").all()]
+        for row in page.locator(".row").all()[:2]
+    ]  # type: ignore[index]
+    assert edges[0] == edges[1] == sorted(edges[0])
+    last = first.locator(".shot").last.bounding_box()
+    assert last and last["x"] + last["width"] > 900, "pictures grow with the page"
+    image = first.locator(".given img")
+    image.hover()
+    expect(image).to_have_attribute("src", re.compile("truth-.*/turn.webp"))
+    assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 16
+    page.get_by_role("link", name="Tables and curves").click()
+    expect(page.locator("#numbers-title")).to_be_in_viewport()
+    assert "#" not in page.url
+
+    phone = open_page(address(report), **PHONE)
+    gallery = phone.locator("#gallery")
+    assert gallery.evaluate("each => each.scrollWidth > each.clientWidth")
+    gallery.evaluate("each => { each.scrollLeft = 1000; }")
+    assert phone.locator(".given").first.bounding_box()["x"] == pytest.approx(16, abs=1)  # type: ignore[index]
 
 
 def test_filters_narrow_the_gallery_and_live_in_the_address(report: Path, open_page: OpenPage):

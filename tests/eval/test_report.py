@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from starlette.testclient import TestClient
 from typer.main import get_command
 
 from eval.command import open_runs
@@ -22,10 +23,10 @@ from eval.metrics.r_precision import RPrecision
 from eval.report import write
 from eval.report.command import config_changes, sweep_command
 from eval.report.index import ROWS, Suites, key, record, script
-from eval.report.live import watch
+from eval.report.live import HOST, application, watch
 from eval.report.pages import PAGES
 from eval.report.pictures import FRAME_MS, make, turn
-from eval.report.results import results
+from eval.report.results import results, truth
 from eval.report.write import write_report
 from eval.sources.load import load_runs
 from harness.cli import app
@@ -35,7 +36,7 @@ from harness.records.folder import RunFolder
 from harness.records.identity import run_id
 from harness.sweep.grid import write_suite
 from harness.sweep.request import Request, parse_steps
-from tests.eval.conftest import PROMPTS, Sweep
+from tests.eval.conftest import PROMPTS, Sweep, picture
 
 SETTINGS = {
     "guidance.prior": st.text("abz./- 019\"'{}é,", min_size=1),
@@ -157,6 +158,31 @@ def test_pictures_of_unchanged_runs_are_kept_and_of_lost_ones_removed(
     assert {path.name for path in out.glob("*.html")} == set(PAGES)
 
 
+def test_pictures_come_first_and_ground_truth_beside_them(
+    runs: Sweep, clip_folder: Path, tmp_path: Path
+) -> None:
+    study = open_runs(
+        runs.root,
+        clip=str(clip_folder),
+        device="cpu",
+        samples=0,
+        ground_truth=lambda prompt, views: picture(prompt, 7, views.tiles),
+    )
+    rings = truth(study)
+    assert set(rings) == set(study.prompts) and {len(ring) for ring in rings.values()} == {4}
+    out, found = tmp_path / "report", []
+    for ring_VHWC in (rings[PROMPTS[0]], rings[PROMPTS[1]][:1]):
+        given = {PROMPTS[0]: ring_VHWC}
+        write_report(runs.root, out, lambda: {"notes": []}, truth=lambda: given)  # noqa: B023
+        found.append(stored(out / "data" / "results.js")["truth"][PROMPTS[0]])
+        with Image.open(out / "media" / found[-1]["key"] / "thumb.webp") as thumb:
+            assert thumb.size == (16, 16)
+    assert [each.get("turn") for each in found] == [1, None]
+    assert [path.name for path in out.glob("media/truth-*")] == [found[1]["key"]], "the other is no more"
+    page = (out / "index.html").read_text()
+    assert page.index('id="gallery"') < page.index('id="numbers"') < page.index('id="curves"')
+
+
 def test_a_damaged_picture_is_missing_and_all_others_are_there(
     runs: Sweep, clip_folder: Path, tmp_path: Path
 ) -> None:
@@ -257,6 +283,20 @@ def test_a_report_that_was_interrupted_is_taken_up_again(
         report(runs, clip_folder, out)
     assert not (out / "index.html").exists()
     assert report(runs, clip_folder, out).is_file()
+
+
+def test_live_ground_truth_is_the_last_reports(runs: Sweep) -> None:
+    given = {PROMPTS[0]: picture(PROMPTS[0], 7, 4)}
+    out = runs.root / "eval" / "report"
+    write_report(runs.root, out, lambda: {"notes": []}, truth=lambda: given)
+    name = stored(out / "data" / "results.js")["truth"][PROMPTS[0]]["key"]
+    with TestClient(application(runs.root, "token"), f"http://{HOST}") as client:
+        client.get("/?token=token")
+        for kind in ("thumb", "turn"):
+            path = f"media/{name}/{kind}.webp"
+            assert client.get(f"/{path}").content == (out / path).read_bytes()
+        assert client.get(f"/media/{name}/made.json").status_code == 404
+        assert client.get(f"/media/{name[:-1]}x/thumb.webp").status_code == 404
 
 
 def test_live_a_port_that_is_taken_is_told(runs: Sweep) -> None:

@@ -1,5 +1,5 @@
 "use strict";
-// Every run: a row per prompt, a column per method, every seed. Rows are filled when they come near.
+// Every run: a row per prompt, a column per method after ground truth's, every seed. Rows are filled when they come near.
 
 const chosen = new Set();
 const filter = { suite: "", methods: new Set(), text: "", measure: "", low: "", high: "", state: "", sort: "suite" };
@@ -10,7 +10,10 @@ const value = (run, measure) => {
 };
 const measured = () => measures().find(({ name }) => name === filter.measure) ?? measures()[0];
 const unit = (measure) => measures().find(({ name }) => name === measure)?.unit ?? "";
+const truths = () => data.results.truth ?? {};
+const truth = (row) => (Object.hasOwn(truths(), row.prompt) ? truths()[row.prompt] : null);
 let rows = [];
+let columns = []; // names of the methods shown
 
 function label(run) {
   if (run.status !== "done") return run.status;
@@ -90,7 +93,12 @@ function fill(row) {
     const name = method(run);
     groups.set(name, [...(groups.get(name) ?? []), run]);
   }
-  row.body.replaceChildren(...[...groups].map(([name, runs]) => {
+  const given = truth(row);
+  const known = given && h("div.cell.given", { role: "group", "aria-label": `ground truth, ${row.prompt}` },
+    h("p.method", {}, "ground truth"), truthTile(given, `ground truth, ${row.prompt}`));
+  const cells = columns.map((name) => {
+    const runs = groups.get(name);
+    if (!runs) return h("div.cell");
     const shots = runs.map((run) => {
       const known = tiles.get(run.id);
       if (known) known.update();
@@ -98,7 +106,8 @@ function fill(row) {
     });
     return h("div.cell", { role: "group", "aria-label": `${name}, ${row.prompt}` },
       h("p.method", {}, dot(runs[0].method), h("bdi", {}, name)), h("div.shots", {}, shots));
-  }));
+  });
+  row.body.replaceChildren(...(Object.keys(truths()).length ? [known ?? h("div.cell.given")] : []), ...cells);
   const links = [...row.body.querySelectorAll(".shot")];
   links.forEach((link, k) => { link.tabIndex = k ? -1 : 0; });
   row.element.style.containIntrinsicSize = `auto ${row.element.offsetHeight}px`;
@@ -140,12 +149,25 @@ function refresh() {
   }
   const visible = rows.filter((row) => row.shown.length);
   visible.sort((a, b) => SORTS[filter.sort][1](a, b) || a.index - b.index);
+  layout(visible);
   byId("gallery").replaceChildren(...visible.map((row) => row.element));
   for (const row of rows) watcher.unobserve(row.element);
   for (const row of visible) watcher.observe(row.element);
   byId("meaning").textContent = measured() ? `Beside each seed: ${measured().label}.` : "";
   const runs = visible.reduce((sum, row) => sum + row.shown.length, 0);
   byId("count").textContent = `${runs} of ${data.index.runs.length} runs, ${visible.length} of ${rows.length} prompts`;
+}
+
+// Columns are alike in all rows; the sheet makes pictures as large as those side by side have room.
+function layout(visible) {
+  const shown = visible.flatMap((row) => row.shown);
+  const named = new Map(shown.map((run) => [method(run), run]));
+  columns = [...named].sort(([, a], [, b]) => a.method - b.method || a.total - b.total).map(([name]) => name);
+  const seeds = Math.min(5, new Set(shown.map((run) => run.seed)).size);
+  const given = Object.keys(truths()).length ? 1 : 0;
+  for (const [name, value] of Object.entries({ columns: columns.length, seeds: seeds || 1, given })) {
+    byId("gallery").style.setProperty(`--${name}`, value);
+  }
 }
 
 addEventListener("beforeprint", () => rows.filter((row) => row.shown.length).forEach(fill));

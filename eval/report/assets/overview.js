@@ -1,5 +1,5 @@
 "use strict";
-// Above the gallery: what the runs are, their tables, and the curves.
+// Around the gallery: what the runs are, and below it their tables and the curves.
 
 function summary() {
   const { runs, priors, prompts, methods } = data.index;
@@ -78,4 +78,11 @@ function overview() {
   curves();
 }
 
-document.addEventListener("DOMContentLoaded", overview);
+document.addEventListener("DOMContentLoaded", () => {
+  overview();
+  byId("jump").addEventListener("click", (event) => { // the address keeps the state of the page
+    event.preventDefault();
+    byId("numbers-title").scrollIntoView();
+    byId("numbers-title").focus({ preventScroll: true });
+  });
+});

@@ -4,6 +4,14 @@
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const tiles = new Map(); // run id → {element, update, mark}
 
+// Ground truth of a prompt, {key, turn}: no run, so it leads nowhere and is not chosen.
+function truthTile({ key, turn }, words) {
+  const source = (name) => `media/${key}/${name}.webp`;
+  const image = h("img", { loading: "lazy", decoding: "async", alt: words, width: 96, height: 96, src: source("thumb") });
+  const put = (name) => () => { if (turn && !still.matches) image.src = source(name); };
+  return h("figure.tile", { onpointerenter: put("turn"), onpointerleave: put("thumb") }, h("span.true", {}, image));
+}
+
 // A tile of `run`; `label(run)` is what stands under it, `chosen` the set of ids picked for comparison.
 function tile(run, label, chosen, choose) {
   const link = h("a.shot", { href: runLink(run), tabindex: -1, "data-run": run.id });
