@@ -265,6 +265,7 @@ function gallery() {
 document.addEventListener("DOMContentLoaded", () => {
   recall();
   gallery();
+  if (matchMedia("(max-width: 40rem)").matches && !location.hash) byId("choosing").open = false; // pictures first
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("filters").addEventListener("reset", () => {
     filter.methods.clear();
