@@ -22,10 +22,10 @@ class Memory(Generic[T]):
         self._name, self._seconds = name, days * 86400
         self._form = TypeAdapter(dict[str, tuple[float, kind]])
 
-    def recall(self, key: str) -> T | None:
-        """The value of a key; None where there is none."""
-        _, value = self._read().get(key, (0.0, None))
-        return value
+    def recall(self, key: str, seconds: float = float("inf")) -> T | None:
+        """The value of a key; None where there is none, or none that was kept in the last `seconds`."""
+        kept, value = self._read().get(key, (0.0, None))
+        return value if time.time() - kept < seconds else None
 
     def keep(self, key: str, value: T) -> None:
         """Remember it from now on."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from itertools import pairwise
+from statistics import median
 
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -12,6 +14,7 @@ from harness.console import Console
 
 PLAIN_SECONDS = 10.0
 WINDOW_SECONDS = 60.0
+ONCE = 3.0  # a step that takes so many times the usual one did what is done once, such as to compile
 
 
 def duration(seconds: float) -> str:
@@ -48,6 +51,7 @@ class Display:
         self.note = ""
         self.work_done = 0.0
         self._recent: deque[tuple[float, int, float]] = deque()  # from the first step on
+        self._is_warm = False
         self._last_line = time.monotonic()
         self._progress: Progress | None = None
         if self.console.is_terminal:
@@ -60,21 +64,30 @@ class Display:
             self._task = self._progress.add_task("sweep", total=max(steps, 1), text="starting")
             self._progress.start()
 
+    def _seen(self) -> tuple[float, int, float]:
+        """The seconds, steps and work of the last minute; in the first one without the slowest step, where
+        that did what is done once."""
+        gaps = [
+            (now - begin, after - before, did - had)
+            for (begin, before, had), (now, after, did) in pairwise(self._recent)
+        ]
+        if len(gaps) > 2 and not self._is_warm:
+            slowest = max(gaps)
+            if slowest[0] > ONCE * median(seconds for seconds, _, _ in gaps):
+                gaps.remove(slowest)
+        return sum(gap[0] for gap in gaps), sum(gap[1] for gap in gaps), sum(gap[2] for gap in gaps)
+
     @property
     def rate(self) -> float:
         """Steps per second, summed over the runs of all packs."""
-        if not self._recent:
-            return 0.0
-        (begin, before, _), (now, after, _) = self._recent[0], self._recent[-1]
-        return (after - before) / (now - begin) if now > begin else 0.0
+        seconds, steps, _ = self._seen()
+        return steps / seconds if seconds > 0 else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace of the last minute; None before the first step."""
-        if not self._recent:
-            return None
-        (begin, _, before), (now, _, after) = self._recent[0], self._recent[-1]
-        return (now - begin) * max(self.work - after, 0) / (after - before) if after > before else None
+        """At the pace of the last minute; None before the second step."""
+        seconds, _, work = self._seen()
+        return seconds * max(self.work - self.work_done, 0) / work if work > 0 else None
 
     def text(self) -> str:
         """What stands beside the bar."""
@@ -90,6 +103,10 @@ class Display:
             parts.append("loading the prior")
         return " · ".join([*parts, self.note] if self.note else parts)
 
+    def begin(self) -> None:
+        """Another process takes steps from now on: the pace without it is no longer theirs."""
+        self._recent.clear()
+
     def advance(self, steps: int, work: float | None = None) -> None:
         """Count steps, and what they cost."""
         self.steps_done += steps
@@ -98,6 +115,7 @@ class Display:
         self._recent.append((now, self.steps_done, self.work_done))
         while self._recent[0][0] < now - WINDOW_SECONDS and len(self._recent) > 2:
             self._recent.popleft()
+            self._is_warm = True
         self.refresh()
 
     def refresh(self) -> None:

@@ -57,7 +57,8 @@ def sweep(
         before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             if plan.packs:
-                with busy("measuring speed: loading the prior, then a few steps"):
+                first = " (the first start on a machine also compiles)" if pool.is_new_here else ""
+                with busy(f"measuring speed: loading the prior{first}, then a few steps"):
                     pace = pool.pace(plan)
                 for note in pace.notes:
                     print(note, flush=True)

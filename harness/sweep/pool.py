@@ -42,7 +42,7 @@ from harness.threads import cores, environment
 
 STOP_SECONDS = 120.0
 SEEN_SECONDS = 5.0  # that a pack has to take for its pace to be remembered
-SOON_SECONDS = 60.0  # a sweep that is over by then is not measured first, where its paces are remembered
+SOON_SECONDS = 60.0  # a sweep that is over by then is not measured first, where paces are remembered
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class WorkerProcess:
         make_folder(log.parent)
         self.pack: list[str] = []
         self.first_step = 0.0  # of its pack, when
+        self.has_stepped = False
         self.steps = 0  # taken since, over all runs
         self.ready = True
         self.has_begun = False  # whether it has told that it could be started at all
@@ -258,20 +259,47 @@ class Pool:
         return self._most[_kind(spec)]
 
     def pace(self, plan: Plan) -> Pace:
-        """Steps per second of the whole pool: as before where that is soon over, else measured now.
+        """Steps per second of the whole pool: as before where that is soon over or was seen a moment ago,
+        else measured now.
 
         The machine may have been busier then; what lasts is how methods compare, and `measure` keeps it.
+        Methods that never ran here are begun, at least. Raises UserError where that cannot be.
         """
         known = self.known_pace(plan)
+        packs = [(self._by_id[pack[0]], len(pack)) for pack in plan.packs]
         soon = known is not None and sum(plan.steps_left.values()) < known.rate * SOON_SECONDS
-        return known if known is not None and soon else self.measure(plan)
+        fresh = any(self.paces.is_fresh(spec, runs) for spec, runs in packs)
+        if known is None or not (soon or fresh):
+            return self.measure(plan)
+        if not all(self.paces.known(spec, runs) for spec, runs in packs):
+            begun = self._measured([], self._one_each(plan))
+            if begun is None:  # interrupted
+                return Pace(0.0, 0.0)
+            self._keep_guesses(plan, self._rates(plan))
+        return known
 
     def known_pace(self, plan: Plan) -> Pace | None:
-        """Steps per second of the whole pool by what its packs did here before; None where one is unknown."""
-        rates = [self.paces.known(self._by_id[pack[0]], len(pack)) for pack in plan.packs]
+        """Steps per second of the whole pool by what packs did here before; None where none of its prior and
+        scene did anything."""
+        rates = self._rates(plan)
         if not all(rates) or not rates:
             return None
-        return Pace(self._together(plan, [rate for rate in rates if rate]), 0.0, how="as before")
+        return Pace(self._together(plan, rates), 0.0, how="as before")
+
+    def _rates(self, plan: Plan) -> list[float]:
+        """Steps per second of each pack by what it did here, else by what others did and by evaluations; 0
+        where neither is known."""
+        rates = []
+        for pack in plan.packs:
+            spec, runs = self._by_id[pack[0]], len(pack)
+            others = (self.paces.evaluations(spec, runs) or 0.0) / self._cost(spec.method)
+            rates.append(self.paces.known(spec, runs) or others)
+        return rates
+
+    @property
+    def is_new_here(self) -> bool:
+        """Whether nothing of the kind was ever advanced on this machine, whose first start compiles."""
+        return not any(self.paces.evaluations(spec, 1) for spec in self.specs[:1])
 
     def _together(self, plan: Plan, rates: Sequence[float]) -> float:
         """Steps per second of all slots, over all packs, from each pack's own on one slot.
@@ -301,12 +329,11 @@ class Pool:
         """
         specs = self._by_id
         packs = {specs[pack[0]].label: pack for pack in reversed(plan.packs)}
-        settings = {run: canonical_json(specs[run].params) for run in plan.todo}
-        one_each = list({(_kind(specs[run]), settings[run]): run for run in plan.todo}.values())
+        one_each = self._one_each(plan)
         notes: list[str] = []
         for name, pack in reversed(packs.items()):
             while True:
-                event = self._measured([specs[run] for run in pack], [specs[run] for run in one_each])
+                event = self._measured([specs[run] for run in pack], one_each)
                 if event is None:  # interrupted
                     return Pace(0.0, 0.0, tuple(notes))
                 if not event.oom or len(pack) == 1:
@@ -317,14 +344,25 @@ class Pool:
             if event.rate:
                 rates = self._compared(plan, specs[pack[0]], len(pack), event.rate)
                 self._keep_pace(specs[pack[0]], len(pack), event.rate)
+                self._keep_guesses(plan, rates)
                 return Pace(self._together(plan, rates), event.memory, tuple(notes))
             notes.append(f"{name} cannot be measured: {event.problem or 'it took no step in time'}")
             one_each = []  # they were looked at
         return Pace(0.0, 0.0, tuple(notes))
 
+    def _one_each(self, plan: Plan) -> list[RunSpec]:
+        """A run of every kind and setting that is to be begun."""
+        specs = [self._by_id[run] for run in plan.todo]
+        return list({(_kind(spec), canonical_json(spec.params)): spec for spec in specs}.values())
+
     def _keep_pace(self, spec: RunSpec, runs: int, rate: float) -> None:
-        if not self.is_scratch:
-            self.paces.keep(spec, runs, rate)
+        self.paces.keep(spec, runs, rate, self._cost(spec.method))
+
+    def _keep_guesses(self, plan: Plan, rates: Sequence[float]) -> None:
+        """Packs that never ran here are taken to do what they were compared to."""
+        for pack, rate in zip(plan.packs, rates, strict=True):
+            if self.paces.known(self._by_id[pack[0]], len(pack)) is None:
+                self._keep_pace(self._by_id[pack[0]], len(pack), rate)
 
     def _measured(self, pack: list[RunSpec], kinds: list[RunSpec]) -> events.Measured | None:
         """What a worker says of a pack, after a look at one run of every kind; None once interrupted."""
@@ -429,6 +467,9 @@ class Pool:
             case events.Ready():
                 worker.has_begun = True
             case events.Stepped(runs=runs):
+                if not worker.has_stepped:
+                    worker.has_stepped = True
+                    display.begin()
                 display.advance(len(runs), sum(self._costs[run] for run in runs))
                 worker.steps += len(runs) if worker.first_step else 0
                 worker.first_step = worker.first_step or time.monotonic()

@@ -107,7 +107,7 @@ class Worker:
         """A pack of these runs over a few steps, in a folder that is thrown away.
 
         `kinds` are runs that are only looked at, one of every method and configuration: UserError where one
-        cannot be begun.
+        cannot be begun. Without `specs` nothing else is done.
         """
         from harness.device import peak_memory_mb
         from harness.distill.assemble import check
@@ -120,6 +120,8 @@ class Worker:
                 raise
             except Exception:  # the method's own: it fails its runs, and nobody else's
                 traceback.print_exc()
+        if not specs:
+            return events.Measured()
         ends: list[float] = []
         reasons: list[str] = []
 

@@ -78,7 +78,9 @@ def test_what_cannot_be_measured_is_told_and_left_out(
     assert (
         measured.notes[1] == "oom: out of memory with more than 1 runs in a pack" and len(measured.notes) == 2
     )
-    assert not (tmp_path / "runs").exists() and not (tmp_path / "cache").exists()
+    assert not (tmp_path / "runs").exists() and [
+        path.name for path in (tmp_path / "cache").rglob("*.json")
+    ] == ["paces.json"]
 
 
 def test_a_worker_that_cannot_be_started_says_why(

@@ -17,7 +17,7 @@ from harness.records.memory import Memory
 from harness.scene import encoders
 from harness.sweep import display, fits, pool
 from harness.sweep.display import Display, duration, speed
-from harness.sweep.pace import Paces
+from harness.sweep.pace import FRESH_SECONDS, Paces
 from harness.sweep.pool import Pool
 
 
@@ -49,14 +49,38 @@ def test_the_time_left_goes_by_what_steps_cost(monkeypatch: pytest.MonkeyPatch):
     assert shown.text().endswith("4 steps/s · 1:34 left")
 
 
+def test_the_time_left_is_not_an_average_over_the_start(monkeypatch: pytest.MonkeyPatch):
+    now = 100.0
+    monkeypatch.setattr(display.time, "monotonic", lambda: now)
+    shown = Display(4, 100, Console(quiet=True))
+
+    def go(steps: int, seconds: float) -> None:
+        nonlocal now
+        for _ in range(steps):
+            now += seconds
+            shown.advance(1)
+
+    go(4, 0.25)
+    go(1, 2.75)  # the first views
+    go(5, 0.25)
+    assert shown.rate == pytest.approx(4) and shown.seconds_left == pytest.approx(90 / 4)
+    shown.begin()
+    assert shown.rate == 0 and shown.seconds_left is None
+    go(5, 0.125)  # two workers
+    assert shown.rate == pytest.approx(8) and shown.seconds_left == pytest.approx(85 / 8)
+    go(3, 30.0)
+    go(3, 0.125)  # what is slow later is part of the pace
+    assert shown.rate < 0.2
+
+
 def test_a_pace_is_remembered_by_what_it_hangs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code = {"uniform_sds": "a"}
     paces = Paces("cpu", 2, lambda spec: code)
     spec = _spec("uniform_sds")
     assert paces.known(spec, 4) is None
-    paces.keep(spec, 4, 40.0)
-    paces.keep(spec, 16, 64.0)
+    paces.keep(spec, 4, 40.0, 2.0)
+    paces.keep(spec, 16, 64.0, 2.0)
     again = Paces("cpu", 2, lambda spec: code)
     assert again.known(_spec("uniform_sds", "a blue cup", steps=7), 4) == 40.0
     assert (again.known(spec, 2), again.known(spec, 12)) == (20.0, 48.0)
@@ -127,15 +151,49 @@ def of_two_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield made
 
 
-def test_a_short_sweep_whose_paces_are_known_is_not_measured(of_two_methods: Pool):
+def _later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When what was seen is no longer fresh."""
+    then = time.time() + FRESH_SECONDS + 1
+    monkeypatch.setattr(time, "time", lambda: then)
+
+
+def test_a_short_sweep_whose_paces_are_known_is_not_measured(
+    of_two_methods: Pool, monkeypatch: pytest.MonkeyPatch
+):
     made, plan = of_two_methods, of_two_methods.plan()
     uniform, _, csd, _ = made.specs
     assert made.known_pace(plan) is None and made.work(plan) == 400 * 2 * (2 + made._cost("csd"))
-    made.paces.keep(uniform, 2, 40.0)
-    assert made.known_pace(plan) is None
-    made.paces.keep(csd, 2, 30.0)
+    assert made.is_new_here
+    made._keep_pace(uniform, 2, 40.0)
+    _later(monkeypatch)
+    asked = []
+    monkeypatch.setattr(made, "_measured", lambda pack, kinds: asked.append((pack, kinds)) or Measured())
+    by_cost = 40 * 2 / made._cost("csd")
+    for _ in range(2):  # what never ran here is begun once
+        pace = made.pace(plan)
+        assert pace.rate == pytest.approx(1600 / (800 / 40 + 800 / by_cost)) and pace.how == "as before"
+        assert [(pack, {spec.method for spec in kinds}) for pack, kinds in asked] == [
+            ([], {"uniform_sds", "csd"})
+        ]
+    made._keep_pace(csd, 2, 30.0)
     pace = made.pace(plan)
     assert pace.rate == pytest.approx(1600 / (800 / 40 + 800 / 30)) and pace.how == "as before"
+    assert not made.is_new_here
+
+
+def test_what_was_measured_is_known_to_the_next_pool(of_two_methods: Pool, monkeypatch: pytest.MonkeyPatch):
+    plan, asked = of_two_methods.plan(), []
+    monkeypatch.setattr(
+        Pool, "_measured", lambda self, pack, kinds: asked.append(pack) or Measured(rate=6.0, memory=5.0)
+    )
+    with Pool(of_two_methods.root, of_two_methods.specs, of_two_methods.execution, scratch=True) as dry:
+        measured = dry.pace(plan)
+    again = of_two_methods.pace(plan)
+    assert (measured.how, again.how, len(asked)) == ("measured", "as before", 1)
+    assert again.rate == pytest.approx(measured.rate, rel=1e-3)
+    assert sum(plan.steps_left.values()) > again.rate * pool.SOON_SECONDS
+    _later(monkeypatch)
+    assert of_two_methods.pace(plan).how == "measured" and len(asked) == 2
 
 
 def test_packs_that_have_no_step_left_have_a_pace(of_two_methods: Pool, monkeypatch: pytest.MonkeyPatch):
@@ -144,7 +202,7 @@ def test_packs_that_have_no_step_left_have_a_pace(of_two_methods: Pool, monkeypa
     monkeypatch.setattr(made, "_measured", lambda pack, kinds: Measured(rate=60.0, memory=5.0))
     assert made.pace(ended).rate > 0
     for spec in made.specs:
-        made.paces.keep(spec, 2, 40.0)
+        made._keep_pace(spec, 2, 40.0)
     assert made.pace(ended).how == "as before"
 
 
@@ -156,8 +214,9 @@ def test_a_long_sweep_is_measured_and_its_methods_compared_by_what_they_did(
     monkeypatch.setattr(made, "_measured", lambda pack, kinds: Measured(rate=60.0, memory=5.0))
     by_cost = 60 * 2 / made._cost("csd")
     assert made.pace(plan).rate == pytest.approx(1600 / (800 / 60 + 800 / by_cost))
-    made.paces.keep(uniform, 2, 10.0)  # on a busy machine
-    made.paces.keep(csd, 2, 2.0)
+    made._keep_pace(uniform, 2, 10.0)  # on a busy machine
+    made._keep_pace(csd, 2, 2.0)
+    _later(monkeypatch)
     pace = made.pace(plan)
     assert pace.rate == pytest.approx(1600 / (800 / 60 + 800 / 12)) and pace.how == "measured"
     assert made.paces.known(uniform, 2) == 60
