@@ -84,6 +84,11 @@ KINDS: dict[str, Kind] = {
 PARTS = tuple(sorted({part for kind in KINDS.values() for part in kind.parts}))
 PLURAL = frozenset({"wheels", "wings", "legs", "cushions", "leaves", "ears", "hands"})
 MASS = frozenset({"icing"})
+MEANT = {  # what others call things of this world
+    "armchair": "chair", "automobile": "car", "computer": "laptop", "desk": "table", "jet": "airplane",
+    "jug": "vase", "kitten": "cat", "lamb": "sheep", "lorry": "truck", "mug": "cup", "puppy": "dog",
+    "ship": "boat", "sofa": "couch", "stool": "chair", "television": "tv", "van": "car", "yacht": "boat",
+}  # fmt: skip
 GLUE = ("a", "an", "with", "on", "view")
 
 
@@ -183,8 +188,9 @@ def parse(prompt: str) -> Scene:
     if unknown:
         hints = []
         for word in unknown:
-            near = difflib.get_close_matches(word, known, 1)
-            hints.append(f"{word!r}" + (f" (nearest: {near[0]!r})" if near else ""))
+            bare = word.strip(",")
+            near = [MEANT[bare]] if bare in MEANT else difflib.get_close_matches(bare, known, 1)
+            hints.append(f"{bare!r}" + (f" (nearest: {near[0]!r})" if near else ""))
         raise UserError(
             f"{prompt!r}: the toy prior does not know {', '.join(hints)}; "
             "`harness toyworld language` lists its words, `--preset paper` takes any prompt"

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.records.folder import run_folders
+from harness.sweep.grid import read_suite
+from harness.toyworld import grammar
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 BLOCKS = re.compile(r"^```\w+\n# (\S+/\S+)\n(.*?)^```$", re.S | re.M)
@@ -34,6 +36,11 @@ def harness(where: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def test_the_suite_is_one_that_the_default_prior_knows(written: Path) -> None:
+    suite = read_suite(written / "prompts" / "cups.txt")
+    assert suite.name == "cups" and len([grammar.parse(prompt) for prompt in suite.prompts]) == 3
+
+
 @pytest.mark.journey
 def test_what_is_added_is_found_swept_measured_and_reported(written: Path, tiny_prior: Path) -> None:
     given = sorted(str(path.relative_to(written)) for path in written.rglob("*.*") if path.is_file())
@@ -44,7 +51,7 @@ def test_what_is_added_is_found_swept_measured_and_reported(written: Path, tiny_
     assert "lattice" in harness(written, "scenes", *scenes)
     assert "sharpness" in harness(written, "metrics", *metrics)
     harness(
-        written, "sweep", "prompts/mugs.txt", "--limit", "1", "--methods", ",".join(METHODS), *scenes,
+        written, "sweep", "prompts/cups.txt", "--limit", "1", "--methods", ",".join(METHODS), *scenes,
         "--methods-dir", "methods", "--preset", "presets/quick.toml", "--prior", str(tiny_prior),
         "--set", "scene.resolution=8", "--set", "scene.kind=lattice", "--set", "scene.lattice.side=10",
         "--wandb", "disabled",
