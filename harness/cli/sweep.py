@@ -120,7 +120,13 @@ def sweep(
         int | None, Option(min=1, help="Most Slurm tasks at a time; the profile's by default.")
     ] = None,
     dry_run: DryRun = False,
-    retry_failed: Annotated[bool, Option("--retry-failed", help="Try failed runs again.")] = False,
+    retry_failed: Annotated[
+        bool,
+        Option(
+            "--retry-failed",
+            help="Try failed runs again, from the start where their method's code has changed.",
+        ),
+    ] = False,
     keep: Annotated[
         bool, Option("--keep", help="Keep runs that were made with other code of their method.")
     ] = False,

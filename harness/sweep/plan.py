@@ -31,6 +31,7 @@ class Plan:
     damaged: dict[str, str] = field(default_factory=dict)  # with what is wrong
     unlabelled: list[str] = field(default_factory=list)  # their specs do not say that these axes were spanned
     specless: list[str] = field(default_factory=list)  # of the others: the spec has to be written anew
+    retried: list[str] = field(default_factory=list)  # of the others: they had failed
     outdated: dict[str, list[str]] = field(default_factory=dict)  # with the names of the code that changed
     packs: list[list[str]] = field(default_factory=list)
     steps_left: dict[str, int] = field(default_factory=dict)
@@ -110,6 +111,7 @@ def make_plan(
             plan.outdated[name] = names_of
         if status == "failed" and retry_failed:
             status = "resume"
+            plan.retried.append(name)
         if status == "cancelled" and asked:
             status = "resume" if CHECKPOINT in names else "new"
         if status in ("new", "resume") and name in queued:

@@ -1,5 +1,6 @@
 """A changed method.py is noticed: in the record, by the next sweep, in rows of their own."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,31 @@ def test_runs_of_another_version_are_told_kept_or_made_anew(methods: Path, tiny_
     assert settle(root, plan(), "redo", said.append) and "made anew" in said[1]
     assert plan().new == [done, begun] and plan().outdated == {}
     assert len(list((root / "trash").glob(f"*/{done}/result.json"))) == 1
+
+
+def test_failed_runs_of_a_mended_method_are_made_anew_where_they_are_tried_again(
+    methods: Path, tiny_prior: Path, tmp_path: Path
+):
+    root = tmp_path / "runs"
+    failed, done = tinyruns.create(root, tiny_prior, "scaled", runs=2, methods_dirs=[methods])
+    specs = [RunFolder(root / run).spec() for run in (failed, done)]
+    for run in (failed, done):
+        (root / run / "env.json").write_text(json.dumps({"code": {"scaled": "other"}}))
+    RunFolder(root / failed).fail("ValueError: a mistake", 1)
+    RunFolder(root / done).finish({"steps": tinyruns.STEPS})
+
+    def plan(retry_failed: bool, runs: int = 2) -> Plan:
+        code = code_now([methods])
+        return make_plan(root, specs[:runs], 1, retry_failed, asked=True, code=code)
+
+    said: list[str] = []
+    with pytest.raises(UserError, match=r"1 of 2 runs \(such as .*-s1-.*--keep "):
+        settle(root, plan(True), "refuse", said.append)
+    with pytest.raises(UserError, match=r"the run .*--keep "):
+        settle(root, plan(False, 1), "refuse", said.append)
+    assert not settle(root, plan(True, 1), "refuse", None) and (root / failed).is_dir() and not said
+    assert settle(root, plan(True), "keep", said.append)
+    assert "-s1-" in said[0] and "kept" in said[0] and "failed, and was made with other code" in said[1]
+    assert plan(True).new == [failed] and RunFolder(root / done).status() == "done"
+    (aside,) = (root / "trash").glob("*/*")
+    assert aside.name == failed and RunFolder(aside).failure()
