@@ -34,12 +34,17 @@ class UserError(Exception):
     """Bad input, told in one line: what, where, the nearest valid choice. The command line exits with 2."""
 
 
+def closest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that is close to `name`, if any."""
+    return next(iter(difflib.get_close_matches(name[:LONGEST_NAME], sorted(choices), 1, 0.5)), None)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The choice closest to `name` as "; did you mean 'x'?", or the list of choices when none is close."""
     known = sorted(choices)
-    close = difflib.get_close_matches(name[:LONGEST_NAME], known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    close = closest(name, known)
+    if close is not None:
+        return f"; did you mean '{close}'?"
     return f"; choose from {', '.join(known)}" if known else ""
 
 

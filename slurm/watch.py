@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from harness.records.folder import RunFolder
 from harness.records.lease import holder
 from harness.records.reader import RecordError, is_file, is_folder, tail
 from harness.records.schema import FAILURE, LOG, RESULT
-from harness.sweep.status import SweepStatus, blame, sweep_status
+from harness.sweep.status import SweepStatus, blame, step_at, sweep_status
 from slurm import site
 from slurm.launches import FOLDER, Hours, Launch, Task, hours, in_queue, launches, tasks_of, unreadable
 
@@ -64,18 +64,19 @@ def _unfinished(found: Sequence[Launch], root: Path) -> list[Launch]:
     return [x for x in found if not all(over(run) for task in x.tasks() for run in task.runs)]
 
 
-def status(root: Path) -> SweepStatus:
-    """`sweep_status` with what the queue knows."""
+def status(root: Path, only: Collection[str] | None = None) -> SweepStatus:
+    """`sweep_status` with what the queue knows; the hours and the pace are those of all runs."""
     view = look(root)
-    state = sweep_status(root, view.runs)
+    state = sweep_status(root, view.runs, only)
+    steps = state.total.steps if only is None else sweep_status(root, view.runs).total.steps
     running = [task for task in view.queue if task.queued and task.queued.state not in WAITING]
     waiting = [task for task in view.queue if task.queued and task.queued.state in WAITING]
     total = state.total
-    pace = (view.used.gpus or view.used.tasks) / total.steps if total.steps else 0.0
+    pace = (view.used.gpus or view.used.tasks) / steps if steps else 0.0
     to_come = pace * total.steps_left
-    if running and total.steps:
+    if running and steps:
         # Of all tasks so far, with their starts: the rate of those that run now says little of short runs.
-        seconds_per_step = 3600 * view.used.tasks / total.steps / len(running)
+        seconds_per_step = 3600 * view.used.tasks / steps / len(running)
         for row in (*state.methods, total):
             row.seconds_left = seconds_per_step * row.steps_left
     unit = "GPU-hours" if view.used.gpus else "task-hours"
@@ -110,17 +111,19 @@ def why(folder: RunFolder) -> list[tuple[str, str]]:
     found: list[tuple[str, str | None]] = [("run", folder.id)]
     last: dict[str, Any] = {}
     host = None
+    told: set[str] = set()  # lines of a traceback
     try:
         look = folder.look()
         if look.damage:
             raise RecordError(look.damage)
         spec = look.spec or folder.spec()
-        step = folder.state().get("step", 0)
-        found.append(("state", f"{look.status} at step {step} of {spec.config.steps}"))
         failure, env = folder.failure(), folder.env() or {}
+        step = step_at(folder.state(), failure)
+        found.append(("state", f"{look.status} at step {step} of {spec.config.steps}"))
         if failure:
-            found.append(("reason", f"{failure['reason']} (step {failure['step']})"))
-            found += blame(str(failure.get("detail") or ""))
+            detail = str(failure.get("detail") or "")
+            found += [("reason", str(failure["reason"])), *blame(detail)]
+            told = {line for line in detail.splitlines() if line.strip()}
         host = env.get("host")
         last = holder(folder.path) or (folder.deaths() or [{}])[-1] or env.get("slurm") or {}
     except RecordError as error:
@@ -145,7 +148,7 @@ def why(folder: RunFolder) -> list[tuple[str, str]]:
     found.append(("node", last.get("node") or last.get("host") or host))
     for name, path in (("log", log), ("its own log", folder.path / LOG)):
         if path and is_file(path.parent, path.name):
-            found.append((name, "\n".join([str(path), *_tail(path)])))
+            found.append((name, "\n".join([str(path), *(line for line in _tail(path) if line not in told)])))
     return [(name, text) for name, text in found if text]
 
 

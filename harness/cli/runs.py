@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,15 +16,18 @@ from harness.cli.app import Filter, Runs, RunsOption, app, complete_run, expande
 from harness.config import UserError
 
 if TYPE_CHECKING:
+    from harness.console import Console
     from harness.records.folder import RunFolder
     from harness.records.wandb_sync import Outcome
+    from harness.sweep.status import SweepStatus
 
 MIRRORS = {"wandb": "W&B", "trackio": "Trackio"}
 
 
-@app.command(epilog="Example: harness status runs --watch")
+@app.command(epilog="Example: harness status runs method=tp_sds --watch")
 def status(
     runs: Runs = Path("runs"),
+    words: Filter = [],  # noqa: B006
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
     watch: Annotated[bool, Option("--watch", help="Refresh until nothing is left to wait for.")] = False,
     why: Annotated[
@@ -33,25 +36,29 @@ def status(
 ) -> None:
     """Per method: how many runs are done, running, queued and failed, the rate, time left and cost."""
     from harness.console import Console, say, say_some
-    from harness.sweep.select import find_run
+    from harness.sweep.select import find_run, select
     from harness.sweep.status import sweep_status
     from slurm import watch as slurm
 
     if why:
-        found = slurm.why(find_run(why.split(), runs))
+        found = slurm.why(find_run([*why.split(), *words], runs))
         if as_json:
             print(json.dumps(dict(found), indent=2, ensure_ascii=False))
         else:
             say(listed(found))
         return
-    look = slurm.status if slurm.used_here(runs) else sweep_status
+    only = {folder.id for folder in select(runs, words)} if words else None
+
+    def look() -> SweepStatus:
+        return slurm.status(runs, only) if slurm.used_here(runs) else sweep_status(runs, only=only)
+
     if as_json:
-        print(look(runs).as_json())
+        print(look().as_json())
         return
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 140)  # a pipe has no edge to break lines at
-    state = _watched(runs, look, console) if watch else look(runs)
+    state = _watched(look, console) if watch else look()
     if not watch:
         console.print(state.view())
     failed = [f"failed at step {each['step']}: {each['run']}: {each['reason']}" for each in state.failures]
@@ -63,20 +70,20 @@ def status(
 WATCH_SECONDS = 5.0  # between two looks: one call of squeue, where there is a queue
 
 
-def _watched(runs: Path, look: Any, console: Any) -> Any:
+def _watched(look: Callable[[], SweepStatus], console: Console) -> SweepStatus:
     """Show the status until nothing is left to wait for; the last one. It belongs to nobody: a sweep does not
     notice a terminal that is closed."""
     from rich.live import Live
 
     on_terminal = sys.stdout.isatty()
-    state = look(runs)
+    state = look()
     try:
         with Live(state.view(), console=console, auto_refresh=False) as live:
             while state.total.running or state.total.queued or state.total.waiting:
                 time.sleep(WATCH_SECONDS)
                 if on_terminal and not sys.stdout.isatty():
                     os._exit(0)  # closed, and nohup kept the hang-up away: there is nowhere to say goodbye
-                state = look(runs)
+                state = look()
                 live.update(state.view(time.strftime("%H:%M:%S")), refresh=True)
     except KeyboardInterrupt:
         raise Exit(0) from None

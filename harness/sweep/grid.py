@@ -18,6 +18,7 @@ from harness.config import (
     Config,
     UserError,
     alternatives,
+    closest,
     dotted,
     nearest,
     override_keys,
@@ -121,10 +122,25 @@ def _text(path: Path) -> str:
     try:
         return read_text(path)
     except NoSuchFile:
-        near = sorted(p.name for p in path.parent.glob("*.txt")) if path.parent.is_dir() else []
-        hint = f"; {path.parent} has {', '.join(near)}" if near else ""
-        named = nearest(path.name, suites()) if len(path.parts) == 1 and not path.suffix else ""
-        raise UserError(f"no prompt file {path}{named or hint}") from None
+        raise UserError(f"no prompt file {path}{_meant(path)}") from None
+
+
+def _meant(path: Path) -> str:
+    """The suite that is meant by a path where nothing lies: a file there or in a folder named nearly so, or
+    one of the harness's."""
+    if len(path.parts) == 1 and not path.suffix:
+        return nearest(path.name, suites())
+    folder = path.parent
+    if not folder.is_dir() and folder.parent.is_dir():
+        beside = [each.name for each in folder.parent.glob("*") if each.is_dir()]
+        folder = folder.with_name(closest(folder.name, beside) or folder.name)
+    ending = path.suffix or ".txt"
+    there = {each.stem: each for each in sorted(folder.glob(f"*{ending}"))} if folder.is_dir() else {}
+    close = closest(path.stem, there)
+    meant = str(there[close]) if close else closest(path.stem, suites()) if ending == ".txt" else None
+    if meant:
+        return f"; did you mean '{meant}'?"
+    return f"; {folder} has {', '.join(each.name for each in there.values())}" if there else ""
 
 
 def _column(path: Path, column: str) -> list[str]:

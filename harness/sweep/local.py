@@ -106,5 +106,6 @@ def _report(done: Sequence[str], failed: Sequence[str], left: Sequence[str], roo
         text += f"{failure['reason']}{where}"
     if left:
         text += f", {len(left)} left unfinished, such as {left[0]}"
-    say(f"{text}; next: harness eval {root}")
+    then = f"eval {root}" if done else f"status {root} --why {failed[0]}" if failed else ""
+    say(text + (f"; next: harness {then}" if then else ""))
     return 1 if failed or left else 0

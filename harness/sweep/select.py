@@ -32,14 +32,33 @@ def select(root: Path, words: Sequence[str]) -> list[RunFolder]:
     Raises UserError for an unknown key or state, and where no run fits.
     """
     tests = [_test(word) for word in words]
-    found = []
+    found, looks = [], []
     for folder in run_folders(root):
         look = folder.look()
+        looks.append(look)
         if all(test(folder, look) for test in tests):
             found.append(folder)
+    if not found and not words:
+        raise UserError(f"{root} holds no runs")
     if not found:
-        raise UserError(f"no run in {root} fits '{' '.join(words)}'" if words else f"{root} holds no runs")
+        meant = next(filter(None, (_meant(word, looks) for word in words)), "")
+        raise UserError(f"no run in {root} fits '{' '.join(words)}'{meant}")
     return found
+
+
+def _meant(word: str, looks: Sequence[Look]) -> str:
+    """The nearest method or suite of the runs there are, where a word names none of these."""
+    key, _, value = word.partition("=")
+    specs = [look.spec for look in looks if look.spec]
+    if key == "method":
+        value = in_full(value)
+        known = {name for spec in specs for name in (spec.method, spec.label)}
+    elif key == "suite":
+        known = {spec.suite.name for spec in specs if spec.suite}
+        known |= {value for spec in specs if spec.suite and spec.suite.sha256.startswith(value)}
+    else:
+        return ""
+    return "" if value in known else nearest(value, known)
 
 
 def find_run(words: Sequence[str], root: Path) -> RunFolder:

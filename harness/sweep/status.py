@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,10 +90,13 @@ class SweepStatus:
         return table
 
 
-def sweep_status(root: Path, in_tasks: Collection[str] = ()) -> SweepStatus:
-    """The state of every run under `root`, from its files; raises UserError where there are none.
+def sweep_status(
+    root: Path, in_tasks: Collection[str] = (), only: Collection[str] | None = None
+) -> SweepStatus:
+    """The state of every run under `root`, or of `only` these, from its files; raises UserError where there
+    are none.
 
-    `in_tasks` are the runs that tasks in a queue have.
+    `in_tasks` are the runs that tasks in a queue have. Rows are named as they are among all runs.
     """
     rows: dict[str, Row] = {}
     total = Row("all")
@@ -111,6 +114,8 @@ def sweep_status(root: Path, in_tasks: Collection[str] = ()) -> SweepStatus:
         labels[run]: naming.Row(labels[run], spec.label, at[run]).order("") for run, spec in specs.items()
     }
     for folder in folders:
+        if only is not None and folder.id not in only:
+            continue
         look, label = looks[folder.id], labels[folder.id]
         row = rows.setdefault(label, Row(label))
         try:
@@ -198,11 +203,16 @@ def blame(detail: str) -> list[tuple[str, str]]:
     return [("at", f"{last['file']}:{last['line']} in {last['name']}"), ("traceback", "\n".join(end))]
 
 
+def step_at(state: Mapping[str, Any] | None, failure: Mapping[str, Any] | None) -> int:
+    """The step that a run stands at: of a failed one that which failed."""
+    return (failure or {}).get("step", (state or {}).get("step", 0))
+
+
 def reading(folder: RunFolder) -> list[tuple[str, str]]:
     """What `harness show` says of a run to people: names and texts, some of several lines."""
     about = describe(folder)
     state, failure, spec = about["state"] or {}, about["failure"] or {}, folder.look().spec
-    step = failure.get("step", state.get("step", 0))
+    step = step_at(state, failure)
     found = [("run", folder.id), ("folder", str(folder.path))]
     found.append(("status", about["status"] + (f" at step {step}" if step else "")))
     if about["damage"]:

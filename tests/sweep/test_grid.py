@@ -99,6 +99,18 @@ def test_a_file_beside_goes_before_a_suite_of_its_name_and_a_near_name_is_told(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no prompt file vehicels; did you mean 'vehicles'"):
         read_suite("vehicels")
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "mugs.txt").write_text("a red bus\n")
+    for asked, meant in (
+        ("promts/mugs.txt", "; did you mean 'prompts/mugs.txt'?"),
+        ("prompts/mugz", "; did you mean 'prompts/mugs.txt'?"),
+        ("prompts/smoke.txt", "; did you mean 'smoke'?"),
+        ("prompts/xyz.txt", "; prompts has mugs.txt"),
+        ("nowhere/xyz.txt", ""),
+    ):
+        with pytest.raises(UserError) as caught:
+            read_suite(asked)
+        assert str(caught.value) == f"no prompt file {asked}{meant}"
     (tmp_path / "coco").write_text("a red bus\n")
     assert read_suite("coco").prompts == ("a red bus",)
 

@@ -1,15 +1,18 @@
 """Choosing runs by words."""
 
+import json
 import traceback
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from harness.cli import app
 from harness.config import UserError
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef
 from harness.sweep.select import select
-from harness.sweep.status import blame, reading
+from harness.sweep.status import blame, reading, sweep_status
 from slurm.watch import why
 
 SUITE = SuiteRef(name="s", sha256="a" * 64, size=2)
@@ -53,6 +56,14 @@ def test_words_narrow_the_choice(root: Path):
     assert select(root, ["state=failed"])[0].id == failed.id and _count(root, "state=new") == 8
 
 
+def test_words_narrow_a_status(root: Path):
+    ids = {folder.id for folder in select(root, ["method=tp_sds:iclr", "seed=0-1"])}
+    found = sweep_status(root, only=ids)
+    assert [row.method for row in found.methods] == ["tp_sds:iclr"] and found.total.waiting == 2
+    out = CliRunner().invoke(app, ["status", str(root), "method=tp_sds:iclr", "seed=0-1", "--json"]).output
+    assert json.loads(out)["total"]["waiting"] == 2
+
+
 def test_a_run_without_a_readable_spec_is_chosen_by_id_and_state_alone(root: Path):
     (run,) = select(root, ["uniform_sds-a-green"])
     run.fail("no", 3)
@@ -70,6 +81,8 @@ def test_a_run_without_a_readable_spec_is_chosen_by_id_and_state_alone(root: Pat
         ("cfg_scale=50", "fits 'cfg_scale=50'"),
         ("guidance.cfg_scal=50", "guidance.cfg_scale"),
         ("seed=x", "--seeds"),
+        ("method=tp_sdz", "'method=tp_sdz'; did you mean 'tp_sds'"),
+        ("suite=t", "'suite=t'; choose from s"),
         ("prompt=zebra", "fits 'prompt=zebra'"),
         ("no-such-run", "fits 'no-such-run'"),
     ],
@@ -89,7 +102,13 @@ def test_a_traceback_is_told_by_its_file_and_line(root: Path):
     (run,) = select(root, ["uniform_sds-a-green"])
     run.fail("ZeroDivisionError: by zero", 3, detail)
     told = dict(reading(run))
-    assert told["at"] == dict(why(run))["at"] == "/theirs/method.py:2 in broken"
+    run.log("failed: ZeroDivisionError: by zero")
+    (root / "logs").mkdir()
+    (root / "logs" / "workers.log").write_text(f"a warning\n{detail}")
+    whole = dict(why(run))
+    assert told["at"] == whole["at"] == "/theirs/method.py:2 in broken"
+    assert (whole["state"], whole["reason"]) == ("failed at step 3 of 400", "ZeroDivisionError: by zero")
+    assert whole["log"].splitlines()[1:] == ["a warning"] and "failed: " in whole["its own log"]
     assert told["traceback"].endswith("ZeroDivisionError: integer division or modulo by zero")
     assert told["status"] == "failed at step 3" and told["settings"] == "all at their defaults"
     assert blame("") == []
