@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from harness import presets
 from harness.config import ENCODERS, Config, UserError, nearest, override_keys
-from harness.distill.method import discover
+from harness.distill.method import discover, presets_of
 from harness.records.files import check_file, check_folder
 from harness.records.folder import run_folders
 from harness.sweep.grid import suites
@@ -94,7 +94,7 @@ app = Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     help="Durable sweeps of score-distillation text-to-3D: prompts × methods × seeds.",
-    epilog="Example: harness sweep prompts/smoke.txt --methods uniform_sds,tp_sds && harness eval runs",
+    epilog="Example: harness sweep smoke --methods uniform_sds,tp_sds && harness eval runs",
 )
 
 
@@ -158,9 +158,18 @@ complete_settings = _completes(lambda: [f"{key}=" for key in override_keys(Confi
 complete_run = _completes(lambda: [run.id for run in run_folders("runs")] if Path("runs").is_dir() else [])
 
 
+MOST_WITH_PRESETS = 3  # methods that are told with their presets
+
+
 def complete_methods(incomplete: str) -> list[str]:
-    before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in discover() if name.startswith(last)]
+    """Methods of a comma-separated list, halves of a@b too, with their presets once few are meant."""
+    at = max(incomplete.rfind(","), incomplete.rfind("@")) + 1
+    before, last = incomplete[:at], incomplete[at:]
+    found = {name: method for name, method in discover().items() if name.startswith(last.partition(":")[0])}
+    names = list(found)
+    if len(found) <= MOST_WITH_PRESETS:
+        names += [f"{name}:{preset}" for name, method in found.items() for preset in presets_of(method)]
+    return [before + name for name in names if name.startswith(last)]
 
 
 @_completes

@@ -336,9 +336,7 @@ def reproduce(
             raise Exit(code)
 
 
-@app.command(
-    name="import", epilog="Example: harness import renders --suite prompts/coco.txt --out theirs --toy"
-)
+@app.command(name="import", epilog="Example: harness import renders --suite coco --out theirs --toy")
 def import_(
     renders: Annotated[
         Path, Argument(help="<method>/<prompt-id>/<seed>/rgb_*.png, as GPTEval3D's.", callback=expanded)

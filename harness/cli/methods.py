@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Exit, Option
 
-from harness.cli.app import MethodsDir, app, folder_out
+from harness.cli.app import MethodsDir, app, complete_methods, folder_out
 from harness.presets import DEFAULT
 
 
 @app.command(epilog="Example: harness methods csd")
 def methods(
     name: Annotated[
-        str | None, Argument(help="One of them: its equations, settings, presets and cost.")
+        str | None,
+        Argument(
+            help="One of them: its equations, settings, presets and cost.", autocompletion=complete_methods
+        ),
     ] = None,
     page: Annotated[bool, Option("--page", help="All of them as docs/methods.md has them.")] = False,
     methods_dir: MethodsDir = [],  # noqa: B006
@@ -38,7 +42,7 @@ def methods(
 
 @app.command(name="check-method", epilog="Example: harness check-method my_sds --methods-dir ~/my-methods")
 def check_method(
-    name: Annotated[str, Argument(help="The method, name:preset, or a@b.")],
+    name: Annotated[str, Argument(help="The method, name:preset, or a@b.", autocompletion=complete_methods)],
     methods_dir: MethodsDir = [],  # noqa: B006
 ) -> None:
     """Try whether a method keeps what all do: settings, timesteps, bits, evaluations."""
@@ -129,5 +133,8 @@ def new_method(
 
     where = BUILT_IN if (BUILT_IN.parent / "pyproject.toml").is_file() else Path("methods")
     path = write(name, directory or where, schedule)
-    dirs = f" --methods-dir {path.parent}" if path.parent.resolve() != BUILT_IN else ""
-    print(f"{path} written; try it: harness sweep prompts/smoke.txt --methods {name} --steps 50{dirs}")
+    is_built_in = path.parent.resolve() == BUILT_IN
+    dirs = "" if is_built_in else f" --methods-dir {shlex.quote(str(path.parent))}"
+    far = is_built_in and not Path.cwd().is_relative_to(BUILT_IN.parent)
+    place = ", in the checkout that this harness runs from (--dir methods is here)" if far else ""
+    print(f"{path} written{place}; try it: harness sweep smoke --methods {name} --steps 50{dirs}")

@@ -31,9 +31,7 @@ from harness.presets import DEFAULT
 from harness.text import short
 
 
-@app.command(
-    epilog="Example: harness sweep prompts/coco.txt --limit 24 --seeds 0-1 --methods uniform_sds,tp_sds:iclr"
-)
+@app.command(epilog="Example: harness sweep coco --limit 24 --seeds 0-1 --methods uniform_sds,tp_sds:iclr")
 def sweep(
     prompts: Annotated[
         Path | None,

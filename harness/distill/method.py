@@ -5,6 +5,7 @@ on another schedule, one function `timestep` or `density` (see `of_function`). `
 timesteps. Listing reads the docstring without importing; a method is imported when it is used.
 """
 
+import ast
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,6 +161,25 @@ _SEAM = Seam("method", BUILT_IN)
 def discover(dirs: Sequence[Path] = ()) -> dict[str, Extension]:
     """All method folders of the built-in directory and of `dirs`: see `Seam.discover`."""
     return _SEAM.discover(dirs)
+
+
+def presets_of(found: Extension) -> list[str]:
+    """The names of a method's presets, from its text: nothing is imported."""
+    try:
+        nodes = list(ast.walk(ast.parse(found.source.read_bytes())))
+    except (SyntaxError, ValueError, OSError):
+        return []
+    set_here = [node for node in nodes if isinstance(node, ast.Assign | ast.AnnAssign)]
+    named = [
+        (node.targets if isinstance(node, ast.Assign) else [node.target], node.value) for node in set_here
+    ]
+    dicts = [
+        value
+        for targets, value in named
+        if isinstance(value, ast.Dict) and any(getattr(each, "id", "") == "presets" for each in targets)
+    ]
+    keys = [key.value for value in dicts for key in value.keys if isinstance(key, ast.Constant)]
+    return [key for key in keys if isinstance(key, str)]
 
 
 def load_method(name: str, dirs: Sequence[Path] = ()) -> type[Method]:

@@ -148,6 +148,9 @@ def test_completion_for_three_shells(shell: str):
     assert "sweep" in done.stdout, (done.stdout, done.stderr)
 
 
+TP_SDS = ("v1", "iclr", "prior_only", "snr_only", "reversed", "random", "pgc")  # its presets
+
+
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
@@ -159,7 +162,12 @@ def test_completion_for_three_shells(shell: str):
         ("harness sweep smo", {"smoke"}),
         ("harness sweep coco --wandb o", {"online", "offline"}),
         ("harness sweep coco --set guidance.cfg_s", {"guidance.cfg_scale="}),
-        ("harness sweep coco --methods sds,tp_", {"sds,tp_sds"}),
+        (
+            "harness sweep coco --methods sds,tp_",
+            {"sds,tp_sds", *(f"sds,tp_sds:{preset}" for preset in TP_SDS)},
+        ),
+        ("harness sweep coco --methods csd@linear_decay:t", {"csd@linear_decay:truncated"}),
+        ("harness check-method rfds_", {"rfds_rev", "rfds_rev:instaflow"}),
     ],
 )
 def test_what_is_completed(line: str, shown: set[str]):

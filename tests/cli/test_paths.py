@@ -19,6 +19,8 @@ from harness.cli.app import (
     toyworld_app,
 )
 from harness.config import UserError
+from harness.distill import method
+from harness.sweep.grid import read_suite
 
 APPS = (app, profile_app, prompts_app, slurm_app, study_app, toyworld_app)
 
@@ -57,11 +59,31 @@ def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     app(["new-method", "my_sds", "--dir=~/mine"], standalone_mode=False)
     app(["methods", "--methods-dir=~/mine"], standalone_mode=False)
     assert str(tmp_path / "scenes") in call("scenes", "--scenes-dir=~/scenes")
-    assert "my_sds" in capsys.readouterr().out and (tmp_path / "mine" / "my_sds" / "method.py").is_file()
+    said = capsys.readouterr().out
+    written, _, command = said.splitlines()[0].partition("; try it: harness ")
+    assert written == f"{tmp_path}/mine/my_sds written"
+    assert command == f"sweep smoke --methods my_sds --steps 50 --methods-dir {tmp_path}/mine"
+    read_suite(command.split()[1])
+    assert "my_sds  " in said and (tmp_path / "mine" / "my_sds" / "method.py").is_file()
     assert str(tmp_path / "runs") in call("status", "~/runs")
     assert str(tmp_path / "s.txt") in call("sweep", "~/s.txt", "--out=~/x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
     assert "nobody_here" in call("status", "~nobody_here/runs")
+
+
+def test_a_method_that_was_written_elsewhere_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    built_in = tmp_path / "checkout" / "methods"
+    (built_in / "other").mkdir(parents=True)
+    (built_in.parent / "pyproject.toml").touch()
+    monkeypatch.setattr(method, "BUILT_IN", built_in)
+    for name, where, far in (("one", tmp_path, True), ("two", built_in.parent, False)):
+        monkeypatch.chdir(where)
+        app(["new-method", name], standalone_mode=False)
+        said = capsys.readouterr().out
+        assert said.startswith(f"{built_in / name} written") and "--methods-dir" not in said
+        assert ("in the checkout" in said) == far
 
 
 WRITERS = [
