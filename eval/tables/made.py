@@ -17,9 +17,10 @@ from eval.tables import (
     domains,
     own_n,
 )
+from eval.tables.names import in_order, must_be_known
 from eval.tables.of_metrics import table_of, tables_of
 from eval.tables.table import Table
-from harness.config import UserError, nearest
+from harness.config import UserError
 from harness.console import busy
 from harness.records.identity import COMPOSED
 
@@ -38,18 +39,12 @@ OWN: dict[str, Callable[[Runs], Table]] = {
     "claims": claims.table,
     "published": claims.published,
 }
-FIRST = (
-    "controls", "ceilings", "r_precision", "r_precision_steps", "differences", "contrasts", "schedules",
-    "changes", "convergence", "own_n", "cost", "diversity", "shapes", "signatures", "spectrum",
-)  # fmt: skip
 RARE = {"ceilings", "changes", "contrasts", "controls", "domains"}  # most sweeps have no such question
-LAST = ("claims", "published")  # other people's words and numbers
 
 
 def table_names(kinds: Mapping[str, type[Metric]]) -> list[str]:
     """Every table by name, in the order in which they are shown."""
-    names = {*OWN, *tables_of(kinds)}
-    return [*FIRST, *sorted(names - {*FIRST, *LAST}), *LAST]
+    return in_order(tables_of(kinds))
 
 
 def make_tables(runs: Runs, names: Sequence[str] = ()) -> tuple[list[Table], list[str]]:
@@ -60,9 +55,7 @@ def make_tables(runs: Runs, names: Sequence[str] = ()) -> tuple[list[Table], lis
     """
     known, of_metrics = table_names(runs.metrics), tables_of(runs.metrics)
     guests = {name: kind.table for name, kind in runs.metrics.items() if kind.table}
-    for name in names:
-        if name not in known and name not in guests:
-            raise UserError(f"no table '{name}'{nearest(name, [*known, *guests])}")
+    must_be_known(names, [*known, *guests])
     made, left_out = [], []
     composed = any(COMPOSED in method for method in runs.methods)
     rare = RARE if composed else {*RARE, "schedules"}

@@ -197,10 +197,9 @@ complete_searches = _completes(_searches, ".toml")
 
 @_completes
 def complete_tables() -> Iterable[str]:
-    from eval.metric import known
-    from eval.tables.made import table_names
+    from eval.tables.names import by_source
 
-    return table_names({metric.name: metric for metric in known()})
+    return by_source()
 
 
 @_completes

@@ -23,9 +23,9 @@ from eval.metrics.textureless import Textureless, textureless
 from eval.runs import Runs
 from eval.sources.load import load_runs
 from eval.sources.samples import prior_samples
-from eval.tables import claims, differences
+from eval.tables import claims, differences, names
 from eval.tables.differences import decidable
-from eval.tables.made import RARE, make_tables, table_names
+from eval.tables.made import OWN, RARE, make_tables, table_names
 from eval.tables.table import Number, Table, as_csv, latex
 from harness.config import GuidanceConfig, UserError, ViewsConfig
 from harness.console import Console
@@ -339,3 +339,17 @@ def test_samples_of_the_prior_are_drawn_once(tiny_prior: Path, tmp_path: Path) -
         prior_samples(tmp_path, gone, own, ["a red mug"], 2, "cpu")
     with pytest.raises(UserError, match="other files of"):
         prior_samples(tmp_path, cfg, "0" * 64, ["a red mug"], 2, "cpu")
+
+
+def test_names_of_tables_are_known_from_sources_alone(tmp_path: Path) -> None:
+    assert set(OWN) == set(names.OWN) and names.by_source() == table_names(kinds())
+    names.check_names(["shapes", "janus", "textureless", "claims"])
+    for word in ("r_precison", "gradients"):  # which has no numbers of its own
+        with pytest.raises(UserError, match=f"no table '{word}'"):
+            names.check_names([word])
+    (tmp_path / "mine.py").write_text("class Mine(RunMetric):\n    columns = ()\n    table = 'ours'\n")
+    names.check_names(["mine", "ours"], [tmp_path])
+    with pytest.raises(UserError, match="no table 'our'; did you mean 'ours'"):
+        names.check_names(["our"], [tmp_path])
+    (tmp_path / "theirs.py").write_text("class Theirs(Base):\n    columns = ()\n")  # of whatever table
+    names.check_names(["our"], [tmp_path])
