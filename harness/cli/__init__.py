@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import io
 import os
@@ -9,7 +10,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from typing import Any, TypeGuard
+from typing import Any, NoReturn, TypeGuard
 
 import typer
 from typer.exceptions import TyperException
@@ -75,6 +76,33 @@ def main() -> None:
             raise
         code = _complain(f"{error.filename}: {error.strerror}") if _is_of_a_place(error) else _failed(error)
     sys.exit(code)
+
+
+def command() -> NoReturn:
+    """`main` as a process, which ends with it: taking hundreds of loaded modules apart takes seconds, and
+    nobody needs it. Threads are waited for, and what was registered for the exit is done."""
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    if not isinstance(code, int | None):
+        print(code, file=sys.stderr)
+        code = 1
+    code = code or 0
+    try:
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+        atexit._run_exitfuncs()
+    except Exception as error:
+        code = code or _failed(error)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = code or 1
+    os._exit(code)
 
 
 def _run(arguments: list[str]) -> Any:
