@@ -7,7 +7,9 @@ from pathlib import Path
 
 from eval.sources.load import RunRecord, rows_of
 from harness.config import UserError
+from harness.records.identity import SuiteRef
 from harness.records.rows import differing, setting_of, value_shown
+from harness.records.suites import check_one_pool
 
 
 def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) -> None:
@@ -15,9 +17,10 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
     first = runs[0]
     weights: dict[str, str] = {}
     computed: dict[str, str] = {}
+    suites = {run.suite for run in runs}
+    if None in suites:
+        check_one_pool(_suites_of(runs))
     for other in runs:
-        if other.suite is None:
-            raise UserError(f"{other.run_id} belongs to no suite, so there is no pool to retrieve from")
         if other.mark != first.mark:
             raise UserError(
                 f"toy, random and real priors never share a table: '{first.prior}' ({first.run_id}), "
@@ -41,15 +44,16 @@ def check_comparable(runs: Sequence[RunRecord], clip: str, allow_mixed: bool) ->
                 f"{other.run_id} was computed otherwise ({other.numerics}) than others ({computed['as']}); "
                 "separate them or pass --allow-mixed"
             )
-        if other.suite != first.suite:
-            raise UserError(
-                f"runs of different suites have different pools ({first.run_id}, {other.run_id}); "
-                f"separate them or pass --allow-mixed"
-            )
+    if len(suites) > 1:
+        check_one_pool(_suites_of(runs), allow_mixed)
     if not first.mark and Path(clip).name.startswith("toy-"):
         raise UserError(
             f"'{clip}' knows only the toy world; score '{first.prior}' with ViT-B-32-quickgelu/openai"
         )
+
+
+def _suites_of(runs: Sequence[RunRecord]) -> dict[str, SuiteRef | None]:
+    return {run.run_id: run.folder.spec().suite for run in runs}
 
 
 def _check_settings(runs: Sequence[RunRecord]) -> None:

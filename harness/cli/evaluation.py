@@ -39,7 +39,7 @@ from harness.config import UserError
 from harness.console import busy, say, say_some
 from harness.records.files import check_file, check_folder
 from harness.records.folder import run_folders
-from harness.sweep.select import select
+from harness.sweep.select import check_pools, select
 from harness.text import short
 
 
@@ -55,10 +55,13 @@ WHICH = "Which; all that the runs allow by default. Words such as method=tp_sds 
 
 
 def runs_and_results(
-    source: str, out: Path | None, below: str, words: Sequence[str] = ()
+    source: str, out: Path | None, below: str, words: Sequence[str] = (), allow_mixed: bool | None = False
 ) -> tuple[Path, Path, list[str] | None]:
     """The folder of runs, made from W&B where they are there; where results go unless `out` says it; and
-    which runs fit the words, None for no words. Results of some never take the place of those of all."""
+    which runs fit the words, None for no words. Results of some never take the place of those of all.
+
+    Raises UserError where they share no pool, unless `allow_mixed` is None: before anything is imported.
+    """
     below = f"chosen/{below}" if words else below
     if source.startswith("hf:") or (Path(source) / "croissant.json").is_file():
         from eval.published.read import run_folders_of as restored
@@ -76,9 +79,13 @@ def runs_and_results(
         results = Path("wandb-" + source.rpartition("/")[2], below)
     else:
         runs = Path(source)
-        run_folders(runs)  # a wrong name is told before anything is imported
         results = runs / "eval" / below
-    only = [folder.id for folder in select(runs, words)] if words else None
+    folders = run_folders(runs)  # a wrong name is told before anything is imported
+    with busy("reading what runs there are"):
+        folders = select(runs, words) if words else folders
+        if allow_mixed is not None:
+            check_pools(folders, allow_mixed)
+    only = [folder.id for folder in folders] if words else None
     if out is None:
         check_folder(results)
     return runs, out or results, only
@@ -104,7 +111,7 @@ def evaluate(
     scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """R-Precision of the stored views per method, with intervals, and a contact sheet."""
-    folder, results, only = runs_and_results(runs, out, "", words)
+    folder, results, only = runs_and_results(runs, out, "", words, allow_mixed)
     with busy("loading libraries"):
         from eval.command import evaluate as run
         from harness.reproduce import evaluated_runs
@@ -136,8 +143,11 @@ def tables(
     ] = [],  # noqa: B006
 ) -> None:
     """Tables with intervals as md, csv and tex: R-Precision, convergence, diversity, failures, claims."""
+    from eval.tables.names import check_names
+
     names, words = filters(names)
-    folder, results, only = runs_and_results(runs, out, "tables", words)
+    check_names(names, metrics_dir)
+    folder, results, only = runs_and_results(runs, out, "tables", words, allow_mixed)
     with busy("loading libraries"):
         from eval.command import write_tables
         from harness.reproduce import evaluated_runs
@@ -192,19 +202,26 @@ def power(
     allow_mixed: AllowMixed = False,
 ) -> None:
     """How many prompts and seeds show a difference, and what the runs at hand could have shown."""
-    from eval.tables import power as program
-    from eval.tables.table import console_for_tables, tell
     from harness.sweep.grid import parse_seeds
 
-    plan = program.Plan(tuple(difference), ratio, parse_seeds(seeds), prompts or 153, width=width)
+    numbers = parse_seeds(seeds)
+    folder, only = Path(), None
     if spread is None:
-        from harness.reproduce import evaluated_runs
+        folder, _, only = runs_and_results(runs, out, "power", words, allow_mixed)
+    with busy("loading libraries"):
+        from eval.tables import power as program
+        from eval.tables.table import console_for_tables, tell
 
-        folder, _, only = runs_and_results(runs, out, "power", words)
+    plan = program.Plan(tuple(difference), ratio, numbers, prompts or 153, width=width)
+    if spread is None:
+        with busy("loading libraries"):
+            from harness.reproduce import evaluated_runs
+
         options = {"clip": clip, "device": device, "allow_mixed": allow_mixed}
         found = evaluated_runs(folder, **options, only=only, chosen=words)
         plan = program.planned_with(plan, found, prompts, hours, seconds, methods)
-        tables, lines = program.of_runs(found, plan)
+        with busy("what these runs can show"):
+            tables, lines = program.of_runs(found, plan)
         stamp = found.stamp
     else:
         if out is not None or (hours is not None and (seconds is None or methods is None)):
@@ -227,7 +244,8 @@ def metrics(
 ) -> None:
     """The metrics that tables are made of, each one file."""
     if markdown:
-        from eval.metric import definitions
+        with busy("loading libraries"):
+            from eval.metric import definitions
 
         print(definitions(metrics_dir), end="")
         return
@@ -269,8 +287,12 @@ def figures(
     ] = [],  # noqa: B006
 ) -> None:
     """Figures as pdf and png, each with a manifest of the runs that made it."""
+    from eval.figures.kinds import SEAM
+
     names, words = filters(names)
-    folder, results, only = runs_and_results(runs, out, "figures", words)
+    for name in names:
+        SEAM.find(name, figures_dir)
+    folder, results, only = runs_and_results(runs, out, "figures", words, allow_mixed)
     with busy("loading libraries"):
         from eval.figures.style import NAMES, Choices
         from eval.figures.write import write_figures
@@ -327,7 +349,8 @@ def reproduce(
     dry_run: DryRun = False,
 ) -> None:
     """A named experiment from sweep to figures; runs that are done are reused."""
-    from harness import reproduce as program
+    with busy("loading libraries"):
+        from harness import reproduce as program
     from harness.sweep import experiment
 
     for each in experiment.names() if name == "all" else [name]:
@@ -350,9 +373,11 @@ def import_(
     toy: Annotated[bool, Option("--toy", help="They are of the toy world.")] = False,
 ) -> None:
     """Other people's renders become run folders that eval, tables and figures read like any other."""
-    from eval.scorers.retrieval import cut_captions
-    from eval.sources.foreign import import_renders
+    with busy("loading libraries"):
+        from eval.scorers.retrieval import cut_captions
+        from eval.sources.foreign import import_renders
     from harness.presets import CLIPS
+    from harness.records.suites import beside_others
     from harness.sweep.grid import read_suite, write_suite
 
     read = read_suite(suite)
@@ -361,7 +386,7 @@ def import_(
     for line in cut_captions(read.prompts, ["toy-clip"] if toy else CLIPS):
         say(line)
     write_suite(out, read)
-    print(f"{len(runs)} runs in {out}; next: harness eval {out}")
+    print(f"{len(runs)} runs in {out}; next: harness eval {out}{beside_others(out, read.name, read.sha256)}")
 
 
 @app.command(epilog="Example: harness export tp_sds-a-red-bus-s0-f69ab924 --format glb")
@@ -484,10 +509,11 @@ def _format(kind: Format | None, out: Path | None) -> str:
 def _export_logs(source: str, out: Path, metrics: str) -> None:
     """Columns: run, method, prompt, seed, step, time, metric, value, state."""
     check_file(out)
-    from eval.sources.logs import load_logs
-    from eval.tables.table import write_frame
+    with busy("reading logs"):
+        from eval.sources.logs import load_logs
+        from eval.tables.table import write_frame
 
-    frame = load_logs(source, [name.strip() for name in metrics.split(",") if name.strip()] or None)
+        frame = load_logs(source, [name.strip() for name in metrics.split(",") if name.strip()] or None)
     for problem in frame.attrs["problems"]:
         say(f"left out: {problem}", sys.stderr)
     write_frame(frame, out)

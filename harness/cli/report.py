@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -22,7 +24,10 @@ from harness.cli.app import (
     folder_out,
 )
 from harness.cli.evaluation import runs_and_results
-from harness.console import busy
+from harness.config import UserError
+from harness.console import busy, say
+from harness.records.folder import run_folders
+from harness.sweep.select import check_pools
 
 Open = Annotated[bool, Option("--open", help="Open it in the browser.")]
 
@@ -43,10 +48,14 @@ def report(
     metrics_dir: MetricsDir = [],  # noqa: B006
     scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
-    """Pages that open from disk: tables, curves, every run, any two side by side."""
+    """Pages that open from disk: tables, curves, every run, any two side by side.
+
+    Runs without a pool in common are shown, too: without tables and curves.
+    """
     import webbrowser
 
-    folder, where, only = runs_and_results(runs, out, "report", words)
+    folder, where, only = runs_and_results(runs, out, "report", words, None)
+    apart = _apart(folder, only, allow_mixed)
     with busy("loading libraries"):
         from eval.report.results import results, truth
         from eval.report.write import write_report
@@ -55,10 +64,26 @@ def report(
     options = {"clip": clip, "device": device, "allow_mixed": allow_mixed, "samples": prior_samples}
     options |= {"metrics_dirs": metrics_dir, "only": only, "chosen": words}
     study = cache(lambda: evaluated_runs(folder, **options))
-    index = write_report(folder, where, lambda: results(study()), only=only, truth=lambda: truth(study()))
+
+    def numbers() -> dict[str, Any]:
+        return {"notes": [apart]} if apart else results(study())
+
+    known = None if apart else (lambda: truth(study()))
+    index = write_report(folder, where, numbers, only=only, truth=known)
     print(index)
     if open_:
         webbrowser.open(index.resolve().as_uri())
+
+
+def _apart(folder: Path, only: Collection[str] | None, allow_mixed: bool) -> str:
+    """Why these runs have no numbers side by side, which is told; "" where they share a pool."""
+    try:
+        check_pools([run for run in run_folders(folder) if only is None or run.id in only], allow_mixed)
+    except UserError as error:
+        apart = f"no tables and curves: {error}"
+        say(apart, sys.stderr)
+        return apart
+    return ""
 
 
 @app.command(epilog="Example: harness watch runs --open")

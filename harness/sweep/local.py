@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.config import Execution
 from harness.console import busy, say
 from harness.faults import INTERRUPTED
+from harness.records import suites
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, run_id
 from harness.sweep.display import Display, duration, speed
@@ -53,7 +54,7 @@ def sweep(
             for run in (*plan.specless, *plan.unlabelled):
                 RunFolder.create(root, by_id[run])
         if not plan.packs and not plan.running:
-            return _report(plan.done, plan.failed, [], root)
+            return _report(plan.done, plan.failed, [], root, suite)
         before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             if plan.packs:
@@ -85,7 +86,7 @@ def sweep(
     if outcome.interrupted:
         print(f"stopped: {len(outcome.left)} runs left; the same command continues them", flush=True)
         return INTERRUPTED
-    return _report(outcome.done, outcome.failed, outcome.left, root)
+    return _report(outcome.done, outcome.failed, outcome.left, root, suite)
 
 
 def tell_damaged(damaged: Mapping[str, str]) -> None:
@@ -97,7 +98,7 @@ def tell_damaged(damaged: Mapping[str, str]) -> None:
         print(f"{more}move a damaged folder away, and the same command makes its run anew", flush=True)
 
 
-def _report(done: Sequence[str], failed: Sequence[str], left: Sequence[str], root: Path) -> int:
+def _report(done: Sequence[str], failed: Sequence[str], left: Sequence[str], root: Path, suite: Suite) -> int:
     text = f"{len(done)} done"
     if failed:
         failure = RunFolder(root / failed[0]).failure() or {"reason": "unknown"}
@@ -106,6 +107,7 @@ def _report(done: Sequence[str], failed: Sequence[str], left: Sequence[str], roo
         text += f"{failure['reason']}{where}"
     if left:
         text += f", {len(left)} left unfinished, such as {left[0]}"
-    then = f"eval {root}" if done else f"status {root} --why {failed[0]}" if failed else ""
+    own = suites.beside_others(root, suite.name, suite.sha256)
+    then = f"eval {root}{own}" if done else f"status {root} --why {failed[0]}" if failed else ""
     say(text + (f"; next: harness {then}" if then else ""))
     return 1 if failed or left else 0

@@ -12,6 +12,7 @@ from harness.distill.method import in_full
 from harness.records.folder import Look, RunFolder, Status, run_folders
 from harness.records.rows import setting_of, value_shown
 from harness.records.schema import SPEC
+from harness.records.suites import NONE, check_one_pool
 from harness.scene.kind import annotation_of
 from harness.sweep.grid import seed_ranges
 from harness.text import short
@@ -26,7 +27,8 @@ def select(root: Path, words: Sequence[str]) -> list[RunFolder]:
     """The runs under `root` that fit every word; all of them for no word.
 
     `method=` takes a method, with its variant or without; `seed=` as `--seeds`; `prompt=` a part of the
-    prompt; `suite=` its suite's name; `state=` new, resume, running, done, failed, cancelled or damaged; a
+    prompt; `suite=` its suite's name or hash, "prompts" for those of `--prompt`, none for runs of no suite;
+    `state=` new, resume, running, done, failed, cancelled or damaged; a
     setting's key, such as guidance.cfg_scale or cfg_scale alone, its value. A word without `=` is a part of
     the id, or a pattern of it with `*`. A run without a readable spec fits its id and its state alone.
     Raises UserError for an unknown key or state, and where no run fits.
@@ -80,6 +82,13 @@ def find_run(words: Sequence[str], root: Path) -> RunFolder:
     raise UserError(f"'{' '.join(words)}' fits {some}: write more of it")
 
 
+def check_pools(folders: Sequence[RunFolder], allow_mixed: bool = False) -> None:
+    """Raises UserError where the ended ones of some runs have no pool of captions in common."""
+    looks = {folder.id: folder.look() for folder in folders}
+    ended = {run: look.spec for run, look in looks.items() if look.status in ("done", "failed")}
+    check_one_pool({run: spec.suite for run, spec in ended.items() if spec}, allow_mixed)
+
+
 def _test(word: str) -> Test:
     if len(word) > LONGEST_WORD:
         raise UserError(f"a filter has at most {LONGEST_WORD} letters, '{short(word, 60)}' has {len(word)}")
@@ -117,8 +126,12 @@ def _same(value: Any, asked: Any) -> bool:
 
 def _suite(value: str) -> Test:
     def test(_: RunFolder, look: Look) -> bool:
-        suite = look.spec.suite if look.spec else None
-        return suite is not None and (suite.name == value or suite.sha256.startswith(value))
+        if look.spec is None:
+            return False
+        suite = look.spec.suite
+        if suite is None:
+            return value == NONE
+        return suite.name == value or suite.sha256.startswith(value)
 
     return test
 

@@ -14,7 +14,7 @@ from harness.cli import _with_a_profile, main
 from harness.cli.app import GROUPS
 from harness.config import Config, UserError, override_keys
 from harness.records.folder import RunFolder
-from harness.records.identity import RunSpec
+from harness.records.identity import RunSpec, SuiteRef
 from harness.sweep.request import Request
 
 LIGHT = (["--help"], ["methods"], ["scenes"], ["sweep", "--help"])
@@ -64,6 +64,8 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["bench", "engin"], "'engine'"),
         (["export-to", "gpteval"], "'gpteval3d'"),
         (["status", "no-such-folder"], "no-such-folder"),
+        (["tables", "no-such-folder", "r_precison"], "'r_precision'"),
+        (["figures", "no-such-folder", "r_precison"], "'r_precision'"),
         (["turntable", "--runs", "no-such-folder"], "no-such-folder"),
         (["export", "no-such-run", "--format", "glbb"], "'glb'"),
         (["export", "no-such-run", "--format", "glb", "--out", "car.obj"], ".glb"),
@@ -133,6 +135,40 @@ def test_light_commands_import_no_torch(tmp_path: Path):
         assert done.returncode == 0, (arguments, done.stderr)
 
 
+def test_runs_of_several_pools_are_refused_before_anything_is_loaded(tmp_path: Path):
+    for seed, (name, digit) in enumerate([("coco", "a"), ("prompts", "b")]):
+        suite = SuiteRef(name=name, sha256=digit * 64, size=2)
+        spec = RunSpec(method="tp_sds", prompt="a bus", seed=seed, suite=suite)
+        RunFolder.create(tmp_path, spec).finish({})
+    code = (
+        "import sys\nfrom harness.cli import main\n"
+        "for command in ('eval', 'tables', 'figures', 'power'):\n"
+        "    sys.argv = ['harness', command, *sys.argv[-1:]]\n"
+        "    try: main()\n"
+        "    except SystemExit as end: assert end.code == 2\n"
+        "assert not {'torch', 'pandas', 'matplotlib', 'scipy'} & {*sys.modules}"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 4 == done.stderr.count("suite=coco (1 run), suite=prompts (1 run)")
+
+
+def test_a_process_ends_with_its_command():
+    """Threads are waited for and exits are done, but nothing of what is loaded is taken apart."""
+    code = (
+        "import atexit, sys, threading, time\n"
+        "class Kept:\n    def __del__(self): print('taken apart', flush=True)\n"
+        "kept, over = Kept(), threading.Event()\natexit.register(print, 'exit')\n"
+        "threading.Thread(target=lambda: (over.wait(), time.sleep(0.1), print('thread'))).start()\n"
+        "import harness.cli\nrun = harness.cli.main\n"
+        "def main():\n    try: run()\n    finally: over.set()\n"
+        "harness.cli.main = main\nharness.cli.command()"
+    )
+    for word, code_of_it in (("methods", 0), ("methodz", 2)):
+        done = subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True)
+        assert done.returncode == code_of_it and done.stdout.endswith("thread\nexit\n"), done
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_for_three_shells(shell: str):
     words = {"bash": {"COMP_WORDS": "harness swe", "COMP_CWORD": "1"}}.get(
@@ -172,11 +208,15 @@ TP_SDS = ("v1", "iclr", "prior_only", "snr_only", "reversed", "random", "pgc")  
 )
 def test_what_is_completed(line: str, shown: set[str]):
     words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_HARNESS_COMPLETE": "complete_bash"}
-    code = "import sys; sys.argv = ['harness']; from harness.cli import main; main()"
+    code = (
+        "import atexit, sys; sys.argv = ['harness']; heavy = {'torch', 'pandas', 'matplotlib', 'scipy'}\n"
+        "atexit.register(lambda: print(*heavy & {*sys.modules}, file=sys.stderr))\n"
+        "from harness.cli import main; main()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | words
     )
-    assert set(done.stdout.split()) == shown, done.stderr
+    assert set(done.stdout.split()) == shown and not done.stderr.strip(), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_the_command_of_a_figure_makes_it_again(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("harness.reproduce.evaluated_runs", lambda folder, **options: (folder, options))
     monkeypatch.setattr("eval.figures.write.write_figures", write)
     monkeypatch.setattr("harness.cli.evaluation.runs_and_results", lambda runs, *_: (runs, tmp_path, ["one"]))
+    (tmp_path / "mine.py").touch()
     options = ["--clip", "my clip", "--allow-mixed", "--prior-samples", "0", "--figures-dir", tmp_path]
     options += ["--scenes-dir", tmp_path, "--name", "tp_sds=Our own", "--no-footnote", "--width", "3.5"]
     call(
@@ -113,3 +114,14 @@ def test_the_command_of_a_figure_makes_it_again(monkeypatch: pytest.MonkeyPatch,
     call("figures", "runs", "--out", tmp_path, "--device", "cpu")
     assert made[2][2] == "harness figures runs"
     look_in([])
+
+
+def test_a_report_needs_no_pool_in_common(
+    runs: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Sweep(runs.root, runs.suite.model_copy(update={"name": "two", "sha256": "ab" * 32}), PROMPTS[4:])
+    other.add("linear_decay", PROMPTS[4], 0)
+    call("report", runs.root, "--out", tmp_path / "report", "--clip", "no scorer is loaded")
+    assert "no tables and curves: runs of different suites" in capsys.readouterr().err
+    assert "choose one of suite=six" in (tmp_path / "report" / "data" / "results.js").read_text()
+    assert len(list((tmp_path / "report" / "data" / "run").iterdir())) == 13

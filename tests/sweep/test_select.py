@@ -1,6 +1,7 @@
 """Choosing runs by words."""
 
 import json
+import re
 import traceback
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.config import UserError
+from harness.records import suites
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef
-from harness.sweep.select import select
+from harness.sweep.select import check_pools, select
 from harness.sweep.status import blame, reading, sweep_status
 from slurm.watch import why
 
@@ -62,6 +64,33 @@ def test_words_narrow_a_status(root: Path):
     assert [row.method for row in found.methods] == ["tp_sds:iclr"] and found.total.waiting == 2
     out = CliRunner().invoke(app, ["status", str(root), "method=tp_sds:iclr", "seed=0-1", "--json"]).output
     assert json.loads(out)["total"]["waiting"] == 2
+
+
+def test_suites_have_words_that_choose_them(tmp_path: Path):
+    refs = [SuiteRef(name=name, sha256=digit * 64, size=1) for name, digit in zip("stt", "abc", strict=True)]
+    for seed, suite in enumerate([None, *refs, *refs[:1]]):
+        spec = RunSpec(method="tp_sds", prompt="a red bus", seed=seed, suite=suite)
+        RunFolder.create(tmp_path, spec).finish({})
+        if suite:
+            suites.keep(tmp_path, suite.name, suite.sha256, ["a red bus"])
+    RunFolder.create(tmp_path, RunSpec(method="tp_sds", prompt="a cup", seed=9))  # it has not ended
+    told = f"suite=s (2 runs), suite={'b' * 12} (1 run), suite={'c' * 12} (1 run)"
+    with pytest.raises(UserError, match="no suite.*choose others: " + re.escape(told)):
+        check_pools(select(tmp_path, []))
+    pooled = [run for word in ("suite=s", "suite=t") for run in select(tmp_path, [word])]
+    with pytest.raises(UserError, match="different pools: choose one of " + re.escape(told)):
+        check_pools(pooled)
+    check_pools(pooled, allow_mixed=True)
+    check_pools(select(tmp_path, ["suite=" + "c" * 12]))
+    assert (_count(tmp_path, "suite=none"), _count(tmp_path, "suite=t"), _count(tmp_path, "suite=s")) == (
+        2,
+        2,
+        2,
+    )
+    assert suites.beside_others(tmp_path, "s", "a" * 64) == " suite=s"
+    assert suites.beside_others(tmp_path, "t", "b" * 64) == f" suite={'b' * 12}"
+    suites.keep(tmp_path / "one", "a b", "a" * 64, ["a red bus"])
+    assert suites.beside_others(tmp_path / "one", "a b", "a" * 64) == ""
 
 
 def test_a_run_without_a_readable_spec_is_chosen_by_id_and_state_alone(root: Path):
