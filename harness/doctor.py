@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.config import ENCODERS, Config, Execution, UserError, named_line, nearest
-from harness.console import say
+from harness.console import busy, say
 from harness.guidance import hub
 from harness.guidance.folder import pinned
 from harness.presets import DEFAULT, load, preset
@@ -79,7 +79,7 @@ def tell(
     sweep costs (`estimate`); whether nothing that the preset needs is missing."""
     checks = []
     more = chain(file_system(out) if files else (), (cost(config) for _ in range(estimate)))
-    for check in chain(examine(config, clips, out), more):
+    for check in _in_turn(chain(examine(config, clips, out), more)):
         checks.append(check)
         if not as_json:
             say(str(check))
@@ -94,6 +94,16 @@ def tell(
             f"everything that the {config.preset} preset needs is here (what is in brackets it does without)"
         )
     return not lacking
+
+
+def _in_turn(checks: Iterator[Check]) -> Iterator[Check]:
+    """The checks, each of which is told on a terminal while it takes its time."""
+    while True:
+        with busy("looking at what is here"):
+            check = next(checks, None)
+        if check is None:
+            return
+        yield check
 
 
 def examine(config: Config, clips: Sequence[str], out: Path) -> Iterator[Check]:

@@ -214,6 +214,27 @@ def test_light_modules_import_nothing_heavy_at_the_top(name: str):
     assert not heavy, f"{name} imports {heavy}"
 
 
+def _unsaid(node: ast.AST, said: bool = False) -> Iterator[str]:
+    """What a command imports where no line on the terminal says that it is loading."""
+    for each in ast.iter_child_nodes(node):
+        if isinstance(each, ast.ImportFrom) and each.module and not said:
+            yield from {each.module, *(f"{each.module}.{alias.name}" for alias in each.names)}
+        calls = [ast.unparse(item.context_expr) for item in each.items] if isinstance(each, ast.With) else []
+        yield from _unsaid(each, said or any(call.startswith("busy(") for call in calls))
+
+
+def test_commands_say_when_they_load_what_is_heavy():
+    tops = {module_of(path): imported(path, inside_functions=False) for path in SOURCES}
+    heavy = {module for module, names in tops.items() if {name.split(".")[0] for name in names} & HEAVY}
+    while more := {module for module in tops.keys() - heavy if tops[module] & heavy}:
+        heavy |= more
+    for path in (ROOT / "harness" / "cli").glob("*.py"):
+        for function in ast.parse(path.read_text()).body:
+            if isinstance(function, ast.FunctionDef):
+                silent = heavy & {*_unsaid(function)}
+                assert not silent, f"{path.name}: {function.name}: {silent}"
+
+
 @pytest.mark.parametrize("path", ["harness/cli/__init__.py", "harness/sweep/worker.py"])
 def test_entry_points_begin_with_how_threads_wait(path: str):
     """OpenMP reads it once, when torch or numba loads it."""

@@ -57,7 +57,8 @@ def write_figures(
                 if known[name].is_usual:
                     say(line)
             else:
-                written += _write(known[name], sheet, runs, out, command)
+                with busy(f"writing figure {name}"):
+                    written += _write(known[name], sheet, runs, out, command)
         missing = fallbacks(texts(runs))[1]
         if missing and written:
             say(boxes(missing))

@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from eval.comparable import check_comparable
 from eval.preference.design import Design, load_design
 from eval.preference.store import OTHER, Choice, Store
 from eval.preference.trials import draw_trials
-from eval.runs import check_comparable
 from eval.scorers.clip import Clip, load_clip
 from eval.scorers.features import view_features
 from eval.sources.load import RunRecord, load_runs

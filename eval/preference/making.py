@@ -130,7 +130,7 @@ def _paired(
     root: Path, methods: Sequence[str], only: Collection[str] | None, prompts: int | None
 ) -> tuple[list[Two], list[RunRecord]]:
     """The real pairs, by the suite's order of prompts, seed and methods; and the runs they are of."""
-    from eval.runs import check_comparable
+    from eval.comparable import check_comparable
     from eval.scorers.retrieval import load_pool
 
     if len(methods) < 2 or len(set(methods)) < len(methods):

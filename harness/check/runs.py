@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from harness.config import Config, Execution, named_line
-from harness.console import say
+from harness.console import busy, say
 from harness.distill.runner import advance
 from harness.guidance.random_prior import make_prior
 from harness.records.folder import RunFolder
@@ -36,7 +36,8 @@ def results(trial: T, checks: Mapping[str, Callable[[T], None]]) -> Iterator[tup
     for name, check in checks.items():
         problem = None
         try:
-            check(trial)
+            with busy(f"trying {name}"):
+                check(trial)
         except Exception as error:  # an extension's own may be any
             problem = str(error) if isinstance(error, Broken) else named_line(error)
         yield name, (check.__doc__ or "").strip(), problem

@@ -19,6 +19,7 @@ from harness.cli.app import (
     folder_out,
 )
 from harness.config import UserError
+from harness.console import busy
 from harness.presets import DEFAULT
 
 
@@ -68,22 +69,26 @@ def bench(
 
         raise Exit(int(not run_study() and check))
     if what == "coverage":
-        from eval.statistics.bench_coverage import run as run_coverage
+        with busy("loading libraries"):
+            from eval.statistics.bench_coverage import run as run_coverage
 
         raise Exit(int(not run_coverage(runs) and check))
     if what == "methods":
-        from harness.bench_methods import run as run_methods
+        with busy("loading libraries"):
+            from harness.bench_methods import run as run_methods
 
         run_methods(folder or Path("runs"), methods_dir)
         return
     if folder:
         raise UserError(f"harness bench {what} takes no RUNS, and got '{folder}'; `bench methods RUNS` does")
-    from harness import bench as engine
+    with busy("loading libraries"):
+        from harness import bench as engine
     from harness.doctor import pin, resolve
 
     config = pin(resolve(preset, prior, settings))
     if what == "scenes":
-        from harness.bench_scenes import run as run_scenes
+        with busy("loading libraries"):
+            from harness.bench_scenes import run as run_scenes
 
         raise Exit(run_scenes(config))
     if what == "spread":
@@ -130,8 +135,9 @@ def doctor(
     """What this machine has of what a preset needs; exit 1 where something is missing."""
     from harness import doctor
 
-    config = doctor.resolve(preset, prior, settings)
-    clips = doctor.scorers(preset, clip)
+    with busy("reading settings"):
+        config = doctor.resolve(preset, prior, settings)
+        clips = doctor.scorers(preset, clip)
     if metrics and not fetch:
         raise UserError("--metrics names what --fetch brings; every metric is looked at anyway")
     if lock and not fetch:
@@ -163,7 +169,8 @@ def make_prior(
     architecture(like)
     if not random:
         raise UserError("make-prior makes random weights only, and wants to hear it: add --random")
-    from harness.guidance.random_prior import make_prior as make
+    with busy("loading libraries, and writing random weights"):
+        from harness.guidance.random_prior import make_prior as make
 
-    make(out, like, size=size, seed=seed, dtype=dtype, tokenizer=tokenizer)
+        make(out, like, size=size, seed=seed, dtype=dtype, tokenizer=tokenizer)
     print(f"{out}: {like} {size}, RANDOM WEIGHTS; use it: --set guidance.prior={out}")

@@ -11,6 +11,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option
 
 from harness.cli.app import MethodsDir, app, complete_methods, folder_out
+from harness.console import busy
 from harness.presets import DEFAULT
 
 
@@ -31,8 +32,10 @@ def methods(
     if name is not None or page:
         from harness.distill import catalogue
 
-        whole = in_full(name, methods_dir) if name is not None else ""
-        print(catalogue.about(whole, methods_dir) if whole else catalogue.page(methods_dir), end="")
+        with busy("loading methods"):
+            whole = in_full(name, methods_dir) if name is not None else ""
+            text = catalogue.about(whole, methods_dir) if whole else catalogue.page(methods_dir)
+        print(text, end="")
         return
     found = discover(methods_dir)
     width = max(map(len, found), default=0)
@@ -46,12 +49,14 @@ def check_method(
     methods_dir: MethodsDir = [],  # noqa: B006
 ) -> None:
     """Try whether a method keeps what all do: settings, timesteps, bits, evaluations."""
-    from harness.check.method import CHECKS, Trial
-    from harness.check.runs import tell
     from harness.sweep.grid import choose_methods
 
     dirs = tuple(each.resolve() for each in methods_dir)
-    choose_methods(name, [], dirs)
+    with busy("loading libraries"):
+        choose_methods(name, [], dirs)
+        from harness.check.method import CHECKS, Trial
+        from harness.check.runs import tell
+
     with tempfile.TemporaryDirectory(prefix="harness-check-") as folder:
         kept = tell(Trial(name, Path(folder), dirs), CHECKS)
     raise Exit(0 if kept else 1)

@@ -12,6 +12,7 @@ from typer import Argument, Exit, Option
 
 from harness.cli.app import Device, Filter, RunsOption, ScenesDir, app, folder_out
 from harness.config import UserError
+from harness.console import busy
 
 if TYPE_CHECKING:
     from harness.objects.final import Final
@@ -34,7 +35,8 @@ def turntable(
 
     Runs are chosen by words, by id, or by folder.
     """
-    from harness.objects.turntable import is_there
+    with busy("loading libraries"):
+        from harness.objects.turntable import is_there
 
     def make(folder: RunFolder) -> None:
         if is_there(folder, azimuths, elevation, size):
@@ -58,7 +60,8 @@ def export_to(
     scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """Finished runs as GPTEval3D's folders of renders, or as T3Bench's folders of meshes."""
-    from harness.objects import benchmarks
+    with busy("loading libraries"):
+        from harness.objects import benchmarks
 
     folders = _done(words, runs)
     if benchmark == "gpteval3d":
@@ -96,20 +99,23 @@ def _each(folders: list[RunFolder], make: Callable[[RunFolder], None]) -> None:
 
 
 def _write(folder: RunFolder, azimuths: int, elevation: float, size: int | None, device: str) -> None:
-    from harness.objects.turntable import write_turntable
+    with busy("loading libraries"):
+        from harness.objects.turntable import write_turntable
 
     started = time.monotonic()
     final = _load(folder, device)
-    path = write_turntable(final, azimuths, elevation, size)
+    with busy(f"a film of {folder.id}"):
+        path = write_turntable(final, azimuths, elevation, size)
     stamp = f"  ({final.about['mark']})" if final.about["mark"] else ""
     print(f"{path}  {azimuths} frames, {time.monotonic() - started:.1f} s{stamp}", flush=True)
 
 
 def _load(folder: RunFolder, device: str) -> Final:
-    from harness.device import pick_device
-    from harness.objects.final import load
+    with busy(f"loading {folder.id}"):
+        from harness.device import pick_device
+        from harness.objects.final import load
 
-    return load(folder, pick_device(device))
+        return load(folder, pick_device(device))
 
 
 def _chosen(words: list[str], runs: Path) -> list[RunFolder]:
@@ -135,11 +141,14 @@ def export_run(
     device: str,
 ) -> None:
     """One run's object as a mesh file, and a line on what it is."""
-    from harness.objects.export import export_mesh
     from harness.sweep.select import find_run
 
-    final = _load(find_run([name], runs), device)
-    path, about = export_mesh(final, kind, out, threshold, resolution, components)
+    folder = find_run([name], runs)
+    with busy(f"a mesh of {folder.id}"):
+        from harness.objects.export import export_mesh
+
+        final = _load(folder, device)
+        path, about = export_mesh(final, kind, out, threshold, resolution, components)
     stamp = f" ({about['mark']})" if about["mark"] else ""
     parts = "" if about["components"] == about["components_kept"] else f" of {about['components']}"
     grid, colours = about["grid"], about["colours"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,7 +68,9 @@ def report(
     def numbers() -> dict[str, Any]:
         return {"notes": [apart]} if apart else results(study())
 
-    known = None if apart else (lambda: truth(study()))
+    def known() -> Mapping[str, Any]:
+        return {} if apart else truth(study())
+
     index = write_report(folder, where, numbers, only=only, truth=known)
     print(index)
     if open_:

@@ -219,7 +219,7 @@ def sync(
     ] = "wandb",
 ) -> None:
     """Give W&B, or Trackio, what it lacks of these runs; the same command again sends nothing."""
-    from harness.console import Console, say_some
+    from harness.console import busy, say_some
     from harness.records.mirror import Place
     from harness.records.trackio_copy import copy
     from harness.records.wandb_sync import sync as upload
@@ -229,10 +229,10 @@ def sync(
         raise UserError("--entity is W&B's; Trackio's projects are on this machine")
     folders = select(runs, words)
     place = Place.of(runs, study, sweep)
-    with Console(stderr=True).status("") as progress:
+    with busy(f"bringing {len(folders)} runs to {MIRRORS[to]}:") as more:
 
         def tell(so_far: Outcome) -> None:
-            progress.update(f"{so_far.line} of {len(folders)}")
+            more(so_far.line)
 
         outcome = copy(folders, place, tell) if to == "trackio" else upload(folders, place, entity, tell)
     say_some([f"left: {name}: {problem}" for name, problem in outcome.left.items()], file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import Annotated
 from typer import Argument, Exit
 
 from harness.cli.app import ScenesDir, Settings, app
+from harness.console import busy
 
 
 @app.command(epilog="Example: harness scenes field")
@@ -25,7 +26,8 @@ def scenes(
         for each, kind in sorted(found.items()):
             print(f"{each:<{max(map(len, found))}}  {kind.summary}")
         return
-    kind, common = load_kind(name), SceneConfig.model_fields
+    with busy("loading libraries"):
+        kind, common = load_kind(name), SceneConfig.model_fields
     fields = {f"scene.{name}.{key}": field for key, field in kind.Settings.model_fields.items()}
     fields |= {f"scene.{key}": common[key] for key in kind.reads}
     for key, field in fields.items():
@@ -39,11 +41,13 @@ def check_scene(
     scenes_dir: ScenesDir = [],  # noqa: B006
 ) -> None:
     """Try whether a kind of scene keeps what all do: bits, gradients, checkpoints, views, meshes."""
-    from harness.check.runs import tell
-    from harness.check.scene import CHECKS, Trial
     from harness.scene.kind import load_kind
 
-    load_kind(name)
+    with busy("loading libraries"):
+        load_kind(name)
+        from harness.check.runs import tell
+        from harness.check.scene import CHECKS, Trial
+
     with tempfile.TemporaryDirectory(prefix="harness-check-") as folder:
         dirs = tuple(str(each.resolve()) for each in scenes_dir)
         kept = tell(Trial(name, Path(folder), tuple(settings), dirs), CHECKS)

@@ -22,6 +22,7 @@ from harness.cli.app import (
     folder_out,
 )
 from harness.config import UserError
+from harness.console import busy
 
 if TYPE_CHECKING:
     from harness.config import Execution
@@ -68,7 +69,8 @@ def search(
         return
     asked = definition.load(name)
     sized = asked.size(size)
-    from harness.search.conduct import Conduct
+    with busy("loading libraries"):
+        from harness.search.conduct import Conduct
 
     conduct = Conduct(Path(name).stem, asked, size, runs, out, device, encoder, wandb, hours)
     if slurm is not None:

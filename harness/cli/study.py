@@ -10,6 +10,7 @@ from typer import Option
 
 from harness.cli.app import Filter, Runs, Study, expanded, folder_out, study_app
 from harness.config import UserError
+from harness.console import busy
 
 
 @study_app.command(epilog="Example: harness study new runs --a tp_sds --b uniform_sds")
@@ -44,8 +45,9 @@ def new(
     ] = None,
 ) -> None:
     """Pair done runs by prompt and seed, and make the folder of a study."""
-    from eval.preference.design import STUDIES
-    from eval.preference.making import CONSENT, new_study, parse_questions
+    with busy("loading libraries"):
+        from eval.preference.design import STUDIES
+        from eval.preference.making import CONSENT, new_study, parse_questions
     from harness.records.files import read_text
     from harness.records.identity import slug
     from harness.sweep.select import select
@@ -54,19 +56,20 @@ def new(
     if not text.strip():
         raise UserError(f"--consent {consent} is empty")
     out = out or runs / STUDIES / (slug(title) or "study")
-    design = new_study(
-        runs,
-        [a, b, *more],
-        out,
-        questions=parse_questions(question),
-        only={folder.id for folder in select(runs, words)} if words else None,
-        title=title,
-        consent=text,
-        prompts=prompts,
-        repeats=repeats,
-        ties=ties,
-        seed=seed,
-    )
+    with busy("pairing runs and copying their views"):
+        design = new_study(
+            runs,
+            [a, b, *more],
+            out,
+            questions=parse_questions(question),
+            only={folder.id for folder in select(runs, words)} if words else None,
+            title=title,
+            consent=text,
+            prompts=prompts,
+            repeats=repeats,
+            ties=ties,
+            seed=seed,
+        )
     mark = f" ({design.mark})" if design.mark else ""
     print(
         f"{out}{mark}: {len(design.real)} pairs of {', '.join(design.methods)}; hidden ties: {design.ties}, "

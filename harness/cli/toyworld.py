@@ -9,6 +9,7 @@ from typer import Argument, Exit, Option
 
 from harness.cli.app import Device, expanded, file_out, folder_out, prompts_app, toyworld_app
 from harness.config import UserError
+from harness.console import busy
 
 
 @prompts_app.command(name="list", epilog="Example: harness prompts list")
@@ -51,7 +52,8 @@ def toyworld_show(
     out: Annotated[Path, Option(help="The picture to write.", callback=file_out)] = Path("toyworld.png"),
 ) -> None:
     """A sheet of the caption's ground truth at the evaluation cameras."""
-    from harness.toyworld.command import show as run
+    with busy("loading libraries"):
+        from harness.toyworld.command import show as run
 
     print(run(caption, out))
 
@@ -84,8 +86,9 @@ def toyworld_train(
     steps: Annotated[int | None, Option(min=1, help="Steps of each stage, instead of minutes.")] = None,
 ) -> None:
     """Train the embedded weights from the toy world; the same command again continues."""
-    from harness.toyworld.command import WEIGHTS
-    from harness.toyworld.command import train as run
+    with busy("loading libraries"):
+        from harness.toyworld.command import WEIGHTS
+        from harness.toyworld.command import train as run
 
     run(stage, work, _say, out=out or WEIGHTS, device=device, minutes=minutes, start=start, steps=steps)
 
@@ -98,9 +101,10 @@ def toyworld_check(
     ] = None,
 ) -> None:
     """What the weights must show, measured and noted in their cards; exit 1 where a bar is missed."""
-    from eval.scorers.clip import load_clip
-    from eval.scorers.retrieval import Pool, Scorer
-    from harness.toyworld.command import WEIGHTS, run_check
+    with busy("loading libraries"):
+        from eval.scorers.clip import load_clip
+        from eval.scorers.retrieval import Pool, Scorer
+        from harness.toyworld.command import WEIGHTS, run_check
 
     folder = (weights or WEIGHTS).resolve()
     clip = load_clip(str(folder / "toy-clip"))

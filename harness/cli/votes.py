@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from typer import Option
 
 from harness.cli.app import ClipName, Device, Study, expanded, file_out, folder_out, study_app
+from harness.console import busy
 
 Judge = Annotated[
     str, Option(metavar="NAME", help="The votes of this judge, in the place of people's; clip where one is.")
@@ -26,9 +27,10 @@ def results(
     ] = None,
 ) -> None:
     """Win rates with intervals, ranking, agreement and excluded raters, as md, csv, tex and json."""
-    from eval.preference.results import write_results
-    from eval.preference.votes import load_ballots
-    from eval.tables.table import console_for_tables
+    with busy("loading libraries"):
+        from eval.preference.results import write_results
+        from eval.preference.votes import load_ballots
+        from eval.tables.table import console_for_tables
 
     write_results(load_ballots(study, judge), out, console_for_tables())
 
@@ -40,8 +42,9 @@ def export(
     out: Annotated[Path, Option(help="A .parquet or .csv file.", callback=file_out)] = Path("votes.csv"),
 ) -> None:
     """Every answer as one tidy table, without links, names or times of day."""
-    from eval.preference.results import export_votes
-    from eval.preference.votes import load_ballots
+    with busy("loading libraries"):
+        from eval.preference.results import export_votes
+        from eval.preference.votes import load_ballots
 
     frame = export_votes(load_ballots(study, judge), out)
     print(f"{len(frame)} answers of {frame['rater'].nunique()} raters in {out}")
@@ -60,6 +63,9 @@ def judge_(
     device: Device = "auto",
 ) -> None:
     """The same study with a CLIP scorer as its rater, in a database of its own, labelled so; no people."""
-    from eval.preference.judge import judge_by_clip
+    with busy("loading libraries") as more:
+        from eval.preference.judge import judge_by_clip
 
-    results(study, judge_by_clip(study, clip, device, runs))
+        more("and scoring views")
+        name = judge_by_clip(study, clip, device, runs)
+    results(study, name)
