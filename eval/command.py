@@ -48,7 +48,8 @@ def evaluate(runs: Runs, out: Path | None = None, console: Console | None = None
     """
     console = console or console_for_tables()
     tables, _ = make_tables(runs, ["r_precision", "r_precision_steps"])
-    notes = all_notes(runs)
+    with busy("notes on the runs"):
+        notes = all_notes(runs)
     folder = out or runs.root / "eval"
     make_folder(folder)
     write_bytes(folder / "table.md", markdown(tables, runs.stamp, "CLIP R-Precision", notes).encode())
@@ -76,7 +77,8 @@ def write_tables(
     """
     console = console or console_for_tables()
     tables, left_out = make_tables(runs, names)
-    notes = [*all_notes(runs), *left_out]
+    with busy("notes on the runs"):
+        notes = [*all_notes(runs), *left_out]
     folder = out or runs.root / "eval" / "tables"
     make_folder(folder)
     tell(tables, runs.stamp, console, folder)

@@ -53,7 +53,8 @@ def make_tables(runs: Runs, names: Sequence[str] = ()) -> tuple[list[Table], lis
 
     Raises UserError for an unknown name, and for a table that was asked for and cannot be made.
     """
-    known, of_metrics = table_names(runs.metrics), tables_of(runs.metrics)
+    with busy("loading metrics"):
+        known, of_metrics = table_names(runs.metrics), tables_of(runs.metrics)
     guests = {name: kind.table for name, kind in runs.metrics.items() if kind.table}
     must_be_known(names, [*known, *guests])
     made, left_out = [], []

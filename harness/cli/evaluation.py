@@ -222,7 +222,7 @@ def power(
         plan = program.planned_with(plan, found, prompts, hours, seconds, methods)
         with busy("what these runs can show"):
             tables, lines = program.of_runs(found, plan)
-        stamp = found.stamp
+            stamp = found.stamp
     else:
         if out is not None or (hours is not None and (seconds is None or methods is None)):
             raise UserError("--spread plans without runs: --hours needs --seconds and --methods; no --out")

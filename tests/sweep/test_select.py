@@ -13,6 +13,8 @@ from harness.config import UserError
 from harness.records import suites
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef
+from harness.sweep.grid import Suite, write_suite
+from harness.sweep.local import _report
 from harness.sweep.select import check_pools, select
 from harness.sweep.status import blame, reading, sweep_status
 from slurm.watch import why
@@ -91,6 +93,18 @@ def test_suites_have_words_that_choose_them(tmp_path: Path):
     assert suites.beside_others(tmp_path, "t", "b" * 64) == f" suite={'b' * 12}"
     suites.keep(tmp_path / "one", "a b", "a" * 64, ["a red bus"])
     assert suites.beside_others(tmp_path / "one", "a b", "a" * 64) == ""
+
+
+def test_a_sweep_ends_with_the_words_that_choose_its_suite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    one, other = Suite("coco", ("a red bus",)), Suite("prompts", ("a cup",))
+    for suite in (one, other):
+        write_suite(tmp_path, suite)
+        _report(["a"], [], [], tmp_path, suite)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"1 done; next: harness eval {tmp_path}"
+    assert second == f"1 done; next: harness eval {tmp_path} suite=prompts"
 
 
 def test_a_run_without_a_readable_spec_is_chosen_by_id_and_state_alone(root: Path):
