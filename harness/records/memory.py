@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from types import GenericAlias
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,9 +20,7 @@ class Memory(Generic[T]):
 
     def __init__(self, name: str, kind: Any, days: float):
         self._name, self._seconds = name, days * 86400
-        self._form: TypeAdapter[Any] = TypeAdapter(
-            GenericAlias(dict, (str, GenericAlias(tuple, (float, kind))))
-        )
+        self._form = TypeAdapter(dict[str, tuple[float, kind]])  # pyright: ignore[reportInvalidTypeForm]
 
     def recall(self, key: str, seconds: float = float("inf")) -> T | None:
         """The value of a key; None where there is none, or none that was kept in the last `seconds`."""
