@@ -75,13 +75,14 @@ def fastest(encoders: Sequence[str], device: str) -> str:
     """
     name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
     key = f"{name} · torch {torch.__version__} · {', '.join(encoders)}"
-    best = FASTEST.recall(key)
-    if best not in encoders:
-        seconds = {encoder: measured(encoder, device) for encoder in encoders}
-        best = min(seconds, key=seconds.__getitem__)
-        told = ", ".join(f"{encoder} {1e3 * each:.2f} ms" for encoder, each in seconds.items())
-        logging.getLogger(__name__).info("encoders on %s: %s", name, told)
-        FASTEST.keep(key, best)
+    known = FASTEST.recall(key)
+    if known is not None and known in encoders:
+        return known
+    seconds = {encoder: measured(encoder, device) for encoder in encoders}
+    best = min(seconds, key=seconds.__getitem__)
+    told = ", ".join(f"{encoder} {1e3 * each:.2f} ms" for encoder, each in seconds.items())
+    logging.getLogger(__name__).info("encoders on %s: %s", name, told)
+    FASTEST.keep(key, best)
     return best
 
 

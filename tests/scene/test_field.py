@@ -241,7 +241,7 @@ def test_only_the_regularisers_asked_for_are_computed(cfg: SceneConfig, terms: l
     field = HashField(cfg, 4, "torch")
     params = fresh(field, keys([0, 1]))
     picture = render(
-        field, params, cameras.make([0, 9], [0, 9], [2.8] * 2, [40] * 2), torch.zeros(2, 4), None, 4, 4
+        field, params, cameras.make([0, 9], [0, 9], [2.8] * 2, [40.0] * 2), torch.zeros(2, 4), None, 4, 4
     )
     found = regularisers.penalties(field, params, picture)
     assert list(found) == terms

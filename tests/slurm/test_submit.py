@@ -52,7 +52,7 @@ def test_a_plan_is_shown_where_there_is_no_slurm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("PATH", str(tmp_path))
-    request = Request("coco", limit=3, methods="uniform_sds")
+    request = Request(Path("coco"), limit=3, methods="uniform_sds")
     suite, specs = request.resolve(say=lambda line: None)
     asked = Submission(
         tmp_path / "runs",

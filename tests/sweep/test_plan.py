@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from harness.config import Config, UserError
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, run_id
+from harness.sweep.grid import Suite
 from harness.sweep.local import _report as report
 from harness.sweep.plan import make_plan, split
 from harness.sweep.select import find_run
@@ -25,14 +26,17 @@ def _specs(methods: str = "ab", seeds: int = 4, **config) -> list[RunSpec]:
     ]
 
 
+SUITE = Suite("one", ("a red bus",))
+
+
 def test_what_comes_next_is_what_can_be_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = RunFolder.create(tmp_path, _specs("a", 1)[0])
     run.fail("ValueError: a mistake", 1)
-    assert report([], [run.id], [], tmp_path) == 1
+    assert report([], [run.id], [], tmp_path, SUITE) == 1
     assert capsys.readouterr().out.endswith(f"; next: harness status {tmp_path} --why {run.id}\n")
-    assert report(["a"], [run.id], [], tmp_path) == 1
+    assert report(["a"], [run.id], [], tmp_path, SUITE) == 1
     assert capsys.readouterr().out.endswith(f"; next: harness eval {tmp_path}\n")
-    assert report([], [], ["a"], tmp_path) == 1 and "next" not in capsys.readouterr().out
+    assert report([], [], ["a"], tmp_path, SUITE) == 1 and "next" not in capsys.readouterr().out
 
 
 def test_runs_are_sorted_by_their_folders(tmp_path: Path):
