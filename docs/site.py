@@ -37,7 +37,7 @@ GUIDES = (
     "footguns",
 )
 NAV = {
-    "First hour": ["README.md", "docs/first-look.md"],
+    "First hour": ["README.md", "docs/first-hour.md", "docs/first-look.md"],
     "Guides": ["docs/README.md", *(f"docs/{name}.md" for name in GUIDES), "prompts/README.md"],
     "What numbers mean": [
         f"docs/{name}.md" for name in ("protocol", "reliability", "performance", "toyworld")

@@ -278,8 +278,8 @@ class Conduct:
             return code
         journal = journal.model_copy(update={"tests": journal.tests | {test.name: found}})
         journal.write(self.root)
-        self._write_tables(test, root, specs)
         show.write_all(self.results, self.name, sized, journal, winner)
+        self._write_tables(test, root, specs)
         return 0
 
     def _tell_power(self, journal: Journal, winner: Winner, specs: Sequence[RunSpec]) -> None:
