@@ -136,7 +136,7 @@ def test_a_signed_distance_is_no_density(monkeypatch: pytest.MonkeyPatch, capsys
     about = {"mark": "", "threshold": 0.0, "threshold_from": "the signed distance", "watertight": True}
     about |= dict.fromkeys(("components", "components_kept", "vertices", "faces"), 1)
     about |= {"grid": {"cells": 32}, "colours": {"seen_share": 1.0, "views": 8}}
-    monkeypatch.setattr("harness.sweep.select.find_run", lambda words, runs: None)
+    monkeypatch.setattr("harness.sweep.select.find_run", lambda words, runs: RunFolder(Path("a")))
     monkeypatch.setattr("harness.objects.final.load", lambda folder, device: None)
     monkeypatch.setattr("harness.objects.export.export_mesh", lambda *_: ("a.glb", about))
     assert call(monkeypatch, "export", "a", "--format", "glb", "--device", "cpu") == 0

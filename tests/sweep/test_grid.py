@@ -39,7 +39,7 @@ def test_prompts_that_are_the_same_after_normalisation_are_refused(twin: str):
 
 def test_missing_and_empty_suites_are_one_clear_line(tmp_path: Path):
     (tmp_path / "coco.txt").write_text("# nothing\n")
-    with pytest.raises(UserError, match=r"has coco\.txt"):
+    with pytest.raises(UserError, match=r"did you mean '.*coco\.txt'"):
         read_suite(tmp_path / "coca.txt")
     with pytest.raises(UserError, match="holds no prompt"):
         read_suite(tmp_path / "coco.txt")
