@@ -30,8 +30,8 @@ class Shapes:
     time: int
 
 
-def _quieten_libraries() -> None:
-    """No progress bars of weights that load in a moment, no advice of packages that change nothing here."""
+def quieten_libraries() -> None:
+    """No progress bars of what is read or written in a moment, no advice of packages that change nothing here."""
     import diffusers
     import transformers
 
@@ -99,7 +99,7 @@ class Guidance:
         """
         found = folders.find(cfg, local_only=local_files_only)
         folders.check_content(cfg, found)
-        _quieten_libraries()
+        quieten_libraries()
         return cls(cfg, found, torch.device(device))
 
     def compile(self) -> None:

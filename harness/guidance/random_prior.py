@@ -18,6 +18,7 @@ from harness.config import UserError, nearest
 from harness.guidance import tokens
 from harness.guidance.architectures import Architecture, Part
 from harness.guidance.family import architecture
+from harness.guidance.prior import quieten_libraries
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 SIZES = ("full", "tiny")
@@ -40,6 +41,7 @@ def make_prior(
     other, in `dtype`: the largest is the peak of memory. card.json says that the weights are random, which
     stamps everything made with them. Raises UserError for an unknown name, and for an `out` that holds files.
     """
+    quieten_libraries()
     family, arch = architecture(like)
     for name, value, known in (
         ("size", size, SIZES),

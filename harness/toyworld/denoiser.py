@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from harness.config import UserError, first_line
+from harness.guidance.prior import quieten_libraries
 from harness.toyworld.data import Ring
 from harness.toyworld.grammar import caption
 from harness.toyworld.training import Budget, Outcome, Say, Schedule, generator, mixed, train
@@ -144,6 +145,7 @@ def tokens(captions: Sequence[str], views: Sequence[str]) -> torch.Tensor:
 
 def save_prior(vae: AutoencoderKL, model: Denoiser, folder: Path) -> None:
     """A diffusers StableDiffusionPipeline folder in half precision; the modules are halved in place."""
+    quieten_libraries()
     StableDiffusionPipeline(
         vae=vae.half(),
         text_encoder=model.text.half(),
