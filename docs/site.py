@@ -6,6 +6,7 @@ Every link and every anchor is checked; a page that leads nowhere fails the buil
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import sys
@@ -139,6 +140,7 @@ def main() -> None:
     }
     file = ROOT / "build" / "mkdocs.yml"
     file.write_text(json.dumps(config))
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # which link leads nowhere
     try:
         build(load_config(str(file), strict=True))
     except Abort as error:

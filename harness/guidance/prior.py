@@ -31,7 +31,7 @@ class Shapes:
 
 
 def quieten_libraries() -> None:
-    """No progress bars of what is read or written in a moment, no advice of packages that change nothing here."""
+    """No progress bars of what is read or written in a moment, no advice of packages that change nothing."""
     import diffusers
     import transformers
 
