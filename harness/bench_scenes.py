@@ -16,8 +16,9 @@ from rich.table import Table
 from torch import Tensor
 
 from eval.metrics.shapes import view_error
-from eval.statistics.intervals import Interval, bootstrap_mean, share_mean
+from eval.statistics.intervals import bootstrap_mean, share_mean
 from eval.tables.rows import rng
+from eval.tables.table import number
 from harness.bench import in_turn, steps
 from harness.config import Config
 from harness.console import Console
@@ -84,8 +85,10 @@ def run(
         found = seen(shown)
         error = bootstrap_mean({prompt: [e] for prompt, e in view_errors(shown, found).items()}, rng())
         ious = {k.prompt: [one.iou] for k, one in zip(keys, found, strict=True) if one.iou is not None}
-        iou = _shown(share_mean(ious), 2) if ious else ""
-        table.add_row(kind, f"{numbers:,}", f"{kept:.2f}", f"{1e3 * times[kind]:.2f}", _shown(error, 3), iou)
+        iou = str(number(share_mean(ious))) if ious else ""
+        table.add_row(
+            kind, f"{numbers:,}", f"{kept:.2f}", f"{1e3 * times[kind]:.2f}", str(number(error, 3)), iou
+        )
     console.print(table)
     cameras = evaluation(config.views)
     pixels = [truth([prompt] * len(cameras), cameras) for prompt in chosen]
@@ -99,12 +102,6 @@ def run(
         soft_wrap=True,
     )
     return 0
-
-
-def _shown(interval: Interval, digits: int) -> str:
-    """A mean over objects, with its interval where there is one."""
-    value, low, high = (f"{each:.{digits}f}" for each in (interval.value, interval.low, interval.high))
-    return value if math.isnan(interval.low) else f"{value} [{low}, {high}]"
 
 
 def _of_kind(config: Config, kind: str) -> Config:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from harness.config import Strict, UserError, first_problem, nearest, read_toml
+from harness.config import Strict, UserError, fitting, nearest, read_toml
 from harness.records.files import NoSuchFile, make_folder, read_text, write_bytes
 
 SHIPPED = Path(__file__).parent / "profiles"
@@ -127,10 +127,8 @@ def load(name: str) -> Profile:
                 f"{path}: no key '{key}'{nearest(key, Profile.model_fields)}; options of sbatch that have no "
                 "key go under [sbatch]"
             )
-    try:
+    with fitting(path):
         return Profile.model_validate(data)
-    except ValidationError as error:
-        raise UserError(f"{path}: {first_problem(error)}") from None
 
 
 TEMPLATE = """# A Slurm profile of dreamtime-harness: `harness sweep PROMPTS --slurm {name}`.

@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from harness.config import UserError, first_problem
+from harness.config import UserError, fitting
 from harness.records.files import read_json
 from harness.records.identity import canonical_json
 
@@ -100,10 +100,8 @@ def load_design(folder: Path) -> Design:
     data = read_json(folder / "study.json")
     if data is None:
         raise UserError(f"{folder} is no study: it has no study.json; `harness study new` makes one")
-    try:
+    with fitting(folder / "study.json"):
         return Design.model_validate(data)
-    except ValidationError as error:
-        raise UserError(f"{folder / 'study.json'}: {first_problem(error)}") from None
 
 
 def check_unchanged(design: Design, digest: str | None, folder: Path) -> None:

@@ -12,9 +12,8 @@ from typing import Protocol, TypeGuard
 
 import numpy as np
 from PIL import Image
-from pydantic import ValidationError
 
-from harness.config import Config, GuidanceConfig, UserError, ViewsConfig, first_line, first_problem
+from harness.config import Config, GuidanceConfig, UserError, ViewsConfig, first_line, fitting
 from harness.prompt import normalised
 from harness.records.files import NoSuchFile, open_image, open_regular, read_text, write_json
 from harness.records.folder import RunFolder
@@ -87,14 +86,12 @@ def import_renders(
     prompt or of several, a seed that is no number, missing or unreadable frames, two folders that are the
     same run, and settings that make no sense.
     """
-    try:
+    with fitting("import"):
         config = Config(
             guidance=GuidanceConfig(prior=prior),
             views=ViewsConfig(azimuths=azimuths, elevation=elevation, heldout_elevation=None, count=1),
             steps=steps,
         )
-    except ValidationError as error:
-        raise UserError(f"import: {first_problem(error)}") from None
     ref = SuiteRef(name=suite.name, sha256=suite.sha256, size=len(suite.prompts))
     root = folder / "methods" if (folder / "methods").is_dir() else folder
     listed = _listed((root.parent if root.name == "methods" else root) / "prompts.json") or suite.prompts

@@ -20,6 +20,7 @@ class Memory(Generic[T]):
 
     def __init__(self, name: str, kind: Any, days: float):
         self._name, self._seconds = name, days * 86400
+        self._seen: tuple[object, dict[str, tuple[float, T]]] = (None, {})  # a state of the file, read once
         self._form = TypeAdapter(dict[str, tuple[float, kind]])  # pyright: ignore[reportInvalidTypeForm]
 
     def recall(self, key: str, seconds: float = float("inf")) -> T | None:
@@ -34,8 +35,13 @@ class Memory(Generic[T]):
         write_cache(cache_home() / self._name, json.dumps(kept, indent=1).encode())
 
     def _read(self) -> dict[str, tuple[float, T]]:
+        path = cache_home() / self._name
         try:
-            found = self._form.validate_python(read_json(cache_home() / self._name))
-        except ValidationError:
+            about = path.stat()
+            state = (path, about.st_ino, about.st_mtime_ns, about.st_size)
+            if state != self._seen[0]:
+                self._seen = (state, self._form.validate_python(read_json(path)))
+        except (OSError, ValidationError):
             return {}
+        found = self._seen[1]
         return {key: each for key, each in found.items() if time.time() - each[0] < self._seconds}
