@@ -84,13 +84,17 @@ def toyworld_train(
     device: Device = "auto",
     minutes: Annotated[float | None, Option(help="Minutes of work, shared out among the stages.")] = None,
     steps: Annotated[int | None, Option(min=1, help="Steps of each stage, instead of minutes.")] = None,
+    seed: Annotated[int, Option(min=0, help="Of first weights, of scenes and of noise.")] = 0,
+    anew: Annotated[
+        bool, Option("--anew", help="Take the autoencoder alone from --from, and begin a new denoiser.")
+    ] = False,
 ) -> None:
     """Train the embedded weights from the toy world; the same command again continues."""
     with busy("loading libraries"):
         from harness.toyworld.command import WEIGHTS
         from harness.toyworld.command import train as run
 
-    run(stage, work, _say, out=out or WEIGHTS, device=device, minutes=minutes, start=start, steps=steps)
+    run(stage, work, _say, seed, out or WEIGHTS, device, minutes, start, steps, anew)
 
 
 @toyworld_app.command(name="check", epilog="Example: harness toyworld check")

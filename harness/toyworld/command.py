@@ -54,17 +54,22 @@ def train(
     minutes: float | None = None,
     start: Path | None = None,
     steps: int | None = None,
+    anew: bool = False,
 ) -> None:
-    """Train one stage or all, with their state under `work`, and write the weights to `out`.
+    """Train one stage or all, with their state under `work` (of another seed than 0 in a folder of its own),
+    and write the weights to `out`.
 
     `minutes` of work are shared out by `SHARES` where all are trained, and `steps` are each stage's; `start`
     is a folder with toy-sd and toy-clip to train on from. The stage vae then trains the decoder alone, so
-    that the denoiser's latents stay what they are, and the stage denoiser leaves the autoencoder as it is.
+    that the denoiser's latents stay what they are, and the stage denoiser leaves the autoencoder as it is;
+    with `anew` it takes the autoencoder alone from there.
     """
     if stage not in STAGES:
         raise UserError(f"toyworld train: unknown stage '{stage}'{nearest(stage, STAGES)}")
     if minutes is not None and not 0 < minutes < float("inf"):
         raise UserError(f"toyworld train: --minutes is {minutes}; give a number above 0")
+    if anew and (stage != "denoiser" or start is None):
+        raise UserError("toyworld train: --anew is of the stage denoiser, with --from for its autoencoder")
     import torch
 
     from harness.device import pick_device
@@ -74,6 +79,7 @@ def train(
 
     where = torch.device(pick_device(device))
     capacity, fresh = CAPACITY[where.type]
+    work = work / f"seed-{seed}" if seed else work  # one state is of one seed's draws
 
     def budget(name: str) -> Budget:
         share = SHARES[name] if stage == "all" else 1.0
@@ -92,6 +98,7 @@ def train(
     autoencoder, prior = (
         denoiser.load_prior(start / "toy-sd") if start else (vae.new_vae(), denoiser.Denoiser())
     )
+    prior = denoiser.Denoiser() if anew else prior
     autoencoder.to(where)
     outcomes: dict[str, Outcome] = {}
     if stage in ("vae", "all") or not start:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
@@ -255,12 +256,22 @@ def test_one_command_trains_all_and_another_checks_it(tmp_path, monkeypatch):
     assert card["training"]["denoiser"]["steps"] == 1 and card["training"]["vae"]["device"] == "cpu"
     more = ["toyworld", "train", "denoiser", "--work", f"{tmp_path}/more", "--out", f"{weights}"]
     assert run.invoke(app, [*more, "--from", f"{weights}", "--steps", "1", "--device", "cpu"]).exit_code == 0
+    other = ["toyworld", "train", "denoiser", "--work", f"{tmp_path}/more", "--out", f"{tmp_path}/other"]
+    other += ["--from", f"{weights}", "--steps", "1", "--device", "cpu", "--seed", "1", "--anew"]
+    assert run.invoke(app, other).exit_code == 0
+    for part, alike in (("vae", True), ("unet", False)):
+        file = f"toy-sd/{part}/diffusion_pytorch_model.safetensors"
+        one, two = (load_file(folder / file) for folder in (weights, tmp_path / "other"))
+        matrices = [key for key in one if one[key].dim() > 1]
+        assert {torch.equal(one[key], two[key]) for key in matrices} == {alike}
     done = run.invoke(app, ["toyworld", "check", "--weights", f"{weights}"])
     assert done.exit_code == 1 and "MISSED samples retrieve their prompt, front" in done.output
     metrics = json.loads((weights / "toy-clip" / "card.json").read_text())["metrics"]
     assert "told from a part misplaced" in metrics
     with pytest.raises(UserError, match="--minutes is 0"):
         command.train("all", tmp_path, quiet, minutes=0)
+    with pytest.raises(UserError, match="--anew is of the stage denoiser"):
+        command.train("all", tmp_path, quiet, anew=True)
 
 
 def test_a_picture_was_seen_from_where_its_nearest_camera_is_or_one_step_beside():
