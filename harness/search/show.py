@@ -85,12 +85,19 @@ def tables(name: str, sized: Size, journal: Journal, winner: Winner) -> list[Tab
     def table(kind: str, title: str, columns: list[str], lines: list[list[Cell]], *notes: str) -> Table:
         return Table(kind, ["r_precision"], f"Search {name}: {title}", columns, lines, list(notes))
 
+    elsewhere = [
+        f"{test.name}: {item}"
+        for test in sized.tests
+        for item in test.set
+        if item.startswith("guidance.prior=")
+    ]
     found = [
         table(
             "search", measure, heads,
             [[label, *(worth(own.get(part, ())) for part in parts)] for label, own in rows],
             f"{FOUND}: {' '.join(winner.settings)}; of {winner.candidates} candidates on train, chosen on "
             f"validation, fixed as {winner.sha256[:12]} before any test.",
+            *elsewhere,
         ),
         table(
             "search_gain", f"difference to {BASELINE} of {measure}", heads,
