@@ -163,6 +163,7 @@ def load_prior(folder: Path) -> tuple[Any, Denoiser]:
 
     Raises UserError for a folder that holds none.
     """
+    quieten_libraries()
     try:
         pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
         model = Denoiser()
