@@ -7,7 +7,7 @@ VIEWER := tests/browser/viewer
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo site test journey-test fuzz browser-test slurm-test lint types ci-sweep clean
+.PHONY: demo site test journey-test fuzz browser-test slurm-test lint types ci-sweep gpu-test clean
 
 demo: $(STAMP)
 	$(BIN)/harness sweep prompts/coco.txt --spread 6 --seeds 0 --out demo
@@ -56,6 +56,12 @@ types: $(STAMP)
 # A short real sweep: killed by SIGKILL on its way, continued by the same command, checked, evaluated.
 ci-sweep: $(STAMP)
 	$(BIN)/python -m tests.sweep.check_sweep
+
+# What needs a GPU: kernels against the CPU's, and a sweep at the paper's size with random weights, killed and continued.
+# Without one the sweep goes the same way at toy width.
+gpu-test: $(STAMP)
+	$(BIN)/pytest -m gpu
+	$(BIN)/python -m tests.sweep.check_full_size
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (about two minutes; PyTorch is the most of it) …"

@@ -29,11 +29,11 @@ def harness(*arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def kill_on_its_way() -> None:
-    """Start the sweep and SIGKILL it, and its worker, once a checkpoint is written."""
-    sweep = subprocess.Popen([sys.executable, "-m", "harness.cli", *SWEEP], stdout=subprocess.DEVNULL)
+def kill_on_its_way(command: list[str], root: Path) -> None:
+    """Start a sweep into `root` and SIGKILL it, and its worker, once a checkpoint is written."""
+    sweep = subprocess.Popen([sys.executable, "-m", "harness.cli", *command], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
-    while not (checkpoints := sorted(ROOT.glob("*/checkpoint.safetensors"))):
+    while not (checkpoints := sorted(root.glob("*/checkpoint.safetensors"))):
         assert sweep.poll() is None, f"the sweep ended by itself with {sweep.returncode}"
         assert time.monotonic() < deadline, "no checkpoint within ten minutes"
         time.sleep(0.02)
@@ -64,7 +64,7 @@ def check_runs() -> None:
 def main() -> None:
     """Kill, continue, check, evaluate; an AssertionError says what is wrong."""
     shutil.rmtree(ROOT, ignore_errors=True)
-    kill_on_its_way()
+    kill_on_its_way(SWEEP, ROOT)
     done = harness(*SWEEP)
     assert done.returncode == 0 and " to resume" in done.stdout and " 0 to resume" not in done.stdout
     check_runs()
