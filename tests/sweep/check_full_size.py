@@ -1,9 +1,9 @@
 """A sweep at the paper's size from end to end, with random weights: `python -m tests.sweep.check_full_size`.
 
-On a GPU: Stable Diffusion v1.4's and ViT-B/32's architectures, two prompts × three methods × 300 steps, killed
-once and continued, evaluated, reported; a seed's rerun beside itself; the engine's ratios. On a CPU the same
-way at toy width and a few steps, so that the way itself can be tried anywhere. Seconds of each part are printed
-and written to build/full-size/seconds.json.
+On a GPU: Stable Diffusion v1.4's and ViT-B/32's architectures, two prompts × three methods × 300 steps,
+killed once and continued, evaluated, reported; a seed's rerun beside itself; the engine's ratios. On a CPU
+the same way at toy width and a few steps, so that the way itself can be tried anywhere. Seconds of each part
+are printed and written to build/full-size/seconds.json.
 """
 
 import json
