@@ -55,6 +55,7 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Strict(BaseModel):
@@ -205,12 +206,22 @@ class CameraConfig(Strict):
         default=30.0, ge=0, le=90, description="degrees from the pole that count as overhead"
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not -90 <= self.elevation[0] <= self.elevation[1] <= 90:
+            raise ValueError("elevation must lie in -90..90")
+        if self.distance[0] <= 0:
+            raise ValueError("distance must be above 0")
+        if not 0 < self.fov[0] <= self.fov[1] < 180:
+            raise ValueError("fov must lie between 0 and 180")
+        return self
+
 
 class OptimConfig(Strict):
     """Adam's settings."""
 
     lr: float = Field(default=1e-2, gt=0, le=10, description="Adam's learning rate")
-    betas: tuple[float, float] = Field(default=(0.9, 0.99), description="Adam's decay of both moments")
+    betas: tuple[Decay, Decay] = Field(default=(0.9, 0.99), description="Adam's decay of both moments")
     eps: float = Field(default=1e-15, gt=0, description="Adam's epsilon")
     clip_norm: float | None = Field(
         default=None, gt=0, description="largest norm of the method's gradient at the latent; none: any"
@@ -224,8 +235,10 @@ class ViewsConfig(Strict):
     """The fixed evaluation cameras: `azimuths` on a ring, then a held-out view from azimuth 0, if any."""
 
     azimuths: int = Field(default=8, ge=1, le=3600, description="views on the ring, evenly around")
-    elevation: float = Field(default=30.0, description="degrees of the ring above the horizon")
-    heldout_elevation: float | None = Field(default=45.0, description="none: there is no held-out view")
+    elevation: float = Field(default=30.0, ge=-90, le=90, description="degrees of the ring above the horizon")
+    heldout_elevation: float | None = Field(
+        default=45.0, ge=-90, le=90, description="none: there is no held-out view"
+    )
     distance: float = Field(default=2.8, gt=0, description="of the evaluation cameras, world units")
     fov: float = Field(default=40.0, gt=0, lt=180, description="their field of view, degrees")
     count: int = Field(

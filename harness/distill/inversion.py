@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from harness.config import UserError
 from harness.device import upload
 from harness.distill.context import GradientContext
-from harness.distill.method import Method
+from harness.distill.method import LEVELS, Method, MethodParams
 
+_OF_LEVELS = ("low", "high", "high_start", "interval", "interval_start", "stride")
 Noise = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z_RCHW, t_R, only_R) → ε̂
 Hop = Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]  # (k, z_RCHW, ε̂, from_R, to_R) → z_RCHW
 
 
 class IntervalMethod(Method):
-    """What LucidDreamer (arXiv 2311.11284) and its heirs share; their settings have `strength` and `warm`."""
+    """What LucidDreamer (arXiv 2311.11284) and its heirs share; their settings have `strength`, `warm`, and
+    `low` and `high`, between which t is drawn."""
 
     recommended: ClassVar = {
         "guidance.cfg_scale": 7.5,
@@ -27,6 +30,18 @@ class IntervalMethod(Method):
             "oversaturation."
         ),
     }
+
+    @classmethod
+    def resolve(cls, params: Mapping[str, Any], name: str = "") -> MethodParams:
+        """See `Method.resolve`; raises UserError, too, for levels beyond T = 1000 and where no t is left."""
+        found = super().resolve(params, name)
+        levels = {key: getattr(found, key) for key in _OF_LEVELS if hasattr(found, key)}
+        for key, value in levels.items():
+            if value > LEVELS:
+                raise UserError(f"method {name}, {key}: levels are of T = {LEVELS} (got {value})")
+            if key in ("high", "high_start") and value <= levels["low"]:
+                raise UserError(f"method {name}, {key}={value} is not above low={levels['low']}")
+        return found
 
     def weight(self, t_R: Tensor) -> Tensor:
         """strength·√((1−ᾱ)/ᾱ), [R]."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness import rng
-from harness.config import OptimConfig
+from harness.config import OptimConfig, fitting
 from harness.distill.optim import Adam
 
 
@@ -26,7 +26,9 @@ class Learner:
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
-        self.cfg, self.weight_decay = OptimConfig(lr=lr, betas=betas, eps=eps), weight_decay
+        with fitting("Learner"):
+            self.cfg = OptimConfig(lr=lr, betas=betas, eps=eps)
+        self.weight_decay = weight_decay
         self.params: dict[str, Tensor] = {}
 
     @staticmethod

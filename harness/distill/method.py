@@ -9,11 +9,12 @@ import ast
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import create_model
+from pydantic import Field, create_model, model_validator
 
 from harness.config import Strict, UserError, nearest
 from harness.extensions import Extension, Seam, resolve
@@ -32,6 +33,29 @@ if TYPE_CHECKING:
 
 class MethodParams(Strict):
     """Base of a method's own settings: frozen, and an unknown key is an error."""
+
+
+LEVELS = 1000  # T of the priors that the numbers of methods' authors are of
+Level = Annotated[int, Field(ge=0, lt=LEVELS)]
+Levels = Annotated[int, Field(ge=0, le=LEVELS)]  # how many; a bound that is left out
+
+
+def check_order(settings: Mapping[str, Any], *names: str) -> None:
+    """ValueError where one of these settings is above the next one; those that are not there are left out."""
+    there = [name for name in names if name in settings]
+    for low, high in pairwise(there):
+        if settings[low] > settings[high]:
+            raise ValueError(f"{low}={settings[low]} is above {high}={settings[high]}")
+
+
+def in_order(*names: str) -> Any:
+    """A validator of a method's `Params`: none of these settings is above the next one."""
+
+    def check(params: Any) -> Any:
+        check_order(dict(params), *names)
+        return params
+
+    return model_validator(mode="after")(check)
 
 
 @dataclass(frozen=True)
@@ -221,8 +245,8 @@ def of_function(module: ModuleType) -> type[Method] | None:
 
     `timestep(progress, draw, noise, params)` is t of one run at i/N, from its own draw in [0, 1): a number,
     which is rounded and kept inside the range. `density(t_T, noise, params)` is W(t) at t = 0…T−1, [T]; steps
-    are spent in proportion (`harness.distill.schedules.Schedule`, whose settings are order and floor).
-    Raises UserError where a module defines both.
+    are spent in proportion (`harness.distill.schedules.Schedule`, whose settings are order and floor;
+    floor and ceiling are timesteps). Raises UserError where a module defines both.
     """
     timestep, density = (getattr(module, rule, None) for rule in ("timestep", "density"))
     if timestep is not None and density is not None:
@@ -240,9 +264,14 @@ def of_function(module: ModuleType) -> type[Method] | None:
             if density is not None:
                 import numpy as np  # listing needs neither
 
-                from harness.distill.schedules import Schedule
+                from harness.distill.schedules import Schedule, check_timesteps
 
-                weights_T = density(np.arange(len(noise.alphas_cumprod_T), dtype=np.float64), noise, params)
+                many = len(noise.alphas_cumprod_T)
+                ends = {key: getattr(params, key, None) for key in ("floor", "ceiling")}
+                ends = {key: t for key, t in ends.items() if isinstance(t, int)}
+                check_timesteps(many - 1, **ends)
+                check_order(ends, "floor", "ceiling")
+                weights_T = density(np.arange(many, dtype=np.float64), noise, params)
                 given: Any = {key: getattr(params, key) for key in ("order", "floor") if hasattr(params, key)}
                 self.schedule = Schedule(weights_T, noise.t_min, noise.t_max, **given)
 

@@ -38,6 +38,13 @@ def piecewise(t: NDArray[np.float64], m1: float, m2: float, s1: float, s2: float
     return np.where(t > m1, gaussian(t, m1, s1), np.where(t < m2, gaussian(t, m2, s2), 1.0))
 
 
+def check_timesteps(last: int, **named: float | None) -> None:
+    """ValueError, naming the setting, for one that is no timestep 0…`last`; None is none."""
+    for name, t in named.items():
+        if t is not None and not 0 <= t <= last:
+            raise ValueError(f"{name}={t:g} is no timestep: choose one of 0…{last}")
+
+
 class Schedule:
     """t(i) for i = 1…N, or t ~ W, over the inclusive range [t_min, t_max].
 
@@ -56,9 +63,14 @@ class Schedule:
         weights = np.asarray(weights_T, dtype=np.float64)
         if not 0 <= t_min <= t_max < len(weights):
             raise ValueError(f"timestep range {t_min}…{t_max} is not inside 0…{len(weights) - 1}")
+        check_timesteps(len(weights) - 1, floor=floor)
+        if floor is not None and floor > t_max:
+            raise ValueError(f"floor={floor} is above the range {t_min}…{t_max}")
         inside = weights[t_min : t_max + 1]
-        if not np.isfinite(inside).all() or (inside < 0).any() or inside.sum() <= 0:
+        if not np.isfinite(inside).all() or (inside < 0).any():
             raise ValueError(f"the weight W(t) is not finite and positive everywhere in {t_min}…{t_max}")
+        if inside.sum() <= 0:
+            raise ValueError(f"the weight W(t) is 0 everywhere in the range {t_min}…{t_max}")
         self.t_min, self.t_max, self.order, self.floor = t_min, t_max, order, floor
         tail = np.cumsum(inside[::-1])
         # tail[k] = Σ_{t = t_max−k}^{t_max} W(t): rising in k, and exactly 1 at t_min.
@@ -122,8 +134,15 @@ class Density:
     s2: float = 100.0
 
     def over(self, alphas_cumprod_T: ArrayLike, t_min: int, t_max: int) -> NDArray[np.float64]:
-        """W(t), not normalised, [T]. The ramp W = t_max − t is HiFA's t = t_max − (t_max−t_min)·√(i/N)."""
+        """W(t), not normalised, [T]. The ramp W = t_max − t is HiFA's t = t_max − (t_max−t_min)·√(i/N).
+
+        Raises ValueError where m, m1 or m2 is no timestep, and where m1 lies below m2.
+        """
         t = np.arange(len(np.asarray(alphas_cumprod_T)), dtype=np.float64)
+        # The defaults are of T = 1000, and stand where a prior has fewer.
+        check_timesteps(max(len(t), 1000) - 1, m=self.m, m1=self.m1, m2=self.m2)
+        if self.m2 > self.m1:
+            raise ValueError(f"m1={self.m1:g} is below m2={self.m2:g}: the prior is flat from m2 up to m1")
         if self.prior == "gaussian":
             weights = gaussian(t, self.m, self.s)
         elif self.prior == "piecewise":

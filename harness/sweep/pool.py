@@ -30,7 +30,7 @@ from harness.distill.method import load_method
 from harness.records.environment import own_code
 from harness.records.files import make_folder
 from harness.records.folder import RunFolder
-from harness.records.identity import RunSpec, canonical_json, run_id
+from harness.records.identity import COMPOSED, RunSpec, canonical_json, run_id
 from harness.records.lease import holder, slurm_job
 from harness.records.reader import RecordError, tail
 from harness.sweep.display import Display
@@ -271,7 +271,8 @@ class Pool:
         fresh = any(self.paces.is_fresh(spec, runs) for spec, runs in packs)
         if known is None or not (soon or fresh):
             return self.measure(plan)
-        if not all(self.paces.known(spec, runs) for spec, runs in packs):
+        # Of `a@b` what is known is a's: b's settings may be others.
+        if not all(self.paces.known(spec, runs) and COMPOSED not in spec.method for spec, runs in packs):
             begun = self._measured([], self._one_each(plan))
             if begun is None:  # interrupted
                 return Pace(0.0, 0.0)

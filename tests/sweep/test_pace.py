@@ -181,6 +181,23 @@ def test_a_short_sweep_whose_paces_are_known_is_not_measured(
     assert not made.is_new_here
 
 
+def test_another_schedule_of_a_composed_method_is_begun_though_its_pace_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(pool, "gpus", list)
+    one, other = (
+        _spec("csd@tp_sds").model_copy(update={"params": {"distillation": {}, "schedule": {"m": m}}})
+        for m in (500.0, 5000.0)
+    )
+    asked: list[RunSpec] = []
+    with Pool(tmp_path / "runs", [other], Execution(wandb="disabled", device="cpu")) as made:
+        made._keep_pace(one, 1, 40.0)
+        assert made.paces.known(other, 1) == 40.0
+        monkeypatch.setattr(made, "_measured", lambda pack, kinds: asked.extend(kinds) or Measured())
+        assert made.pace(made.plan()).how == "as before" and asked == [other]
+
+
 def test_what_was_measured_is_known_to_the_next_pool(of_two_methods: Pool, monkeypatch: pytest.MonkeyPatch):
     plan, asked = of_two_methods.plan(), []
     monkeypatch.setattr(
