@@ -1,10 +1,13 @@
 """Annealed range: SDS with t drawn from a range that narrows or falls during the run."""
 
-from pydantic import Field
+from typing import Annotated
 
-from harness.distill.method import MethodParams
+from pydantic import Field, model_validator
 
-Ends = tuple[float, float]
+from harness.distill.method import MethodParams, in_order
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Ends = tuple[Share, Share]
 
 
 class Params(MethodParams):
@@ -13,8 +16,16 @@ class Params(MethodParams):
 
     low: Ends = (0.0, 0.0)
     high: Ends = (1.0, 0.5)
-    begin: float = Field(default=0.2, ge=0, le=1)
-    until: float = Field(default=0.2, ge=0, le=1)
+    begin: Share = 0.2
+    until: Share = 0.2
+
+    _moves = in_order("begin", "until")
+
+    @model_validator(mode="after")
+    def _is_a_range(self):
+        if self.low[0] > self.high[0] or self.low[1] > self.high[1]:
+            raise ValueError(f"low={self.low} is above high={self.high} at the beginning or at the end")
+        return self
 
 
 presets = {

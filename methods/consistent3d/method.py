@@ -3,9 +3,9 @@
 from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
-from harness.distill.method import GradientContext, Method, MethodParams
+from harness.distill.method import GradientContext, Level, Levels, Method, MethodParams
 
 
 class Params(MethodParams):
@@ -13,12 +13,12 @@ class Params(MethodParams):
     `spread` further on. `cfg_end` is the share of the CFG scale that is left at the end; `clip` bounds every
     element of the gradient, at the beginning and at the end (none: not at all)."""
 
-    start: int = Field(default=700, ge=0)
-    end: int = Field(default=100, ge=0)
-    gap: int = Field(default=100, ge=0)
-    spread: int = Field(default=200, ge=1)
+    start: Level = 700
+    end: Level = 100
+    gap: Level = 100
+    spread: Levels = Field(default=200, ge=1)
     cfg_end: float = Field(default=0.5, ge=0)
-    clip: tuple[float, float] | None = (2.0, 8.0)
+    clip: tuple[PositiveFloat, PositiveFloat] | None = (2.0, 8.0)
 
 
 class ConsistencyDistillationSampling(Method):

@@ -6,17 +6,19 @@ import torch
 from pydantic import Field
 
 from harness.distill.inversion import walk
-from harness.distill.method import GradientContext, Method, MethodParams
+from harness.distill.method import GradientContext, Level, Method, MethodParams, in_order
 
 
 class Params(MethodParams):
     """Levels are of T = 1000. t falls from `high` to `low` with the square root of the progress; t' lies
     above t by up to `ahead` of t − low; `hops`: of DDIM over the whole of T."""
 
-    high: int = Field(default=980, ge=1)
-    low: int = Field(default=320, ge=0)
+    high: Level = 980
+    low: Level = 320
     ahead: float = Field(default=0.1, ge=0)
     hops: int = Field(default=10, ge=1, le=1000)
+
+    _falls = in_order("low", "high")
 
 
 class DiverseScoreDistillation(Method):

@@ -7,15 +7,15 @@ import torch
 from pydantic import Field
 
 from harness.distill.inversion import walk
-from harness.distill.method import GradientContext, Method, MethodParams
+from harness.distill.method import GradientContext, Level, Method, MethodParams, in_order
 
 
 class Params(MethodParams):
     """Levels are of T = 1000. `decay`: how t falls from `high` to `low`, or is drawn; `hops`: of DDIM, over
     the whole of T; `pixels`: weight of the picture's residual; `weighting`: what the strength is times."""
 
-    high: int = Field(default=980, ge=1)
-    low: int = Field(default=300, ge=0)
+    high: Level = 980
+    low: Level = 300
     decay: Literal["sqrt", "linear", "cosine", "random"] = "sqrt"
     hops: int = Field(default=4, ge=1, le=1000)
     eta: float = Field(default=1.0, ge=0, le=1)
@@ -23,6 +23,8 @@ class Params(MethodParams):
     weighting: Literal["constant", "noisematch", "sdslike", "strongerlower"] = "constant"
     pixels: float = Field(default=0.1, ge=0)
     clip: bool = False
+
+    _falls = in_order("low", "high")
 
 
 class HiFA(Method):

@@ -5,18 +5,20 @@ from typing import ClassVar
 from pydantic import Field
 
 from harness.distill.inversion import inverted
-from harness.distill.method import GradientContext, Method, MethodParams
+from harness.distill.method import GradientContext, Level, Levels, Method, MethodParams, in_order
 
 
 class Params(MethodParams):
     """Levels are of T = 1000. t falls from `high` to `low` in equal strides; `k` weighs the second target."""
 
-    high: int = Field(default=980, ge=1)
-    low: int = Field(default=250, ge=0)
-    stride: int = Field(default=100, ge=1)
+    high: Level = 980
+    low: Level = 250
+    stride: Levels = Field(default=100, ge=1)
     inversion_scale: float = -13.5
     eta: float = Field(default=0.3, ge=0)
     k: float = Field(default=1.0, ge=0)
+
+    _falls = in_order("low", "high")
 
 
 class JensenShannonDistillation(Method):

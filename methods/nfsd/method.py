@@ -3,9 +3,8 @@
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 
-from harness.distill.method import GradientContext, Method, MethodParams
+from harness.distill.method import GradientContext, Levels, Method, MethodParams
 
 
 class Params(MethodParams):
@@ -15,7 +14,7 @@ class Params(MethodParams):
         "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, "
         "gloomy"
     )
-    small_t: int = Field(default=200, ge=0)
+    small_t: Levels = 200
 
 
 class NoiseFreeScoreDistillation(Method):

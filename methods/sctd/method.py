@@ -1,10 +1,10 @@
 """SCTD: consistency within a segment of the trajectory, weighed against guidance (SegmentDreamer)."""
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.distill.inversion import IntervalMethod, walk
-from harness.distill.method import GradientContext, MethodParams
+from harness.distill.method import LEVELS, GradientContext, Level, Levels, MethodParams, in_order
 
 
 class Params(MethodParams):
@@ -12,18 +12,35 @@ class Params(MethodParams):
     `warm` of a run; edges cut bottom … top into equal segments; t is at least `least` above its edge e,
     e + gap ≤ s < t − gap, and from `two_hops` on t is reached by way of s."""
 
-    low: int = Field(default=21, ge=1)
-    high: int = Field(default=501, ge=2)
-    warm_levels: int = Field(default=480, ge=0)
+    low: Level = Field(default=21, ge=1)
+    high: Levels = Field(default=501, ge=2)
+    warm_levels: Levels = 480
     warm: float = Field(default=0.3, ge=0, le=1)
-    segments: int = Field(default=5, ge=1)
-    bottom: int = Field(default=20, ge=0)
-    top: int = Field(default=980, ge=1)
-    least: int = Field(default=80, ge=1)
-    gap: int = Field(default=10, ge=0)
-    two_hops: int = Field(default=150, ge=0)
+    segments: int = Field(default=5, ge=1, le=LEVELS)
+    bottom: Level = 20
+    top: Levels = Field(default=980, ge=1)
+    least: Level = Field(default=80, ge=1)
+    gap: Level = 10
+    two_hops: Levels = 150
     strength: float = Field(default=0.1, gt=0)
     offset_noise: float = Field(default=0.1, ge=0)
+
+    _edges_rise = in_order("bottom", "top")
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if 2 * self.gap > self.least:
+            raise ValueError(f"gap={self.gap} on both sides leaves no s within least={self.least}")
+        if self.edges[-1] + self.least >= LEVELS:
+            raise ValueError(
+                f"least={self.least} above the last edge, {self.edges[-1]}, is beyond T = {LEVELS}"
+            )
+        return self
+
+    @property
+    def edges(self) -> list[int]:
+        """Where segments begin."""
+        return [self.bottom + (self.top - self.bottom) * k // self.segments for k in range(self.segments)]
 
 
 class SegmentedConsistency(IntervalMethod):
@@ -58,8 +75,7 @@ class SegmentedConsistency(IntervalMethod):
 
     def _segment(self, t_R):
         """(e, t): the edge below t, and t at least `least` above it."""
-        p = self.params
-        edges = [p.bottom + (p.top - p.bottom) * k // p.segments for k in range(p.segments)]
+        edges = self.params.edges
         index_R = torch.bucketize(t_R, torch.tensor(edges), right=True) - 1
         e_R = torch.tensor(edges)[index_R.clamp(min=0)]
-        return e_R, torch.maximum(t_R, e_R + p.least)
+        return e_R, torch.maximum(t_R, e_R + self.params.least)

@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from harness.distill.inversion import inverted
-from harness.distill.method import GradientContext, Method, MethodParams
+from harness.distill.method import GradientContext, Level, Levels, Method, MethodParams, in_order
 
 
 class Params(MethodParams):
@@ -13,12 +13,14 @@ class Params(MethodParams):
     found is put at level t, as published; without it the inverted latent is taken for one of level t, as
     coded."""
 
-    high: int = Field(default=980, ge=1)
-    low: int = Field(default=250, ge=0)
-    stride: int = Field(default=100, ge=1)
+    high: Level = 980
+    low: Level = 250
+    stride: Levels = Field(default=100, ge=1)
     inversion_scale: float = -7.5
     eta: float = Field(default=0.3, ge=0)
     remap: bool = False
+
+    _falls = in_order("low", "high")
 
 
 class ScoreDistillationViaInversion(Method):

@@ -6,17 +6,19 @@ import torch
 from pydantic import Field
 
 from harness.distill.inversion import walk
-from harness.distill.method import GradientContext, Method, MethodParams, NoiseSchedule
+from harness.distill.method import GradientContext, Level, Method, MethodParams, NoiseSchedule, in_order
 
 
 class Params(MethodParams):
     """Levels are of T = 1000, counted from the smallest. t ~ U{low, …, high}; `warm`: the share of a run that
     takes random noise; `hops`: Euler steps from the render to its noise."""
 
-    low: int = Field(default=19, ge=0)
-    high: int = Field(default=699, ge=0)
+    low: Level = 19
+    high: Level = 699
     warm: float = Field(default=0.18, ge=0, le=1)
     hops: int = Field(default=3, ge=1, le=100)
+
+    _range = in_order("low", "high")
 
 
 class UniqueCoupleMatching(Method):
