@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Exit, Option, confirm
 
-from harness.cli.app import Filter, Runs, RunsOption, app, complete_run, expanded, expanded_words
+from harness.cli.app import (
+    Filter,
+    MethodsDir,
+    Runs,
+    RunsOption,
+    ScenesDir,
+    app,
+    complete_run,
+    expanded,
+    expanded_words,
+)
 from harness.config import UserError
 
 if TYPE_CHECKING:
@@ -104,16 +114,21 @@ def cancel(words: Filter = [], runs: RunsOption = Path("runs")) -> None:  # noqa
 
 
 @app.command(epilog="Example: harness retry method=tp_sds")
-def retry(words: Filter = [], runs: RunsOption = Path("runs")) -> None:  # noqa: B006
-    """Let failed and cancelled runs be tried again, from their last checkpoints."""
+def retry(
+    words: Filter = [],  # noqa: B006
+    runs: RunsOption = Path("runs"),
+    methods_dir: MethodsDir = [],  # noqa: B006
+    scenes_dir: ScenesDir = [],  # noqa: B006
+) -> None:
+    """Let failed and cancelled runs be tried again, from their last checkpoints; failed ones from the start
+    where their method's code has changed."""
     from harness.sweep.select import select
+    from harness.sweep.versions import code_now
+    from harness.sweep.versions import retry as try_again
 
     folders = select(runs, words)
-    found = [folder for folder in folders if folder.status() in ("failed", "cancelled")]
-    for folder in found:
-        folder.forget_failure()
-        folder.uncancel()
-    print(f"{len(found)} runs will be tried again by the same sweep command")
+    again = try_again(runs, folders, code_now(methods_dir))
+    print(f"{again} {'run' if again == 1 else 'runs'} will be tried again by the same sweep command")
     _tell_damaged(folders)
 
 

@@ -107,7 +107,7 @@ def make_plan(
                 alike.add(spec.method)
                 if not set(spec.axes) <= set(look.spec.axes):
                     plan.unlabelled.append(name)
-        if code and look.code and (names_of := _changed(look.code, code(spec))):
+        if code and look.code and (names_of := changed_code(look.code, code(spec))):
             plan.outdated[name] = names_of
         if status == "failed" and retry_failed:
             status = "resume"
@@ -138,7 +138,8 @@ def make_plan(
     return plan
 
 
-def _changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+def changed_code(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The names of the code that is another now."""
     return [name for name, here in now.items() if then.get(name, here) != here]
 
 

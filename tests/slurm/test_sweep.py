@@ -258,7 +258,7 @@ def test_a_task_that_never_begins_is_given_up_after_three_times(sweep: Sweep):
     ):
         assert word in told
     assert "FAILED" in told  # by sacct
-    assert "1 runs will be tried again" in sweep.harness("retry", "--runs", str(sweep.root))
+    assert "1 run will be tried again" in sweep.harness("retry", "--runs", str(sweep.root))
     sweep.submit("--limit", "1", "--methods", "tp_sds")
     sweep.wait(sweep.done)
 

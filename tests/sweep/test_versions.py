@@ -10,7 +10,7 @@ from harness.distill.method import code_of
 from harness.records.folder import RunFolder
 from harness.sweep.plan import Plan, make_plan
 from harness.sweep.status import sweep_status
-from harness.sweep.versions import code_now, settle
+from harness.sweep.versions import code_now, retry, settle
 from tests import tinyruns
 
 METHOD = '''"""Scaled SDS."""
@@ -111,7 +111,7 @@ def test_failed_runs_of_a_mended_method_are_made_anew_where_they_are_tried_again
     said: list[str] = []
     with pytest.raises(UserError, match=r"1 of 2 runs \(such as .*-s1-.*--keep "):
         settle(root, plan(True), "refuse", said.append)
-    with pytest.raises(UserError, match=r"the run .*--keep "):
+    with pytest.raises(UserError, match=r"the run .*--keep .*--retry-failed makes the failed ones anew"):
         settle(root, plan(False, 1), "refuse", said.append)
     assert not settle(root, plan(True, 1), "refuse", None) and (root / failed).is_dir() and not said
     assert settle(root, plan(True), "keep", said.append)
@@ -119,3 +119,51 @@ def test_failed_runs_of_a_mended_method_are_made_anew_where_they_are_tried_again
     assert plan(True).new == [failed] and RunFolder(root / done).status() == "done"
     (aside,) = (root / "trash").glob("*/*")
     assert aside.name == failed and RunFolder(aside).failure()
+
+
+def test_runs_that_are_let_be_tried_again_mix_no_versions(methods: Path, tiny_prior: Path, tmp_path: Path):
+    root, folder = tmp_path / "runs", methods / "scaled"
+    (folder / "method.py").write_text(
+        METHOD.replace("return", "assert ctx.step_R.max() < 5, 'a mistake'\n        return")
+    )
+    mended, same, cancelled = tinyruns.create(root, tiny_prior, "scaled", runs=3, methods_dirs=[methods])
+    dirs = {"methods_dirs": (str(methods),)}
+    for run in (mended, same):
+        tinyruns.run(root, [run], **dirs)
+    emit, stop = tinyruns.stop_after(4)
+    tinyruns.advance(root, [cancelled], tinyruns.execution(**dirs), emit, stop)
+    RunFolder(root / cancelled).cancel()
+    folders = [RunFolder(root / run) for run in (mended, same, cancelled)]
+    specs = [each.spec() for each in folders]
+
+    def states() -> list[str]:
+        return [each.status() for each in folders]
+
+    assert states() == ["failed", "failed", "cancelled"] and folders[0].checkpoint_step() == 3
+    said: list[str] = []
+    (methods / "scaled").rename(tmp_path / "scaled")  # as for who does not name the folder of methods
+    assert retry(root, folders, code_now([]), said.append) == 0
+    assert said.pop() == (
+        f"3 of 3 runs (such as {mended}) left as before: --methods-dir names no folder of scaled"
+    )
+    (tmp_path / "scaled").rename(methods / "scaled")
+    assert states() == ["failed", "failed", "cancelled"]
+
+    assert retry(root, [folders[1]], code_now([methods]), said.append) == 1 and said == []
+    assert states()[1] == "resume" and folders[1].checkpoint_step() == 3
+    folders[1].fail("a mistake", 5)
+    (folder / "method.py").write_text(METHOD)
+    assert retry(root, [folders[0], folders[2]], code_now([methods]), said.append) == 1
+    assert states() == ["new", "failed", "cancelled"] and folders[0].spec() == specs[0]
+    (aside,) = (root / "trash").glob("*")
+    assert said == [
+        f"1 of 2 runs (such as {mended}) failed, and was made with other code of scaled: made anew; "
+        f"what there was lies in {aside}",
+        f"1 of 2 runs (such as {cancelled}) was cancelled, and made with other code of scaled: left as "
+        "before; the same sweep command takes them up with --keep or --redo",
+    ]
+    assert RunFolder(aside / mended).failure()
+    tinyruns.run(root, [mended], **dirs)
+    assert folders[0].status() == "done" and folders[0].look().code == code_of("scaled", [methods])
+    plan = make_plan(root, specs[:1], 1, asked=True, code=code_now([methods]))
+    assert plan.done == [mended] and plan.outdated == {}
