@@ -33,6 +33,14 @@ def short(text: str, length: int = 600) -> str:
     return text if len(text) <= length else f"{text[:half]} … {text[-half:]}"
 
 
+def size(count: float) -> str:
+    """Bytes as people write them: "345 B", "1.2 kB", "3.4 GB"."""
+    unit, *larger = ("B", "kB", "MB", "GB", "TB")
+    while count >= 999.5 and larger:
+        count, unit = count / 1000, larger.pop(0)
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
+
+
 def parse_json(data: str | bytes) -> Any:
     """What JSON says; ValueError for what is none, also where it is nested too deep to be read."""
     try:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Exit, Option, confirm
 
@@ -24,11 +24,13 @@ from harness.cli.app import (
     expanded_words,
 )
 from harness.config import UserError
+from harness.text import size
 
 if TYPE_CHECKING:
     from harness.console import Console
     from harness.records.folder import RunFolder
     from harness.records.wandb_sync import Outcome
+    from harness.sweep.gc import Waste
     from harness.sweep.status import SweepStatus
 
 MIRRORS = {"wandb": "W&B", "trackio": "Trackio"}
@@ -142,43 +144,65 @@ def _tell_damaged(folders: list[RunFolder]) -> None:
 @app.command(epilog="Example: harness gc runs")
 def gc(
     runs: Runs = Path("runs"),
-    yes: Annotated[bool, Option("--yes", help="Remove without asking.")] = False,
-    purge: Annotated[
-        bool, Option("--purge", help="Delete for good what was removed before, in RUNS/trash.")
-    ] = False,
+    yes: Annotated[bool, Option("--yes", help="Do it without asking.")] = False,
+    purge: Annotated[bool, Option("--purge", help="Delete for good what lies in RUNS/trash.")] = False,
 ) -> None:
-    """List what belongs to no run of a folder, and move it to RUNS/trash on confirmation."""
+    """List what belongs to no run of a folder, and move it to RUNS/trash on confirmation; runs stay, failed
+    ones, too."""
     from harness.sweep import gc
     from slurm.watch import look, used_here
 
+    trash = runs / gc.TRASH
     if purge:
         old = gc.trashed(runs)
-        _tell_waste(old)
+        _tell_waste(old, f"{trash} holds", runs)
         if not old:
-            print("nothing was removed before")
-        elif yes or confirm(f"delete these {len(old)} for good?"):
+            print(f"{trash} holds nothing to delete")
+        elif yes or confirm(f"delete {_amount(old)} for good?"):
             gc.purge(old)
-            print(f"deleted, {sum(item.size for item in old) / 1e6:.1f} MB")
+            print(f"deleted {_amount(old)}")
+        else:
+            print("nothing was deleted")
         return
     view = look(runs) if used_here(runs) else None
     if view and view.problem:
-        raise UserError(f"{view.problem}: nothing is removed while tasks may be running")
+        raise UserError(f"{view.problem}: nothing is moved while tasks may be running")
     busy = [task.launch.folder for task in view.queue] if view else []
     found = gc.find_waste(runs, busy)
-    _tell_waste(found.waste)
+    _tell_waste(found.waste, "of no run:", runs)
     for line in found.kept:
         print(f"kept: {line}")
+    if found.young:
+        first, many = found.young[0].relative_to(runs.resolve()), len(found.young)
+        more = f" and {many - 1} more" if many > 1 else ""
+        print(f"kept: {first}{more}: of no run, but changed within the hour: somebody may be at work there")
+    words = {"new": "not begun", "resume": "unfinished"}
+    states = ", ".join(f"{many} {words.get(state, state)}" for state, many in sorted(found.runs.items()))
+    if states:
+        print(f"kept: all runs: {states}")
     if not found.waste:
-        print("nothing to remove" if found.kept else "nothing: all of it belongs to a run")
-    elif yes or confirm(f"remove these {len(found.waste)}?"):
-        moved, trash = gc.discard(runs, found.waste, busy)
-        where = f" are in {trash}; `harness gc {runs} --purge` deletes them for good" if trash else ""
-        print(f"{len(moved)} removed, {sum(item.size for item in moved) / 1e6:.1f} MB{where}")
+        print("nothing to move away")
+    elif yes or confirm(f"move {_amount(found.waste)} to {trash}?"):
+        moved, place = gc.discard(runs, found.waste, busy)
+        print(f"moved {_amount(moved)}" + (f" to {place}" if place else ""))
+    else:
+        print("nothing was moved")
+    if old := gc.trashed(runs):
+        held = size(sum(item.size for item in old))
+        print(f"{trash} holds {held}; `harness gc {runs} --purge` deletes that for good")
 
 
-def _tell_waste(waste: Any) -> None:
+def _tell_waste(waste: Sequence[Waste], head: str, root: Path) -> None:
+    if waste:
+        print(head)
     for item in waste:
-        print(f"{item.size / 1e6:9.1f} MB  {item.path}  ({item.why})")
+        print(f"{size(item.size):>9}  {item.path.relative_to(root.resolve())}  ({item.why})")
+
+
+def _amount(waste: Sequence[Waste]) -> str:
+    """How many files and folders there are, and what they take."""
+    many = "1 file or folder" if len(waste) == 1 else f"{len(waste)} files and folders"
+    return f"{many} ({size(sum(item.size for item in waste))})"
 
 
 def listed(found: Sequence[tuple[str, str]]) -> str:

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from harness.records.reader import is_file, is_folder, names
 from harness.records.schema import LOCK, SPEC
 from harness.records.suites import SUITES
 
+EMPTY = "an empty run folder"
 AGE_SECONDS = 3600.0  # what changed more recently may be somebody's work
 TRASH = "trash"
 _DATED = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
@@ -46,10 +48,13 @@ class Waste:
 
 @dataclass
 class Found:
-    """What may go, and what looks as if it might and is kept, with the reason."""
+    """What may go; what looks as if it might and is kept, with the reason; what is too young to go; and how
+    many runs there are, by where they stand."""
 
     waste: list[Waste] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    young: list[Path] = field(default_factory=list)
+    runs: Counter[str] = field(default_factory=Counter)
 
 
 def find_waste(root: Path, busy: Collection[Path] = ()) -> Found:
@@ -62,7 +67,8 @@ def find_waste(root: Path, busy: Collection[Path] = ()) -> Found:
     root = root.resolve()
     looks = {folder.id: folder.look() for folder in folders}
     unread = [name for name, look in looks.items() if look.spec is None]
-    found.kept += [f"{name}: damaged: {looks[name].damage}" for name in unread]
+    found.runs.update(look.status for look in looks.values())
+    found.kept += [f"{name}: damaged: {look.damage}" for name, look in looks.items() if look.damage]
     now = time.time()
 
     def add(path: Path, why: str) -> None:
@@ -72,28 +78,30 @@ def find_waste(root: Path, busy: Collection[Path] = ()) -> Found:
             return  # it is in use
         if now - changed > AGE_SECONDS:
             found.waste.append(Waste(path, why, size))
+        else:
+            found.young.append(path)
 
     for name in names(root):
         path = root / name
         if not is_folder(path) or name in looks:
             continue
         if is_aside(name) and ID.fullmatch(name[1:].rsplit(".", 3)[0]) and _holds_only(path, {SPEC}):
-            add(path, "half-made")
+            add(path, "a run folder that was never made to its end")
         elif ID.fullmatch(name) and not {SPEC, *PROOF} & set(names(path)):
             if _holds_only(path, {LOCK}):
-                add(path, "a run folder without a spec")
+                add(path, EMPTY)
             else:
-                found.kept.append(f"{name}: it has no spec, and holds what is not of a run")
+                found.kept.append(f"{name}: named as a run, but holds only files that are not a run's")
     for folder in folders:
         if looks[folder.id].status != "damaged" and not holder(folder.path):
             for path in folder.leftovers():
-                add(path, "half-written")
+                add(path, "a file that was never written to its end")
     _add_suites(root, looks, unread, found, add)
     if is_folder(root / "wandb"):
         for name in names(root, "wandb"):
             mirror = _MIRROR.fullmatch(name)
             if mirror and mirror[1] not in looks and is_folder(root / "wandb" / name):
-                add(root / "wandb" / name, "the W&B mirror of no run")
+                add(root / "wandb" / name, "the W&B files of a run that is not here")
     _add_launches(root, looks, busy, found, add)
     return found
 
@@ -103,11 +111,11 @@ def _add_suites(root: Path, looks: Looks, unread: list[str], found: Found, add: 
     suites = [name for name in names(root, SUITES) if _SUITE.fullmatch(name)]
     unused = [name for name in suites if name.removesuffix(".json") not in used]
     if unread and unused:
-        found.kept.append(f"suites: {len(unused)} of no run, while {len(unread)} specs cannot be read")
+        found.kept.append(f"suites: {len(unused)} that only a run whose spec cannot be read may need")
         return
     for name in unused:
         if is_file(root, f"{SUITES}/{name}"):
-            add(root / SUITES / name, "a suite of no run")
+            add(root / SUITES / name, "the prompts of a suite that no run here is of")
 
 
 def _add_launches(root: Path, looks: Looks, busy: Collection[Path], found: Found, add: Add) -> None:
@@ -119,7 +127,7 @@ def _add_launches(root: Path, looks: Looks, busy: Collection[Path], found: Found
         if runs is None:
             found.kept.append(f"slurm/{name}: its launch.json cannot be read")
         elif folder.resolve() not in busy and not runs & looks.keys():
-            add(folder, "a launch of no run")
+            add(folder, "a Slurm launch of runs that are not here")
 
 
 def _runs_of(launch: Any) -> set[str] | None:
@@ -181,7 +189,15 @@ def trashed(root: Path) -> list[Waste]:
     if not is_folder(root / TRASH):
         return []
     paths = [root / TRASH / name for name in names(root, TRASH) if _DATED.fullmatch(name)]
-    return [Waste(path, "removed before", _measured(path)[0]) for path in paths if is_folder(path)]
+    return [Waste(path, _moved(path), _measured(path)[0]) for path in paths if is_folder(path)]
+
+
+def _moved(path: Path) -> str:
+    """When a dated folder of the trash was made, and what lies in it."""
+    inside, at = sorted(names(path)), path.name
+    more = f" and {len(inside) - 1} more" if len(inside) > 1 else ""
+    when = f"{at[:4]}-{at[4:6]}-{at[6:8]} {at[9:11]}:{at[11:13]}"
+    return f"moved there on {when}: {inside[0]}{more}" if inside else f"made on {when}, and empty"
 
 
 def purge(trash: Collection[Waste]) -> None:

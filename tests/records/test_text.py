@@ -9,6 +9,7 @@ import pytest
 from harness.config import UserError
 from harness.records.files import MOST_TEXT, NoSuchFile, read_json, read_text, write_cache
 from harness.sweep.grid import read_suite
+from harness.text import size
 from slurm import profile
 
 
@@ -57,3 +58,19 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     write_cache(tmp_path / "eval" / "x.bin", b"x")
     write_cache(tmp_path / "new" / "x.bin", b"x")
     assert (tmp_path / "new" / "x.bin").read_bytes() == b"x" and os.listdir(tmp_path / "new") == ["x.bin"]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (99_960, "100 kB"),
+        (999_600, "1.0 MB"),
+        (3.4e9, "3.4 GB"),
+        (5e15, "5000 TB"),
+    ],
+)
+def test_bytes_are_written_as_people_do(count: float, shown: str) -> None:
+    assert size(count) == shown

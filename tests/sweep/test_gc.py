@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.cli.runs import gc as command
 from harness.config import UserError
 from harness.records.folder import RunFolder
 from harness.records.identity import RunSpec, SuiteRef
@@ -164,6 +165,43 @@ def test_no_link_is_followed_or_removed(root: Path, tmp_path: Path):
     assert gc.trashed(root) == [] and content(outside) == before
 
 
+def test_it_says_what_goes_what_stays_and_why(root: Path, capsys: pytest.CaptureFixture[str]):
+    failed, damaged, _ = runs(root)
+    failed.fail("a mistake", 1)
+    (damaged.path / "result.json").write_text("{")
+    (root / "wandb" / "offline-run-20260101_000000-gone").mkdir(parents=True)
+    (root / "wandb" / "offline-run-20260101_000000-gone" / "log").write_bytes(bytes(2500))
+    aged(root)
+    (root / "tp_sds-a-red-bus-s7-0123abcd").mkdir()
+
+    def said(purge: bool = False) -> list[str]:
+        command(root, yes=True, purge=purge)
+        return capsys.readouterr().out.replace(str(root), "RUNS").splitlines()
+
+    kept = [
+        "kept: tp_sds-a-red-bus-s7-0123abcd: of no run, but changed within the hour: "
+        "somebody may be at work there",
+        "kept: all runs: 1 damaged, 1 failed, 1 not begun",
+    ]
+    lines = said()
+    (trash,) = (root / "trash").iterdir()
+    stamp = f"{trash.name[:4]}-{trash.name[4:6]}-{trash.name[6:8]} {trash.name[9:11]}:{trash.name[11:13]}"
+    holds = "RUNS/trash holds 2.5 kB; `harness gc RUNS --purge` deletes that for good"
+    assert lines[:2] == [
+        "of no run:",
+        "   2.5 kB  wandb/offline-run-20260101_000000-gone  (the W&B files of a run that is not here)",
+    ]
+    assert lines[2].startswith(f"kept: {damaged.id}: damaged: result.json") and lines[3:5] == kept
+    assert lines[5:] == [f"moved 1 file or folder (2.5 kB) to RUNS/trash/{trash.name}", holds]
+    assert said()[1:] == [*kept, "nothing to move away", holds]
+    assert said(purge=True) == [
+        "RUNS/trash holds",
+        f"   2.5 kB  trash/{trash.name}  (moved there on {stamp}: wandb)",
+        "deleted 1 file or folder (2.5 kB)",
+    ]
+    assert said(purge=True) == ["RUNS/trash holds nothing to delete"]
+
+
 def test_a_root_that_is_a_link_is_looked_through(root: Path, tmp_path: Path):
     (root / "tp_sds-a-red-bus-s7-0123abcd").mkdir()
     aged(root)
@@ -194,5 +232,5 @@ def test_a_sweep_that_begins_beside_it_loses_nothing(tmp_path: Path, monkeypatch
     while thread.is_alive():
         listed += [item.why for item in gc.find_waste(tmp_path).waste]
     thread.join()
-    assert "a run folder without a spec" not in listed
+    assert gc.EMPTY not in listed
     assert len(made) == 300 and all(folder.look().spec for folder in made)
