@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GUIDES = [
     *PAGES,
-    *(ROOT / name for name in ("CONTRIBUTING.md", "docs/results/README.md", "prompts/README.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "prompts/README.md")),
+    *(ROOT / "docs" / "results" / name for name in ("README.md", "search.md")),
     *sorted([*(ROOT / "slurm").rglob("*.md"), *(ROOT / "methods").glob("*/README.md")]),
 ]
 COMMANDS = get_command(app)
