@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from harness import rng
+from harness.config import Decay as Decay  # for the settings of methods that learn
 from harness.config import OptimConfig, fitting
 from harness.distill.optim import Adam
 

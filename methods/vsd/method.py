@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from harness.distill.learning import Learner, linear
+from harness.distill.learning import Decay, Learner, linear
 from harness.distill.method import GradientContext, Method, MethodParams
 from harness.guidance.lora import TIME, fresh
 
@@ -17,7 +17,7 @@ class Params(MethodParams):
 
     rank: int = Field(default=4, ge=1)
     lr: float = Field(default=1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     eps: float = Field(default=1e-15, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     camera: bool = True

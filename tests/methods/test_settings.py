@@ -69,6 +69,11 @@ def test_ends_of_a_range_are_shares_that_do_not_cross() -> None:
         assert str(refused.value) == f"method annealed_range, {told}"
 
 
+def test_a_decay_of_one_is_refused():
+    with pytest.raises(UserError, match=r"method vsd, betas\.1: Input should be less than 1"):
+        choose_methods("vsd", ["vsd.betas=0.9,1"])
+
+
 @pytest.mark.parametrize(("text", "told"), ON_A_PRIOR.items(), ids=ON_A_PRIOR)
 def test_what_cannot_be_meant_on_a_prior_is_refused_there(text: str, told: str, prior: Guidance) -> None:
     (chosen,) = choose_methods(text, [])
