@@ -43,9 +43,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def commands(text: str) -> Iterator[list[str]]:
     """The words of every `harness …` in code, by line in blocks and by pair of backticks elsewhere."""
-    blocks = re.findall(r"^```.*?^```", text, re.M | re.S)
+    blocks = re.findall(r"^ *```.*?^ *```", text, re.M | re.S)
     code = [line for block in blocks for line in block.splitlines()]
-    code += re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    code += re.findall(r"`([^`]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S))
     for each in code:
         for part in re.split(r"&&|;|\s\|\s", re.split(r"\s#\s", " ".join(each.split()))[0]):
             found = re.match(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?harness\s+(\S.*)", part.strip())

@@ -190,7 +190,7 @@ TP_SDS = ("v1", "iclr", "prior_only", "snr_only", "reversed", "random", "pgc")  
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        ("harness reproduce con", {"controls", "controls_image", "convergence"}),
+        ("harness reproduce con", {"constant", "controls", "controls_image", "convergence"}),
         ("harness search sch", {"schedule"}),
         ("harness tables runs r_pre", {"r_precision", "r_precision_steps"}),
         ("harness figures runs grad", {"gradients"}),
