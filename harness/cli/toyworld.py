@@ -94,7 +94,10 @@ def toyworld_train(
         from harness.toyworld.command import WEIGHTS
         from harness.toyworld.command import train as run
 
-    run(stage, work, _say, seed, out or WEIGHTS, device, minutes, start, steps, anew)
+    run(
+        stage, work, _say, seed=seed, out=out or WEIGHTS, device=device,
+        minutes=minutes, start=start, steps=steps, anew=anew,
+    )  # fmt: skip
 
 
 @toyworld_app.command(name="check", epilog="Example: harness toyworld check")

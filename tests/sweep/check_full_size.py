@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from harness.records.folder import run_folders
-from tests.sweep.check_sweep import harness, kill_on_its_way
+from tests.sweep.check_sweep import go_on, harness, kill_on_its_way
 
 ROOT = Path("build/full-size")
 PRIOR, CLIP, RUNS = ROOT / "prior", ROOT / "clip", ROOT / "runs"
@@ -69,8 +69,7 @@ def ended(*arguments: str) -> Callable[[], None]:
 
 def check_runs() -> None:
     """Continued by the same command, and every run whole."""
-    done = harness(*SWEEP)
-    assert done.returncode == 0 and " to resume" in done.stdout and " 0 to resume" not in done.stdout
+    go_on(SWEEP)
     folders = run_folders(RUNS)
     assert len(folders) == 6 and all(folder.status() == "done" for folder in folders)
     for folder in folders:

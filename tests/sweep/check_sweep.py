@@ -44,6 +44,12 @@ def kill_on_its_way(command: list[str], root: Path) -> None:
     print("killed the sweep and its worker after the first checkpoint", flush=True)
 
 
+def go_on(command: list[str]) -> None:
+    """The same command again finishes what was killed."""
+    done = harness(*command)
+    assert done.returncode == 0 and " to resume" in done.stdout and " 0 to resume" not in done.stdout
+
+
 def check_runs() -> None:
     """Every run is whole: done, all views, rows in order and finite."""
     folders = run_folders(ROOT)
@@ -65,8 +71,7 @@ def main() -> None:
     """Kill, continue, check, evaluate; an AssertionError says what is wrong."""
     shutil.rmtree(ROOT, ignore_errors=True)
     kill_on_its_way(SWEEP, ROOT)
-    done = harness(*SWEEP)
-    assert done.returncode == 0 and " to resume" in done.stdout and " 0 to resume" not in done.stdout
+    go_on(SWEEP)
     check_runs()
     again = harness(*SWEEP)
     assert again.returncode == 0 and "8 runs: 0 new, 0 to resume, 8 done" in again.stdout
