@@ -32,11 +32,10 @@ def test_an_experiment_resolves(name: str) -> None:
     if asked.toy is None or asked.paper is None:
         return
     suite, specs = asked.resolve(asked.toy)
-    if name.startswith("settings"):  # chosen on the baseline, on prompts that no comparison uses
+    # Settings are chosen on the baseline, at each method's own timesteps, on prompts that no comparison uses.
+    if name.startswith("settings"):
         baselines = {"uniform_sds"} | ({"csd", "ism", "vsd"} if name == "settings_transfer" else set())
-        assert (
-            suite.name == "tuning" and {spec.label for spec in specs} == baselines
-        )  # at their own timesteps
+        assert suite.name == "tuning" and {spec.label for spec in specs} == baselines
     else:
         assert suite.name == "coco" and len(suite.prompts) == 153
     steps = sum(spec.config.steps for spec in specs)
