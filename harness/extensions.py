@@ -31,12 +31,20 @@ S = TypeVar("S", bound=Strict)
 
 @dataclass(frozen=True)
 class Extension:
-    """One of a seam's: its name, the folder or file that it is, and the first line of its docstring."""
+    """One of a seam's: its name, and the folder or file that it is."""
 
     name: str
     path: Path
     source: Path
-    summary: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring; read when it is asked for, not when one is found."""
+        try:
+            doc = ast.get_docstring(ast.parse(self.source.read_bytes()))
+        except (SyntaxError, ValueError, OSError) as error:
+            return f"(cannot be read: {error})"
+        return doc.splitlines()[0] if doc else "(no docstring)"
 
     def code(self) -> str:
         """12 hex digits over its file and what that imports from its folder, as they are now; comments,
@@ -91,7 +99,7 @@ class Seam:
                     raise UserError(
                         f"two {self.plural} are named '{name}': {found[name].path} and {path}; rename one"
                     )
-                found[name] = Extension(name, path, source, _summary(source))
+                found[name] = Extension(name, path, source)
         return found
 
     def _why_empty(self, root: Path) -> str:
@@ -169,14 +177,6 @@ def resolve(settings: type[S], given: Mapping[str, Any], told: str) -> S:
         return settings(**given)
     except ValidationError as error:
         raise UserError(f"{told}, {first_problem(error)}") from None
-
-
-def _summary(source: Path) -> str:
-    try:
-        doc = ast.get_docstring(ast.parse(source.read_bytes()))
-    except (SyntaxError, ValueError, OSError) as error:
-        return f"(cannot be read: {error})"
-    return doc.splitlines()[0] if doc else "(no docstring)"
 
 
 def _bare(source: Path) -> tuple[str, ast.Module | None]:

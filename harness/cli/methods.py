@@ -24,6 +24,12 @@ def methods(
         ),
     ] = None,
     page: Annotated[bool, Option("--page", help="All of them as docs/methods.md has them.")] = False,
+    results: Annotated[
+        Path | None,
+        Option(
+            help="With --page: the folder of `reproduce --out`, for figures of the toy world.", exists=True
+        ),
+    ] = None,
     methods_dir: MethodsDir = [],  # noqa: B006
 ) -> None:
     """The methods there are, by the first line of their docstrings."""
@@ -34,7 +40,7 @@ def methods(
 
         with busy("loading methods"):
             whole = in_full(name, methods_dir) if name is not None else ""
-            text = catalogue.about(whole, methods_dir) if whole else catalogue.page(methods_dir)
+            text = catalogue.about(whole, methods_dir) if whole else catalogue.page(methods_dir, results)
         print(text, end="")
         return
     found = discover(methods_dir)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,12 +17,30 @@ from harness.text import short
 PAGE = """# Methods
 
 One folder of `methods/` each, with its equations, source and what differs from its authors' code. This page
-is made of them (`harness methods --page`); `harness methods NAME` shows one with its settings. Any of them
-can be driven by the timesteps of any other: `csd@tp_sds:iclr`. NFE: evaluations of the denoiser per run and
-step.
+is made of them (`harness methods --page --results docs/results`); `harness methods NAME` shows one whole. Any
+of them can be driven by the timesteps of any other: `csd@tp_sds:iclr`. NFE: evaluations of the denoiser per
+run and step.
 
-| method | what it is | NFE | presets | recommended beside |
-|---|---|---:|---|---|
+| method | what it is | NFE | presets |
+|---|---|---:|---|
+"""
+MEASURED = {
+    "schedules": "a schedule, on SDS",
+    "distillations": "a distillation, equal settings, equal evaluations",
+    "distillations_own": "its own settings, equal evaluations",
+    "distillations_steps": "its own settings, equal steps",
+}
+FIGURES = """
+## In the toy world
+
+R-Precision by majority at the last step, less that of uniform SDS, points [95 % interval, unadjusted], from
+the tables that each head links to. What they say and do not say: [results](results/README.md).
+
+"""
+RULES = """
+## Rules
+
+As each folder's README has them; ε̂ is guided, w(t) is `guidance.weighting`, N the run's own number of steps.
 """
 
 
@@ -57,18 +77,58 @@ def nfe(method: type[Method]) -> str:
     return "–".join(f"{value:g}" for value in dict.fromkeys(method.nfe_range()))
 
 
-def page(dirs: Sequence[Path] = ()) -> str:
-    """docs/methods.md: a row for each method."""
-    rows = []
+def page(dirs: Sequence[Path] = (), results: Path | None = None) -> str:
+    """docs/methods.md: a row for each method, what runs of the toy world in `results` measured, each rule."""
+    rows, rules = [], []
     for name, folder in sorted(discover(dirs).items()):
         method = load_method(name, dirs)
         presets = ", ".join(f"`{preset}`" for preset in method.presets)
-        beside = f"`{short(_settings(method.recommended), 120)}`" if method.recommended else ""
         summary = folder.summary.partition(": ")[2] or folder.summary
-        rows.append(
-            f"| [{name}](../methods/{name}/README.md) | {summary} | {nfe(method)} | {presets} | {beside} |"
-        )
-    return PAGE + "\n".join(rows) + "\n"
+        rows.append(f"| [{name}](../methods/{name}/README.md) | {summary} | {nfe(method)} | {presets} |")
+        rules.append("\n".join(["", f"### {name}", "", *_rule(name, folder.path, method), ""]))
+    return PAGE + "\n".join(rows) + "\n" + (_figures(results) if results else "") + RULES + "".join(rules)
+
+
+def _rule(name: str, folder: Path, method: type[Method]) -> Iterator[str]:
+    readme = folder / "README.md"
+    told = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    for point in ("Timestep", "Gradient at x"):
+        found = re.search(rf"^- \*\*{point}\*\*.*?(?=^- |^$|\Z)", told, re.MULTILINE | re.DOTALL)
+        yield found[0].rstrip() if found else f"- **{point}**: see its README."
+    if defaults := method.resolve({}, name).model_dump(mode="json"):
+        yield f"- Settings: `{short(_settings(defaults), 240)}`"
+    for preset, changes in method.presets.items():
+        yield f"- `{name}:{preset}`: `{short(_settings(changes), 240) or 'the defaults'}`"
+    if method.recommended:
+        yield f"- Recommended beside: `{short(_settings(method.recommended), 240)}`"
+
+
+def _figures(results: Path) -> str:
+    """A row per method and preset, a column per experiment that has been run."""
+    columns = {
+        f"[{head}](results/{name}-toy/tables.md)": _differences(results / f"{name}-toy" / "differences.csv")
+        for name, head in MEASURED.items()
+        if (results / f"{name}-toy" / "differences.csv").is_file()
+    }
+    if not columns:
+        return ""
+    methods = sorted({method for column in columns.values() for method in column})
+    rows = [
+        " | ".join([f"`{method}`", *(column.get(method, "") for column in columns.values())])
+        for method in methods
+    ]
+    table = [" | ".join(["method", *columns]), "|".join(["---", *("---:" for _ in columns)]), *rows]
+    return FIGURES + "\n".join(f"| {row} |" for row in table) + "\n"
+
+
+def _differences(table: Path) -> dict[str, str]:
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    ends = ("difference", "difference low", "difference high")
+    return {
+        row["method"]: "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * float(row[end]) for end in ends))
+        for row in rows
+    }
 
 
 def _settings(values: Mapping[str, Any]) -> str:
