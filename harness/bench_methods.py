@@ -1,7 +1,8 @@
 """`harness bench methods`: what a step of each method costs, timed side by side and kept with the runs.
 
 Steps of fresh packs, every method in turn, in one process, on the machine that made the runs; views, logging
-and checkpoints are not in it. Why no run's own clock is used: eval/tables/cost.py.
+and checkpoints are not in it. Beside each stands what its evaluations of the denoiser alone would take, with
+as many runs at once. Why no run's own clock is used: eval/tables/cost.py.
 """
 
 import math
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from eval.sources.load import RunRecord, in_order, load_runs, method_labels, rows_of
 from eval.tables.cost import costs_of
-from harness.bench import make_pack, steps
+from harness.bench import denoiser_calls, make_pack, steps
 from harness.config import UserError
 from harness.device import pick_device
 from harness.distill.assemble import load_guidance, make_method
@@ -26,6 +27,7 @@ from harness.threads import torch_threads
 
 ROUNDS = 9
 SECONDS = 0.2  # that a method's turn in a round lasts, at least
+OVER = 1.3  # what a step may take, its evaluations of the denoiser alone taking 1
 
 
 def run(
@@ -34,9 +36,9 @@ def run(
     rounds: int = ROUNDS,
     console: Console | None = None,
     only: Collection[str] | None = None,
-) -> None:
+) -> bool:
     """Measure every method under `root`, or those of the runs `only`, print what was found, and keep it in
-    the folder's costs.json.
+    the folder's costs.json; whether every step stays within `OVER`.
 
     Raises UserError where no run can be read, where they were made on other machines, and for a method or
     prior that is not here.
@@ -59,15 +61,19 @@ def run(
 
     labels = method_labels(runs)
     costs = costs_of(runs, labels, [measured])
+    overs = {labels[run.run_id]: measured.methods[run.cost_key].over_denoiser for run in runs}
     table = Table(
-        "method", "ms per run and step", "ratio", "NFE per step", caption=costs.line, caption_justify="left"
+        *("method", "ms per run and step", "ratio", "NFE per step", f"over the denoiser alone (≤ {OVER:g})"),
+        caption=costs.line,
+        caption_justify="left",
     )
     names = in_order(rows_of(runs).values())
     for name in names:
         per_step = replace(costs.seconds(name), scale=1e3, digits=2)
         ratio = replace(costs.ratio(name, names[0]), digits=3)
-        table.add_row(name, str(per_step), str(ratio), f"{costs.nfe[name]:g}")
+        table.add_row(name, str(per_step), str(ratio), f"{costs.nfe[name]:g}", f"{overs[name]:.2f}")
     (console or Console()).print(table)
+    return all(over <= OVER for over in overs.values())
 
 
 def _runs(root: Path, only: Collection[str] | None) -> list[RunRecord]:
@@ -80,25 +86,36 @@ def _time(
     """Seconds of steps of every kind of these runs, all in turn, with as many threads as torch has now."""
     longest = {run.cost_key: run for run in sorted(runs, key=lambda run: run.total)}
     pack = max(4, *(run.config.guidance.microbatch // 2 for run in runs))
-    turns = {}
+    turns, alone = {}, {}
     for key, record in longest.items():
         guidance, name = load_guidance(record.config, here), record.folder.spec().method
         method = make_method(record.config, guidance, name, record.params, methods_dirs)
         turns[key] = make_pack(record.config, guidance, pack, "auto", method)
+        alone.setdefault(guidance.tag, denoiser_calls(guidance, turns[key], 1))
     for key in turns:  # what is built or compiled at first use is no part of a step
         steps(turns[key], 2)()
     once = max(steps(each, 1)() for each in turns.values()) * pack
     repeats = max(1, math.ceil(SECONDS / once))
     seconds: dict[str, list[float]] = {key: [] for key in turns}
+    evaluation: dict[str, list[float]] = {tag: [] for tag in alone}
     for index in range(rounds):
         for key in list(turns)[:: 1 - 2 * (index % 2)]:  # there and back: a steady drift cancels
             seconds[key].append(steps(turns[key], repeats)())
+        for tag, call in alone.items():
+            evaluation[tag].append(sum(call() for _ in range(repeats)) / repeats / 2)
     return SideBySide(
         machine=where,
         device=here.type,
         threads=torch.get_num_threads(),
         pack=pack,
-        methods={key: MethodCost(nfe=evaluations(turns[key]), seconds=tuple(seconds[key])) for key in turns},
+        methods={
+            key: MethodCost(
+                nfe=evaluations(each),
+                seconds=tuple(seconds[key]),
+                evaluation=tuple(evaluation[each.guidance.tag]),
+            )
+            for key, each in turns.items()
+        },
     )
 
 

@@ -77,8 +77,7 @@ def bench(
         with busy("loading libraries"):
             from harness.bench_methods import run as run_methods
 
-        run_methods(folder or Path("runs"), methods_dir)
-        return
+        raise Exit(int(not run_methods(folder or Path("runs"), methods_dir) and check))
     if folder:
         raise UserError(f"harness bench {what} takes no RUNS, and got '{folder}'; `bench methods RUNS` does")
     with busy("loading libraries"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from statistics import median
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, TypeAdapter, ValidationError, model_validator
 
@@ -18,6 +20,15 @@ class MethodCost(Strict):
 
     nfe: NonNegativeFloat
     seconds: tuple[PositiveFloat, ...] = Field(min_length=1)
+    evaluation: tuple[PositiveFloat, ...] = ()  # of the denoiser alone, seconds per run, one per round
+
+    @property
+    def over_denoiser(self) -> float:
+        """A step over as many evaluations of the denoiser alone, the median of rounds; nan where unknown."""
+        if not self.evaluation or not self.nfe:
+            return math.nan
+        rounds = zip(self.seconds, self.evaluation, strict=True)
+        return median(step / (self.nfe * one) for step, one in rounds)
 
 
 class SideBySide(Strict):
@@ -31,7 +42,11 @@ class SideBySide(Strict):
 
     @model_validator(mode="after")
     def _every_round_has_all(self) -> SideBySide:
-        if len({len(method.seconds) for method in self.methods.values()}) != 1:
+        methods = self.methods.values()
+        if (
+            len({len(rounds) for each in methods for rounds in (each.seconds, each.evaluation) if rounds})
+            != 1
+        ):
             raise ValueError("methods measured side by side have equally many rounds, and there is one")
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,10 @@ def test_every_method_is_timed_in_every_round_and_kept(
     [measured] = read_costs(tmp_path)
     assert set(measured.methods) == {run.cost_key for run in load_runs(tmp_path)[0]} and measured.machine
     assert all(len(cost.seconds) == 3 and cost.nfe == 2 for cost in measured.methods.values())
+    for cost in measured.methods.values():  # a step holds its two evaluations, and more
+        assert cost.over_denoiser == statistics.median(
+            step / (2 * one) for step, one in zip(cost.seconds, cost.evaluation, strict=True)
+        )
 
     before = (tmp_path / FILE).read_bytes()
     bench_methods.run_where_missing(tmp_path)
