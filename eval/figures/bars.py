@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from eval.figures.curves import time_unit
 from eval.figures.looks import Look, looks
-from eval.figures.style import FINE, GREY, PAGE, SMALL, Sheet, at_foot, chart
+from eval.figures.style import FINE, GREY, PAGE, SMALL, Sheet, chart_of
 from eval.metrics.diversity import SpreadOverSeeds
 from eval.runs import Runs
 from eval.tables.cost import costs
@@ -36,9 +36,11 @@ def diversity(runs: Runs) -> Sheet:
     if known:
         caption += " At the right: prompts whose seeds lie far closer together than the prior's own samples."
     sheet, (distance, vendi) = _panels(runs, 2, caption)
+    look = looks(runs.methods)
     for axes, column in ((distance, "distance"), (vendi, "vendi")):
-        for y, own, look in _rows(runs, frame):
-            _point(axes, y, own, column, look)
+        for y, name in enumerate(runs.methods):
+            own = frame.loc[frame["method"] == name]
+            _point(axes, y, own, column, look[name])
             if axes is vendi and not len(own):
                 _beside(axes, y, "no two seeds")
             elif axes is vendi and known:
@@ -59,7 +61,7 @@ def cost(runs: Runs) -> Sheet:
 
     Raises UserError where the methods' steps were not timed side by side.
     """
-    timed, total = costs(runs), max(runs.totals)
+    timed, total = runs.of(costs), max(runs.totals)
     unit, length = time_unit(total * max(timed.seconds(name).value for name in runs.methods))
     caption = f"{timed.line[0].upper()}{timed.line[1:]}; bars: 95 % over rounds. Per run: {total} steps."
     caption += f" ×: ratio to {runs.baseline}." * bool(runs.baseline)
@@ -85,9 +87,7 @@ def cost(runs: Runs) -> Sheet:
 def _panels(runs: Runs, count: int, caption: str) -> tuple[Sheet, list[Axes]]:
     """Panels beside each other, a line per method from the top down, named at the left."""
     methods = runs.methods
-    sheet = chart(
-        PAGE, 1.15 + 0.24 * len(methods), mark=runs.stamp.mark, caption=at_foot(caption, runs.stamp.settings)
-    )
+    sheet = chart_of(runs, PAGE, 1.15 + 0.24 * len(methods), caption)
     panels = list(sheet.subplots(1, count, sharey=True))
     panels[0].set_yticks(range(len(methods)), methods, fontsize=SMALL + 0.5)
     panels[0].set_ylim(len(methods) - 0.4, -0.6)
@@ -96,11 +96,6 @@ def _panels(runs: Runs, count: int, caption: str) -> tuple[Sheet, list[Axes]]:
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
     return sheet, panels
-
-
-def _rows(runs: Runs, frame: pd.DataFrame) -> list[tuple[int, pd.DataFrame, Look]]:
-    look = looks(runs.methods)
-    return [(y, frame.loc[frame["method"] == name], look[name]) for y, name in enumerate(runs.methods)]
 
 
 def _spread(low: float, value: float, high: float) -> np.ndarray:

@@ -152,11 +152,6 @@ def _page(
 
 
 def _tile(cells: Mapping[str, Mapping[str, Cell]]) -> int:
-    sizes = [
-        views.shape[1]
-        for row in cells.values()
-        for cell in row.values()
-        for views in cell
-        if not isinstance(views, str)
-    ]
+    found = (views for row in cells.values() for cell in row.values() for views in cell)
+    sizes = (views.shape[1] for views in found if not isinstance(views, str))
     return min(max(sizes, default=64), LARGEST_TILE)

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from eval.figures.looks import Look, looks
-from eval.figures.style import COLUMN, GREY, PAGE, SMALL, Sheet, at_foot, chart, few_ticks, handle, legend
+from eval.figures.style import COLUMN, GREY, PAGE, SMALL, Sheet, chart_of, few_ticks, handle, legend
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.statistics.convergence import Axis, curve
@@ -95,7 +95,7 @@ def r_precision_time(runs: Runs) -> Sheet:
 
     Wall time is steps × the method's cost per step; UserError where that was not measured.
     """
-    timed = costs(runs)
+    timed = runs.of(costs)
     sheet = _sheet(runs, PAGE if _crowded(runs) else COLUMN, more=f"Wall time: steps × {timed.line}.")
     axes = sheet.subplots()
     last = longest(_scores(runs))
@@ -134,7 +134,7 @@ def _sheet(runs: Runs, width: float, methods: Sequence[str] = (), more: str = ""
     band = "bars at the end" if len(look) > BANDS else "bands"
     band = f"{band}: 95 % over prompts" if len(set(frame["prompt"])) > 1 else "one prompt, no interval"
     caption = f"{counted(frame)}, pool {pools}, {runs.stamp.clip}; vote over views; {band}. {more}"
-    sheet = chart(width, 2.6, mark=runs.stamp.mark, caption=at_foot(caption.strip(), runs.stamp.settings))
+    sheet = chart_of(runs, width, 2.6, caption.strip())
     legend(sheet, [handle(name, look[name]) for name in look])
     return sheet
 

@@ -44,15 +44,15 @@ def steps_grid(runs: Runs) -> Sheet:
     if not columns:
         raise UserError(f"no run of '{prompt}' with seed {seed} has stored views")
     columns = columns[:: -math.ceil(len(columns) / STEPS)][::-1]
-    used: list[RunRecord] = []
+    used: list[str] = []
 
     def cell(method: str, column: int) -> Cell:
         run = found.get((method, column if own_n else longest))
-        return _picture(runs, run, column, [0], used)
+        return _picture(run, column, [0], used)
 
     title = f"“{prompt}”, seed {seed}{_front(runs)}" + ", last step of separate runs" * own_n
     heads = {str(column): column for column in columns}
-    return _grid(runs, title, runs.methods, heads, cell, "N" if own_n else "step", choice).shows(_ids(used))
+    return _grid(runs, title, runs.methods, heads, cell, "N" if own_n else "step", choice).shows(used)
 
 
 def seeds_grid(runs: Runs) -> Sheet:
@@ -61,24 +61,21 @@ def seeds_grid(runs: Runs) -> Sheet:
     The prompt is the runs' first. Raises UserError for fewer than two seeds.
     """
     choice, prompt, total = "The study's first prompt.", runs.prompts[0], _common_total(runs)
-    found = {
-        (runs.labels[run.run_id], run.seed): run
-        for run in runs
-        if run.total == total and run.prompt == prompt
-    }
+    own = [run for run in runs if run.total == total and run.prompt == prompt]
+    found = {(runs.labels[run.run_id], run.seed): run for run in own}
     seeds = sorted({seed for _, seed in found})
     if len(seeds) < 2:
         raise UserError(
             f"a grid of seeds needs two seeds or more of '{prompt}', these runs have {len(seeds)}"
         )
-    used: list[RunRecord] = []
+    used: list[str] = []
 
     def cell(method: str, seed: int) -> Cell:
-        return _picture(runs, found.get((method, seed)), None, [0], used)
+        return _picture(found.get((method, seed)), None, [0], used)
 
     title = f"“{prompt}”{_front(runs)}, step {total}"
     columns = {str(seed): seed for seed in seeds[:SEEDS]}
-    return _grid(runs, title, runs.methods, columns, cell, "seed", choice).shows(_ids(used))
+    return _grid(runs, title, runs.methods, columns, cell, "seed", choice).shows(used)
 
 
 def methods_grid(runs: Runs) -> Sheet:
@@ -100,12 +97,12 @@ def methods_grid(runs: Runs) -> Sheet:
     columns |= {method: method for method in runs.methods}
     azimuths = runs[0].config.views.azimuths
     views = [0, round(azimuths / 4)] if azimuths >= 4 and len(columns) <= 5 else [0]
-    used: list[RunRecord] = []
+    used: list[str] = []
 
     def cell(prompt: str, method: str | None) -> Cell:
         if method is None:
             return np.concatenate([runs.truth[prompt][view] for view in views], axis=1)
-        return _picture(runs, found.get((prompt, method)), None, views, used)
+        return _picture(found.get((prompt, method)), None, views, used)
 
     angles = " and ".join(f"{360 * view / azimuths:g}°" for view in views)
     title = f"step {total}, seed {seed}" + f", azimuth {angles}" * (azimuths > 1)
@@ -115,8 +112,8 @@ def methods_grid(runs: Runs) -> Sheet:
             return cell(prompt, columns[name])
 
         shown = {prompt: prompt for prompt in prompts}
-        return _grid(runs, title, list(columns), shown, turned, "", choice).shows(_ids(used))
-    return _grid(runs, title, prompts, columns, cell, "", choice, tiles=len(views)).shows(_ids(used))
+        return _grid(runs, title, list(columns), shown, turned, "", choice).shows(used)
+    return _grid(runs, title, prompts, columns, cell, "", choice, tiles=len(views)).shows(used)
 
 
 def wrapped(text: str, letters: float) -> list[str]:
@@ -153,17 +150,11 @@ def _common_total(runs: Runs) -> int:
     return max(runs.totals, key=lambda total: (sum(n == total for _, n in rows), total))
 
 
-def _ids(runs: Sequence[RunRecord]) -> list[str]:
-    return [run.run_id for run in runs]
-
-
-def _picture(
-    runs: Runs, run: RunRecord | None, step: int | None, views: Sequence[int], used: list[RunRecord]
-) -> Cell:
-    """Views of a step (None: the run's last), side by side; the run is noted in `used`."""
+def _picture(run: RunRecord | None, step: int | None, views: Sequence[int], used: list[str]) -> Cell:
+    """Views of a step (None: the run's last), side by side; the run's id is noted in `used`."""
     if run is None:
         return "no run"
-    used.append(run)
+    used.append(run.run_id)
     found = run.shown(run.total if step is None else step, views)
     return found if isinstance(found, str) else np.concatenate(list(found), axis=1)
 

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -27,6 +27,9 @@ from eval.figures.fonts import fallbacks
 from eval.figures.looks import Look
 from harness.config import UserError, nearest
 from harness.text import plain
+
+if TYPE_CHECKING:
+    from eval.runs import Runs
 
 COLUMN, PAGE = 3.3, 6.8  # inches: a column and the full width of a paper's page
 TEXT, SMALL, FINE = 8.0, 7.0, 6.0  # points
@@ -152,15 +155,8 @@ class Sheet(Figure):
         lines = textwrap.wrap(caption, int(width * 21)) if _asked().footnote else []
         self.foot = (0.04 + 0.115 * len(lines)) / height
         if lines:
-            self.text(
-                0.04 / width,
-                0.04 / height,
-                "\n".join(lines),
-                fontsize=FINE,
-                color=GREY,
-                va="bottom",
-                linespacing=1.25,
-            )
+            left, bottom, text = 0.04 / width, 0.04 / height, "\n".join(lines)
+            self.text(left, bottom, text, fontsize=FINE, color=GREY, va="bottom", linespacing=1.25)
         if mark:
             corner = {"ha": "right", "va": "top", "fontsize": SMALL, "fontweight": "bold"}
             self.text(1 - 0.04 / width, 1 - 0.03 / height, mark, color=GREY, **corner)
@@ -194,6 +190,12 @@ def at_foot(caption: str, settings: str) -> str:
 def chart(width: float, height: float, **options: Any) -> Sheet:
     """A sheet whose axes arrange themselves."""
     return Sheet(_asked().width or width, height, layout="constrained", **options)
+
+
+def chart_of(runs: Runs, width: float, height: float, caption: str) -> Sheet:
+    """A chart of runs, with their mark, and their own settings at the end of the caption."""
+    caption = at_foot(caption, runs.stamp.settings)
+    return chart(width, height, mark=runs.stamp.mark, caption=caption)
 
 
 def legend(sheet: Sheet, handles: Sequence[Line2D]) -> None:

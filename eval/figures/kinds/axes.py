@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from eval.figures.curves import counted
 from eval.figures.figure import Figure
 from eval.figures.looks import looks
-from eval.figures.style import COLUMN, PAGE, Sheet, at_foot, chart, handle
+from eval.figures.style import COLUMN, PAGE, Sheet, chart_of, handle
 from eval.metrics.diversity import SpreadOverSeeds
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
@@ -41,12 +41,8 @@ def axes(runs: Runs) -> Sheet:
     caption = (
         f"{counted(scores)} at step {scores['total'].max()}, {runs.stamp.clip}; bars: 95 % over prompts."
     )
-    sheet = chart(
-        COLUMN if len(keys) == 1 else PAGE,
-        0.6 + 2.0 * len(measures) + 0.15 * max(map(len, lines.values())),
-        mark=runs.stamp.mark,
-        caption=at_foot(caption, runs.stamp.settings),
-    )
+    height = 0.6 + 2.0 * len(measures) + 0.15 * max(map(len, lines.values()))
+    sheet = chart_of(runs, COLUMN if len(keys) == 1 else PAGE, height, caption)
     look = {key: looks(list(lines[key])) for key in keys}
     panels = sheet.subplots(len(measures), len(keys), squeeze=False, sharey="row", sharex="col")
     for panel, key in zip(panels[0], keys, strict=True):

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from eval.figures.curves import counted
 from eval.figures.figure import Figure
-from eval.figures.style import PAGE, Sheet, at_foot, chart
+from eval.figures.style import PAGE, Sheet, chart_of
 from eval.metrics.gradients import Gradients
 from eval.runs import Runs
 from eval.tables.rows import longest
@@ -34,12 +34,7 @@ def gradients(runs: Runs) -> Sheet:
     columns = min(PER_ROW, len(methods))
     rows = -(-len(methods) // columns)
     caption = f"{counted(frame)}; mean over noise draws, seeds and prompts, per element; front view."
-    sheet = chart(
-        min(PAGE, 1.0 + 1.75 * max(columns, 2)),
-        0.5 + 1.75 * rows,
-        mark=runs.stamp.mark,
-        caption=at_foot(caption, runs.stamp.settings),
-    )
+    sheet = chart_of(runs, min(PAGE, 1.0 + 1.75 * max(columns, 2)), 0.5 + 1.75 * rows, caption)
     panels = sheet.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     scale = Normalize(float(mean.min()), float(mean.max()))
     for axes, method in zip(panels.flat, methods, strict=False):

@@ -11,8 +11,8 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 from eval.figures.curves import counted
 from eval.figures.figure import Figure
 from eval.figures.looks import looks
-from eval.figures.style import INK, PAGE, Sheet, at_foot, chart, handle, legend, power_of_ten
-from eval.metrics.spectrum import FLOOR, Spectrum, frequencies, stages
+from eval.figures.style import INK, PAGE, Sheet, chart_of, handle, legend, power_of_ten
+from eval.metrics.spectrum import Spectrum, frequencies, log_power, stages
 from eval.runs import Runs
 from eval.tables.rows import longest
 from harness.config import UserError
@@ -31,10 +31,8 @@ def spectra(runs: Runs) -> Sheet:
     frame = frame.loc[frame["prompt"].isin(real)]
     if frame.empty:
         raise UserError("spectra need real images of the prompts: ground truth, or samples of the prior")
-    if any(
-        power.shape != real[prompt].shape
-        for prompt, power in zip(frame["prompt"], frame["power"], strict=True)
-    ):
+    places = zip(frame["prompt"], frame["power"], strict=True)
+    if any(power.shape != real[prompt].shape for prompt, power in places):
         raise UserError("renders and real images differ in size, so their spectra do not compare")
     frame = longest(frame)
     steps = stages(frame)
@@ -42,7 +40,7 @@ def spectra(runs: Runs) -> Sheet:
     caption = (
         f"{counted(frame)}, every view of the ring; real images: {source}. Geometric means over prompts."
     )
-    sheet = chart(PAGE, 3.5, mark=runs.stamp.mark, caption=at_foot(caption, runs.stamp.settings))
+    sheet = chart_of(runs, PAGE, 3.5, caption)
     panels = sheet.subplots(2, len(steps), sharex=True, sharey="row", squeeze=False, height_ratios=(2, 1))
     look = looks(runs.methods)
     for (top, bottom), step in zip(panels.T, steps, strict=True):
@@ -79,16 +77,12 @@ def spectra(runs: Runs) -> Sheet:
 def _log_mean(frame: pd.DataFrame) -> np.ndarray:
     """log10 power [K]: mean over prompts of the mean over seeds."""
     by_prompt = frame.groupby("prompt")["power"]
-    return np.mean(
-        [np.log10(np.maximum(np.stack(list(powers)), FLOOR)).mean(axis=0) for _, powers in by_prompt], axis=0
-    )
+    return np.mean([log_power(np.stack(list(powers))).mean(axis=0) for _, powers in by_prompt], axis=0)
 
 
 def _log_real(frame: pd.DataFrame, real: Mapping[str, np.ndarray]) -> np.ndarray:
     """log10 power [K] of real images of the frame's prompts."""
-    return np.mean(
-        [np.log10(np.maximum(real[prompt], FLOOR)) for prompt in sorted(set(frame["prompt"]))], axis=0
-    )
+    return np.mean([log_power(real[prompt]) for prompt in sorted(set(frame["prompt"]))], axis=0)
 
 
 class Spectra(Figure):
