@@ -19,8 +19,8 @@ from eval.metrics.r_precision import RPrecision
 from eval.published.read import is_published, run_folders_of
 from eval.runs import Runs
 from eval.tables import controls
-from eval.tables.rows import distinct, groups, mean
-from eval.tables.table import frame_as_csv, percent
+from eval.tables.rows import distinct, groups, share_of
+from eval.tables.table import frame_as_csv
 from harness.config import UserError
 from harness.records.files import make_folder, read_json, write_bytes, write_json
 from harness.text import short
@@ -82,7 +82,7 @@ def _rows(name: str, runs: Runs) -> Iterator[Row]:
     for method, total, part in groups(runs, runs.of(RPrecision).frame):
         ids = set(part["run"])
         priors = sorted({run.prior for run in runs if run.run_id in ids})
-        shares = {key: percent(mean(part, key, share=True)) for key in ("majority", "per_view", "held_out")}
+        shares = {key: share_of(part, key) for key in ("majority", "per_view", "held_out")}
         yield {
             "submission": name, "method": method, "prior": ", ".join(priors), "steps": total, **shares,
             "prompts": distinct(part, "prompt"), "seeds": distinct(part, "seed"),

@@ -18,7 +18,7 @@ from eval.scorers.retrieval import Scorer
 from eval.sources.load import RunRecord
 from eval.statistics.intervals import paired_difference, share_mean
 from eval.tables.controls import NOT_SEEN, SEEN, reference
-from eval.tables.rows import by_prompt, longest, mean, rng
+from eval.tables.rows import by_prompt, longest, rng, share_of
 from eval.tables.table import Cell, Table, percent
 from harness.config import UserError
 
@@ -58,18 +58,14 @@ def table(runs: Runs) -> Table:
         mine = _over_seeds(found.majority)
         gap = paired_difference(mine, front if found.front else theirs, rng(), shares=True)
         verdict = SEEN if gap.low > 0 else BELOW if gap.high < 0 else NOT_SEEN
-        rows.append(
-            [
-                found.name, percent(share_mean(found.majority)), percent(share_mean(found.per_view)),
-                percent(share_mean(found.iou)) if found.iou else "–", percent(gap, sign=True), "above 0",
-                verdict, len(mine),
-            ]
-        )  # fmt: skip
+        rows.append([
+            found.name, percent(share_mean(found.majority)), percent(share_mean(found.per_view)),
+            percent(share_mean(found.iou)) if found.iou else "–", percent(gap, sign=True), "above 0",
+            verdict, len(mine),
+        ])  # fmt: skip
     iou = _iou(runs, ids)
-    rows.append(
-        [base, percent(mean(own, "majority", share=True)), percent(mean(own, "per_view", share=True)),
-         iou, "–", "–", "–", len(theirs)]
-    )  # fmt: skip
+    shares = [share_of(own, column) for column in ("majority", "per_view")]
+    rows.append([base, *shares, iou, "–", "–", "–", len(theirs)])
     return Table(
         "ceilings",
         ["r_precision", *(["shapes"] if iou != "–" else [])],
@@ -149,7 +145,4 @@ def _scorer(runs: Runs, run: RunRecord) -> Scorer:
 
 def _iou(runs: Runs, ids: set[str]) -> Cell:
     frame = runs.frame_of(Shapes)
-    if frame is None:
-        return "–"
-    own = frame.loc[frame["run"].isin(ids)]
-    return percent(mean(own, "aligned_iou", share=True)) if len(own) else "–"
+    return "–" if frame is None else share_of(frame.loc[frame["run"].isin(ids)], "aligned_iou")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pandas as pd
 
 from eval.metrics.r_precision import RPrecision
 from eval.metrics.shapes import Shapes
@@ -11,9 +11,6 @@ from eval.statistics.intervals import holm, paired_difference
 from eval.tables.rows import by_prompt, groups, rng
 from eval.tables.table import Cell, Number, Table, percent
 from harness.config import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def table(runs: Runs) -> Table:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from eval.metrics.diversity import SpreadOverSeeds
 from eval.metrics.r_precision import RPrecision
@@ -31,9 +32,6 @@ from eval.tables.own_n import ratio_between
 from eval.tables.rows import by_prompt, longest, rng
 from eval.tables.table import Cell, Number, Table, number, percent
 from harness.config import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METHODS = ("tp_sds", "tp_sds:iclr")  # as v1 and as v2 of the paper define it
 LINEAR = "linear_decay"
@@ -242,13 +240,11 @@ def table(runs: Runs) -> Table:
                 if (ours, method) not in made:
                     made[ours, method] = ours(runs, method, baseline)
                 found = made[ours, method]
-                rows.append(
-                    [
-                        claim.says, claim.source, claim.measure, method, reading, found.text,
-                        found.verdict(claim.figure), found.visible, held, scale, len(runs.prompts),
-                        len(runs.seeds),
-                    ]
-                )  # fmt: skip
+                rows.append([
+                    claim.says, claim.source, claim.measure, method, reading, found.text,
+                    found.verdict(claim.figure), found.visible, held, scale, len(runs.prompts),
+                    len(runs.seeds),
+                ])  # fmt: skip
     return Table(
         "claims",
         ["convergence", "r_precision", "diversity"],

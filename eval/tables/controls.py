@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 from eval.metrics.r_precision import RPrecision
 from eval.metrics.spectrum import Spectrum, log_power
 from eval.runs import Runs
-from eval.statistics.intervals import Interval, paired_difference, share_mean
+from eval.statistics.intervals import Difference, paired_difference, share_mean
 from eval.tables.rows import by_prompt, longest, mean, rng
 from eval.tables.table import Cell, Number, Table, number, percent
 from harness.config import UserError
@@ -68,9 +68,9 @@ def _perturbed(row: Row) -> float:
     return dict(row.at).get("perturb", 0.0)
 
 
-def _below(found: Interval, shown: Number, n: str) -> Outcome:
+def _below(found: Difference, shown: Number) -> Outcome:
     verdict = SEEN if found.high < 0 else FAILED if found.low > 0 else NOT_SEEN
-    return Outcome(shown, "below 0", verdict, n)
+    return Outcome(shown, "below 0", verdict, f"{found.n_pairs} pairs")
 
 
 def _worse(runs: Runs, row: str | None, than: str | None, total: int | None = None) -> Outcome | None:
@@ -84,7 +84,7 @@ def _worse(runs: Runs, row: str | None, than: str | None, total: int | None = No
     if ours.empty or (row == than and set(ours["total"]) == set(theirs["total"])):
         return None
     found = paired_difference(by_prompt(ours, "majority"), by_prompt(theirs, "majority"), rng(), shares=True)
-    return _below(found, percent(found, sign=True), f"{found.n_pairs} pairs")
+    return _below(found, percent(found, sign=True))
 
 
 def _of_baseline(variant: str) -> Callable[[Runs, str], Outcome | None]:
@@ -140,7 +140,7 @@ def _less_detail(runs: Runs, base: str) -> Outcome | None:
     if not ours or not theirs:
         return None
     found = paired_difference(ours, theirs, rng())
-    return _below(found, number(found, 2, sign=True), f"{found.n_pairs} pairs")
+    return _below(found, number(found, 2, sign=True))
 
 
 def _alike(runs: Runs, base: str) -> Outcome | None:
@@ -222,15 +222,9 @@ def table(runs: Runs) -> Table:
         raise UserError("no control among these runs; `harness reproduce controls` runs them")
     rows: list[list[Cell]] = []
     for control, outcome in found:
-        if outcome is None:
-            rows.append([control.says, "not run", control.measure, "–", "–", "–", control.source])
-        else:
-            rows.append(
-                [
-                    control.says, outcome.verdict, control.measure, outcome.found, outcome.expected,
-                    outcome.n, control.source,
-                ]
-            )  # fmt: skip
+        verdict = outcome.verdict if outcome else "not run"
+        numbers = [outcome.found, outcome.expected, outcome.n] if outcome else ["–"] * 3
+        rows.append([control.says, verdict, control.measure, *numbers, control.source])
     _keep(runs, found)
     return Table(
         "controls",

@@ -13,7 +13,7 @@ from eval.statistics import convergence
 from eval.statistics.intervals import holm
 from eval.tables.cost import costs, measured_costs
 from eval.tables.differences import baseline_of
-from eval.tables.rows import mean, rng
+from eval.tables.rows import longest, rng, share_of
 from eval.tables.table import Cell, Number, Table, number, percent
 from harness.config import UserError
 
@@ -26,15 +26,15 @@ def convergence_frames(runs: Runs) -> dict[str, tuple[convergence.Axis, pd.DataF
     elsewhere.
     """
     frame = runs.of(RPrecision).scores.rename(columns={"majority": "value"})
-    longest = frame.loc[frame["total"] == max(runs.totals)]
+    last = longest(frame)
     readings: dict[str, tuple[convergence.Axis, pd.DataFrame]] = {}
-    has_curves = longest["step"].nunique() > 1
+    has_curves = last["step"].nunique() > 1
     if has_curves:
-        readings["step"] = ("step", longest)
+        readings["step"] = ("step", last)
     if has_curves and (timed := measured_costs(runs)):
-        readings["wall time"] = ("cost", longest.assign(cost=timed.seconds_at(longest)))
+        readings["wall time"] = ("cost", last.assign(cost=timed.seconds_at(last)))
         if len(set(timed.nfe.values())) > 1:
-            readings["NFE"] = ("cost", longest.assign(cost=timed.evaluations_at(longest)))
+            readings["NFE"] = ("cost", last.assign(cost=timed.evaluations_at(last)))
     if len(runs.totals) > 1:
         readings["own N"] = ("total", frame.loc[frame["final"]])
     return readings
@@ -78,7 +78,7 @@ def table(runs: Runs) -> Table:
     if not rows:
         raise UserError("runs were evaluated at their last step alone (views.count), which is no curve")
     try:
-        about = f"Wall time: steps × the method's {costs(runs).line}."
+        about = f"Wall time: steps × the method's {runs.of(costs).line}."
     except UserError as error:
         about = f"No rows of wall time: {error}."
     return Table(
@@ -100,16 +100,12 @@ def table(runs: Runs) -> Table:
 
 def r_precision_steps(runs: Runs) -> Table:
     """R-Precision by majority vote at every evaluated step of the runs with the most steps."""
-    total = max(runs.totals)
-    frame = runs.of(RPrecision).scores.loc[runs.of(RPrecision).scores["total"] == total]
+    frame = longest(runs.of(RPrecision).scores)
     rows: list[list[Cell]] = []
     for step in sorted(frame["step"].unique()):
         at = frame.loc[frame["step"] == step]
-        cells: list[Cell] = []
-        for method in runs.methods:
-            part = at.loc[at["method"] == method]
-            cells.append(percent(mean(part, "majority", share=True)) if len(part) else "–")
+        cells = [share_of(at.loc[at["method"] == method], "majority") for method in runs.methods]
         rows.append([int(step), *cells])
     title = "R-Precision by majority vote at every evaluated step, %"
-    note = [f"Runs of {total} steps."] if len(runs.totals) > 1 else []
+    note = [f"Runs of {max(runs.totals)} steps."] if len(runs.totals) > 1 else []
     return Table("r_precision_steps", ["r_precision"], title, ["step", *runs.methods], rows, note)

@@ -34,10 +34,7 @@ class Costs:
     """Measured costs of these methods, by their names in tables."""
 
     def __init__(
-        self,
-        measured: SideBySide,
-        keys: Mapping[str, str],
-        evaluations: Mapping[str, float] | None = None,
+        self, measured: SideBySide, keys: Mapping[str, str], evaluations: Mapping[str, float] | None = None
     ):
         self.measured = measured
         self.nfe = {name: measured.methods[key].nfe for name, key in keys.items()} | dict(evaluations or {})
@@ -118,35 +115,29 @@ def _number(values_B: np.ndarray) -> Number:
 
 def costs(runs: Runs) -> Costs:
     """What a step of each method costs; UserError where it was not measured."""
-    return runs.of(_costs)
-
-
-def _costs(runs: Runs) -> Costs:
     return costs_of(runs, runs.labels, read_costs(runs.root))
 
 
 def measured_costs(runs: Runs) -> Costs | None:
     """What a step of each method costs; None where it was not measured."""
     try:
-        return costs(runs)
+        return runs.of(costs)
     except UserError:
         return None
 
 
 def table(runs: Runs) -> Table:
     """Seconds and denoiser evaluations, per step and per run of the most steps."""
-    found, total = costs(runs), max(runs.totals)
+    found, total = runs.of(costs), max(runs.totals)
     rows: list[list[Cell]] = []
     for method in runs.methods:
         per_step = found.seconds(method)
         ratio = found.ratio(method, base) if (base := runs.base(method)) else Number(math.nan)
-        rows.append(
-            [
-                method, f"{found.nfe[method]:g}", replace(per_step, scale=1e3, digits=2),
-                replace(ratio, digits=3), f"{found.nfe[method] * total:g}",
-                replace(per_step, scale=total / 60, digits=2),
-            ]
-        )  # fmt: skip
+        rows.append([
+            method, f"{found.nfe[method]:g}", replace(per_step, scale=1e3, digits=2),
+            replace(ratio, digits=3), f"{found.nfe[method] * total:g}",
+            replace(per_step, scale=total / 60, digits=2),
+        ])  # fmt: skip
     return Table(
         "cost",
         ["cost"],

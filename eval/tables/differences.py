@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
@@ -16,9 +17,6 @@ from eval.tables.rows import by_prompt, distinct, groups, rng
 from eval.tables.table import Cell, Number, Table, percent
 from harness.config import UserError, nearest
 from harness.records.identity import COMPOSED
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BUDGET = 0.05  # runs whose denoiser evaluations differ by no larger share count as of equal NFE
 
@@ -79,9 +77,8 @@ def contrasts(runs: Runs) -> Table:
     return _table("contrasts", title, found, [])
 
 
-Compared = tuple[
-    str, int, "pd.DataFrame", "pd.DataFrame"
-]  # method, its N, its rows, those it is held against
+# A method, its N, its rows, and those that it is held against.
+Compared = tuple[str, int, pd.DataFrame, pd.DataFrame]
 
 
 def _table(name: str, title: str, asked: Sequence[Compared], notes: Sequence[str]) -> Table:

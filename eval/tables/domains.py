@@ -7,7 +7,7 @@ import re
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.statistics.intervals import Difference, holm, paired_difference
-from eval.tables.rows import by_prompt, distinct, groups, mean, rng
+from eval.tables.rows import by_prompt, distinct, groups, rng, share_of
 from eval.tables.table import Cell, Number, Table, percent
 from harness.config import UserError
 from harness.prompt import normalised
@@ -69,7 +69,7 @@ def table(runs: Runs) -> Table:
         difference: list[Cell] = ["–", "–"]
         if key in found:
             difference = [percent(found[key], sign=True), Number(adjusted[key], digits=3)]
-        shares = [percent(mean(own, column, share=True)) for column in ("majority", "per_view")]
+        shares = [share_of(own, column) for column in ("majority", "per_view")]
         cells.append([*key, *shares, *difference, distinct(own, "prompt"), distinct(own, "seed")])
     return Table(
         "domains",

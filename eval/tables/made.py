@@ -6,17 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from eval.metric import Metric
 from eval.runs import Runs
-from eval.tables import (
-    ceilings,
-    changes,
-    claims,
-    controls,
-    convergence,
-    cost,
-    differences,
-    domains,
-    own_n,
-)
+from eval.tables import ceilings, changes, claims, controls, convergence, cost, differences, domains, own_n
 from eval.tables.names import in_order, must_be_known
 from eval.tables.of_metrics import table_of, tables_of
 from eval.tables.table import Table

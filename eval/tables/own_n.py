@@ -9,8 +9,8 @@ from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.statistics import convergence
 from eval.tables.differences import baseline_of
-from eval.tables.rows import mean, rng
-from eval.tables.table import Cell, Table, percent
+from eval.tables.rows import rng, share_of
+from eval.tables.table import Cell, Table
 from harness.config import UserError
 
 
@@ -24,10 +24,7 @@ def table(runs: Runs) -> Table:
     rows: list[list[Cell]] = []
     for method in runs.methods:
         own = final.loc[final["method"] == method]
-        cells: list[Cell] = []
-        for total in totals:
-            part = own.loc[own["total"] == total]
-            cells.append(percent(mean(part, "value", share=True)) if len(part) else "–")
+        cells = [share_of(own.loc[own["total"] == total], "value") for total in totals]
         base = runs.base(method)
         if base is None:
             rows.append([method, *cells, *["–"] * (len(convergence.SHARES) + 3)])

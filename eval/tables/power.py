@@ -116,18 +116,10 @@ def steps(runs: Runs, plan: Plan) -> Table:
     x_X, curves = _curves(scores.loc[scores["total"] == total])
     grid = sorted({n for n in GRID if n < plan.prompts} | {plan.prompts})
     share = SHARES[0]
-    rows: list[list[Cell]] = [
-        [
-            prompts,
-            *(
-                Number(
-                    ratio_power(x_X, curves, prompts, seeds, plan.ratio, share, rng()), scale=100, digits=0
-                )
-                for seeds in plan.seeds
-            ),
-        ]
-        for prompts in grid
-    ]
+    rows: list[list[Cell]] = []
+    for prompts in grid:
+        powers = [ratio_power(x_X, curves, prompts, seeds, plan.ratio, share, rng()) for seeds in plan.seeds]
+        rows.append([prompts, *(Number(power, scale=100, digits=0) for power in powers)])
     alone = all(len(own) == 1 for own in curves.values())
     notes = [
         f"Simulated from {baseline}'s curves of N = {total}: a method that reaches at {plan.ratio:g}·x "
@@ -165,7 +157,7 @@ def planned_with(
     if hours is None:
         return plan
     if seconds is None:
-        seconds = costs(runs).seconds(reference(runs) or runs.methods[0]).value * max(runs.totals)
+        seconds = runs.of(costs).seconds(reference(runs) or runs.methods[0]).value * max(runs.totals)
     return replace(plan, budget=runs_in(hours, seconds, methods or len(runs.methods)))
 
 

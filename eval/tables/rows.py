@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from eval.statistics.intervals import Interval, bootstrap_mean, share_mean
+from eval.tables.table import Cell, percent
 
 if TYPE_CHECKING:
     from eval.runs import Runs
@@ -37,6 +38,11 @@ def mean(frame: pd.DataFrame, column: str, share: bool = False) -> Interval:
         return Interval(math.nan, math.nan, math.nan, distinct(frame, "prompt"), len(frame))
     values = by_prompt(frame, column)
     return share_mean(values) if share else bootstrap_mean(values, rng())
+
+
+def share_of(frame: pd.DataFrame, column: str) -> Cell:
+    """The cell of a column's mean, of values in 0…1; "–" where there are none."""
+    return percent(mean(frame, column, share=True)) if len(frame) else "–"
 
 
 def longest(frame: pd.DataFrame) -> pd.DataFrame:
