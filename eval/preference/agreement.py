@@ -8,7 +8,6 @@ import krippendorff
 import numpy as np
 import pandas as pd
 
-from eval.preference.duels import places
 from eval.statistics.intervals import Interval, percentile_interval
 
 RESAMPLES = 2_000
@@ -17,12 +16,9 @@ WINNERS = ("a", "b", "tie")
 
 def votes_per_unit(votes: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """[U, V] how many raters voted a, b and tie on each pair of results, and [U] the prompt of each."""
-    units = sorted(set(zip(votes["prompt"], votes["pair"], strict=True)))
-    at = {pair: place for place, (_, pair) in enumerate(units)}
-    counts_UV = np.zeros((len(units), len(WINNERS)), dtype=np.int64)
-    unit = np.array([at[pair] for pair in votes["pair"]], dtype=np.int64)
-    np.add.at(counts_UV, (unit, places(votes["winner"], WINNERS)), 1)
-    return counts_UV, np.array([prompt for prompt, _ in units])
+    counts = pd.crosstab([votes["prompt"], votes["pair"]], votes["winner"])
+    counts = counts.reindex(columns=list(WINNERS), fill_value=0)
+    return counts.to_numpy(np.int64), counts.index.get_level_values("prompt").to_numpy()
 
 
 def alpha(votes: pd.DataFrame, rng: np.random.Generator) -> Interval:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from eval.preference.agreement import alpha, same_vote
@@ -17,24 +16,14 @@ from eval.preference.duels import BOTH, Axis, Duels, wilson, win_rate
 from eval.preference.ranking import ranking
 from eval.preference.votes import Ballots
 from eval.statistics.intervals import Interval, share_mean
-from eval.tables.table import (
-    Cell,
-    Number,
-    Table,
-    markdown,
-    number,
-    percent,
-    tell,
-    write,
-    write_frame,
-)
+from eval.tables.rows import rng
+from eval.tables.table import Cell, Number, Table, markdown, number, percent, tell, write, write_frame
 from harness.config import UserError
 from harness.console import Console
 from harness.records.files import make_folder, write_bytes, write_json
 from harness.records.stamp import TOY
 
 VERSION = 2  # raise it when any number below can change
-SEED = 0  # of the bootstraps
 METRIC = "preference"
 
 
@@ -62,8 +51,8 @@ def preference(
         return None
     duels = Duels.of(votes, (method, other))
     return Preference(
-        win_rate(duels, method, other, _rng(), _axes(ballots)),
-        win_rate(duels, method, other, _rng(), ("raters",)),
+        win_rate(duels, method, other, rng(), _axes(ballots)),
+        win_rate(duels, method, other, rng(), ("raters",)),
         wilson(duels.wins_KK[0, 1], len(votes)),
         len(duels.raters),
         len(set(votes["pair"])),
@@ -74,10 +63,6 @@ def preference(
 def _axes(ballots: Ballots) -> tuple[Axis, ...]:
     """What stands for more of its kind: a judge is no sample of judges."""
     return ("prompts",) if ballots.judge else BOTH
-
-
-def _rng() -> np.random.Generator:
-    return np.random.default_rng(SEED)
 
 
 @dataclass(frozen=True)
@@ -164,16 +149,24 @@ def preference_table(ballots: Ballots, *, kept: bool = True) -> Table:
                 continue
             value = found.both.value
             raters: list[Cell] = [] if ballots.judge else [percent(found.raters), found.n_raters]
-            rows.append(
-                [
-                    f"{method} over {other}", question, percent(found.both),
-                    Number(value, *found.wilson, scale=100.0), *raters,
-                    found.both.n_prompts, found.n_pairs, found.both.n_runs, found.n_ties,
-                ]
-            )  # fmt: skip
+            rows.append([
+                f"{method} over {other}", question, percent(found.both),
+                Number(value, *found.wilson, scale=100.0), *raters,
+                found.both.n_prompts, found.n_pairs, found.both.n_runs, found.n_ties,
+            ])  # fmt: skip
     axes = " and ".join(_axes(ballots))
-    columns = ["methods", "question", "win rate, %", "Wilson's", *([] if ballots.judge else ["over raters"])]
-    columns += [*([] if ballots.judge else ["raters"]), "prompts", "pairs", "votes", "ties"]
+    of_raters = [] if ballots.judge else ["over raters", "raters"]
+    columns = [
+        "methods",
+        "question",
+        "win rate, %",
+        "Wilson's",
+        *of_raters,
+        "prompts",
+        "pairs",
+        "votes",
+        "ties",
+    ]
     who = judge_label(ballots) if ballots.judge else "people" if kept else "people, with those excluded"
     note = (
         "Win rate: share of the votes for the first method, a tie half a vote for each. Wilson's interval "
@@ -200,7 +193,7 @@ def ranking_table(ballots: Ballots) -> Table:
     votes = ballots.votes()
     for question in ballots.questions:
         duels = Duels.of(votes.loc[votes["question"] == question], ballots.design.methods)
-        for method, strength in ranking(duels, _rng(), _axes(ballots)).items():
+        for method, strength in ranking(duels, rng(), _axes(ballots)).items():
             rows.append([method, question, number(strength, sign=True), strength.n_prompts, strength.n_runs])
     who, axes = judge_label(ballots) if ballots.judge else "people", " and ".join(_axes(ballots))
     return Table(
@@ -221,14 +214,12 @@ def agreement_table(ballots: Ballots) -> Table:
         own, again, hidden = (frame.loc[frame["question"] == question] for frame in (votes, checks, ties))
         called = hidden.assign(called=hidden["winner"] == "tie")
         chosen = own.loc[own["winner"] != "tie"]
-        rows.append(
-            [
-                question, number(alpha(own, _rng())), Number(same_vote(own), scale=100.0),
-                _over_raters(again, "consistent"), len(again), _over_raters(called, "called"), len(hidden),
-                _over_raters(chosen.assign(left=chosen["winner"] == chosen["left"]), "left"),
-                len(set(own["rater"])),
-            ]
-        )  # fmt: skip
+        rows.append([
+            question, number(alpha(own, rng())), Number(same_vote(own), scale=100.0),
+            _over_raters(again, "consistent"), len(again), _over_raters(called, "called"), len(hidden),
+            _over_raters(chosen.assign(left=chosen["winner"] == chosen["left"]), "left"),
+            len(set(own["rater"])),
+        ])  # fmt: skip
     columns = ["question", "alpha", "same vote, %", "repeats: same, %", "repeats", "hidden ties: called, %"]
     return Table(
         "agreement",
