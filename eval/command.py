@@ -132,16 +132,13 @@ def keep_values(runs: Runs) -> None:
 def _write_sheets(folder: Path, runs: Runs) -> str:
     """Write the sheets; the characters that no font has."""
     total = max(runs.totals)
+    shown = sorted((run for run in runs if run.total == total), key=lambda run: run.seed)
     cells: dict[str, dict[str, Cell]] = {}
     for prompt in runs.prompts:
         row: dict[str, Cell] = {"ground truth": [runs.truth[prompt]]} if prompt in runs.truth else {}
         for method in runs.methods:
-            own = [
-                run
-                for run in runs
-                if (run.prompt, runs.labels[run.run_id], run.total) == (prompt, method, total)
-            ]
-            row[method] = [run.shown(total) for run in sorted(own, key=lambda run: run.seed)]
+            own = [run for run in shown if (run.prompt, runs.labels[run.run_id]) == (prompt, method)]
+            row[method] = [run.shown(total) for run in own]
         cells[prompt] = row
     seeds = ", ".join(map(str, runs.seeds))
     azimuths = min(run.config.views.azimuths for run in runs)

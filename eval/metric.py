@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import pandas as pd
 
 from eval.metrics import SEAM
@@ -26,8 +27,6 @@ from harness.config import UserError, first_line
 from harness.records.files import write_cache
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from eval.runs import Runs
     from eval.scorers.preference import Weights
     from eval.sources.load import RunRecord
@@ -85,10 +84,7 @@ def _digest(data: Any) -> str:
 
 
 VIEWS = Need(
-    "views",
-    told=True,
-    lacks_of=_unread,
-    key=lambda runs, run: _digest(run.folder.view_bytes(run.total)),
+    "views", told=True, lacks_of=_unread, key=lambda runs, run: _digest(run.folder.view_bytes(run.total))
 )
 FEATURES = Need(
     "image features of the scorer",

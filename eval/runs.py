@@ -158,9 +158,6 @@ class Runs(Sequence[RunRecord]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __bool__(self) -> bool:
-        return True
-
     # ---- what the runs are
 
     @property

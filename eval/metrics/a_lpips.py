@@ -77,7 +77,5 @@ class ALPIPS(RunMetric):
     def notes(self) -> list[str]:
         """Which AlexNet it is, where that is not torchvision's."""
         found = sha256_once(_trunk())
-        own = (
-            [] if found.startswith(FILE.split("-")[-1][:8]) else [f"AlexNet {found[:12]}, not torchvision's."]
-        )
-        return [*self.remarks, *own]
+        is_theirs = found.startswith(FILE.split("-")[-1][:8])
+        return [*self.remarks, *([] if is_theirs else [f"AlexNet {found[:12]}, not torchvision's."])]

@@ -127,10 +127,7 @@ class SpreadOverSeeds(PromptMetric):
         features = [rows_VD for run in runs if (rows_VD := self.runs.last_features(run)) is not None]
         spread = of_prompt(np.stack(features), self.vendi_of)
         prior = self.prior_distance.get(runs[0].prompt, math.nan)
-        return asdict(spread) | {
-            "prior_distance": prior,
-            "collapsed": collapsed(spread.distance, prior),
-        }
+        return asdict(spread) | {"prior_distance": prior, "collapsed": collapsed(spread.distance, prior)}
 
     @cached_property
     def prior_distance(self) -> dict[str, float]:

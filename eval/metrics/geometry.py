@@ -172,10 +172,9 @@ class GeometryOfRuns(RunMetric):
     @cached_property
     def truth(self) -> pd.DataFrame:
         """The same of the prompts' solids: prompt, seed and the fields of `Anatomy`."""
-        rows = [
+        return pd.DataFrame(
             {"prompt": prompt, "seed": 0} | asdict(truth(solid)) for prompt, solid in self.runs.solids.items()
-        ]
-        return pd.DataFrame(rows)
+        )
 
     def references(self) -> list[Reference]:
         """Ground truth, where there is any."""

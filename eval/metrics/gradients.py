@@ -71,11 +71,9 @@ def _at(run: RunRecord, step: int, guidance: Guidance) -> list[Row]:
     stacked = {name: value[None].to(guidance.device) for name, value in params.items()}
     background_1C = guidance.flat_code(config.scene.background_rgb)[None]
     x_1CHW = scene.view(stacked, cameras, background_1C, None).x_RCHW
-    name = (
-        view_name(0.0, config.views.elevation, config.camera.front_sector, config.camera.overhead)
-        if scene.has_sides
-        else "front"
-    )
+    name, camera = "front", config.camera
+    if scene.has_sides:
+        name = view_name(0.0, config.views.elevation, camera.front_sector, camera.overhead)
     cond_1LD = guidance.embed([view_prompt(config.guidance.view_prompt, run.prompt, name)])
     keys = [rng.Key(run.prompt, run.seed)] * DRAWS
     noise_DCHW = rng.normal(keys, range(DRAWS), "eval", x_1CHW.shape[1:]).to(guidance.device)

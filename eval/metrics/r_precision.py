@@ -19,14 +19,11 @@ from eval.tables.rows import distinct, groups
 from eval.tables.table import Cell, Number, Table
 
 CEILING, FLOOR = "ground truth (ceiling)", "chance (floor)"
-COLUMNS = tuple(
-    Column(key, head, "%", "higher")
-    for key, head in {
-        "majority": "majority",
-        "per_view": "per view",
-        "mean_sim": "mean sim.",
-        "held_out": "held-out",
-    }.items()
+COLUMNS = (
+    Column("majority", "majority", "%", "higher"),
+    Column("per_view", "per view", "%", "higher"),
+    Column("mean_sim", "mean sim.", "%", "higher"),
+    Column("held_out", "held-out", "%", "higher"),
 )
 
 

@@ -219,11 +219,9 @@ class Shapes(RunMetric):
         names = list(solids)
         far = len(names) // 2
         return pd.DataFrame(
-            [
-                {"prompt": one, "seed": 0} | asdict(fit(solid_of(solids[other], CELLS), solids[one]))
-                for one, other in zip(names, names[far:] + names[:far], strict=True)
-                if one != other
-            ]
+            {"prompt": one, "seed": 0} | asdict(fit(solid_of(solids[other], CELLS), solids[one]))
+            for one, other in zip(names, names[far:] + names[:far], strict=True)
+            if one != other
         )
 
     def references(self) -> list[Reference]:

@@ -166,11 +166,7 @@ class Application:
         return self._trial(request, trials, total)
 
     def _trial(
-        self,
-        request: Request,
-        trials: list[Trial],
-        total: int,
-        chosen: dict[str, str] | None = None,
+        self, request: Request, trials: list[Trial], total: int, chosen: dict[str, str] | None = None
     ) -> Response:
         """The first of `trials`, and the next one's pictures ahead of time; `chosen` is what was answered of
         it where something is missing."""

@@ -139,24 +139,18 @@ def crowd(study: Path, raters: int, think: tuple[float, float], arrive: float) -
 def _wrong(study: Path, tokens: list[str], load: Load) -> int:
     names = {token_hash(token): token for token in tokens}
     with Store(study / DATABASE) as store:
-        rows = store.write(
-            lambda db: db.execute(
-                "SELECT token_sha256, position, question, choice FROM answers JOIN raters USING(rater)"
-            ).fetchall()
-        ).result()
+        sql = "SELECT token_sha256, position, question, choice FROM answers JOIN raters USING(rater)"
+        rows = store.write(lambda db: db.execute(sql).fetchall()).result()
     kept = {(names[row[0]], row[1], row[2]): row[3] for row in rows if row[0] in names}
     return len(kept.items() ^ load.sent.items())
 
 
 async def _all(port: int, tokens: list[str], think: tuple[float, float], arrive: float, load: Load) -> None:
     chance = random.Random(0)
-    delays = [chance.uniform(0, arrive) for _ in tokens]
-    await asyncio.gather(
-        *(
-            _rate(port, token, think, delay, random.Random(token), load)
-            for token, delay in zip(tokens, delays, strict=True)
-        )
-    )
+    raters = [
+        _rate(port, token, think, chance.uniform(0, arrive), random.Random(token), load) for token in tokens
+    ]
+    await asyncio.gather(*raters)
 
 
 async def _rate(

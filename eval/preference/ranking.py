@@ -54,10 +54,7 @@ def bradley_terry(wins_BKK: np.ndarray) -> np.ndarray:
 
 
 def ranking(
-    duels: Duels,
-    rng: np.random.Generator,
-    over: Collection[Axis] = BOTH,
-    resamples: int = RESAMPLES,
+    duels: Duels, rng: np.random.Generator, over: Collection[Axis] = BOTH, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
     """Method → its log strength with a percentile interval over raters and prompts; strongest first.
 

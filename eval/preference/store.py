@@ -211,11 +211,8 @@ class Store:
         """
 
         def job(db: sqlite3.Connection) -> None:
-            before = dict(
-                db.execute(
-                    "SELECT question, choice FROM answers WHERE rater = ? AND position = ?", (rater, position)
-                )
-            )
+            sql = "SELECT question, choice FROM answers WHERE rater = ? AND position = ?"
+            before = dict(db.execute(sql, (rater, position)))
             if before == dict(choices):
                 return
             if before:
@@ -241,10 +238,8 @@ class Store:
 
     def rater_of(self, token: str) -> Rater | None:
         """Whose link holds `token`."""
-        row = self._reader.execute(
-            "SELECT rater, consented, finished FROM raters WHERE token_sha256 = ?",
-            (token_hash(token),),
-        ).fetchone()
+        sql = "SELECT rater, consented, finished FROM raters WHERE token_sha256 = ?"
+        row = self._reader.execute(sql, (token_hash(token),)).fetchone()
         return row and Rater(*row)
 
     def next_trials(self, rater: str, count: int = 1) -> list[Trial]:

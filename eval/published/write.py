@@ -85,14 +85,11 @@ def publish(
 
 def _run(folder: RunFolder) -> dict[str, Any]:
     spec, env = folder.spec(), folder.env() or {}
-    failure = folder.failure()
+    failure = folder.failure() or {}
     hidden = secrets_of(env, folder.deaths())
     prior = env.get("prior") or {}
     placed = spec.model_copy(update={"config": without_place(spec.config)})
-    ending = folder.result() or {
-        "reason": (failure or {}).get("reason"),
-        "step": (failure or {}).get("step", 0),
-    }
+    ending = folder.result() or {"reason": failure.get("reason"), "step": failure.get("step", 0)}
     kept = {key: env[key] for key in ENVIRONMENT if key in env}
     asked = spec.config.guidance.prior
     return {

@@ -126,11 +126,9 @@ def application(root: Path, token: str) -> ASGIApp:
 
     def shell(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
-        return (
-            _missing()
-            if name not in PAGES
-            else Response(page(name, root.resolve().name, live=True), media_type="text/html")
-        )
+        if name not in PAGES:
+            return _missing()
+        return Response(page(name, root.resolve().name, live=True), media_type="text/html")
 
     def asset(request: Request) -> Response:
         path = ASSETS / request.path_params["name"]

@@ -117,9 +117,8 @@ def make(run: RunRecord, folder: Path) -> Made:
         turn="turntable" if turntable else "ring" if found.get("turn.webp") else "",
         mesh=mesh is not None,
     )
-    write_json(
-        folder / "made.json", asdict(made), durable=False
-    )  # last: it says that all the others are there
+    # Last: it says that all the others are there.
+    write_json(folder / "made.json", asdict(made), durable=False)
     return made
 
 

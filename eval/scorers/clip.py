@@ -214,9 +214,7 @@ def _load_folder(folder: Path, device: torch.device) -> Clip:
     try:
         text_cfg, tokenizer = _text_cfg(folder), _tokenizer(folder)
         model = open_clip.create_model(f"local-dir:{folder}", device=device, require_pretrained=True)
-    except (
-        Exception
-    ) as error:  # open_clip, safetensors and json each raise kinds of their own for a broken folder
+    except Exception as error:  # of a broken folder open_clip, safetensors and json raise kinds of their own
         raise UserError(f"the scorer {folder} does not load: {first_line(error)}") from error
     if tokenizer.vocab_size != text_cfg["vocab_size"]:
         raise UserError(

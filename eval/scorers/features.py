@@ -62,9 +62,7 @@ def file_features(
                 # Step by step: a number's bits may depend on how many others are computed with it.
                 found[step] = clip.embed_images(read(step)).numpy()
                 fresh = True
-        except (
-            Exception
-        ) as error:  # whatever a damaged picture makes the decoder raise is that run's failure only
+        except Exception as error:  # whatever a damaged picture makes the decoder raise is that step's alone
             problems[step] = f"views of step {step}: {first_line(error)}"
     if fresh:
         _write(cache, found, digests)

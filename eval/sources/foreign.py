@@ -72,10 +72,9 @@ def import_renders(
     prompts.json. A prompt-id is an index from 0 (into prompts.json where there is one, else into the suite),
     or the prompt's text as folders are named by it: underscores or hyphens for blanks and marks, cut, with
     threestudio's time at its end. Frames are png, jpg or webp. They are one full turn that starts at the
-    front: those
-    nearest to `azimuths` evenly spaced angles become the views of step `steps`, the run's last; there is no
-    held-out view. Frames are laid on white, cut to the central square, and brought to the smallest side of
-    the run.
+    front: those nearest to `azimuths` evenly spaced angles become the views of step `steps`, the run's last;
+    there is no held-out view. Frames are laid on white, cut to the central square, and brought to the
+    smallest side of the run.
     `elevation` [degrees] is a label: the default is that of threestudio's test views. Distance and field of
     view are unknown, and the spec's mean nothing.
 

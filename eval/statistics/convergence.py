@@ -288,14 +288,9 @@ def _pair(frame: pd.DataFrame, method: str, baseline: str, share: float, x: Axis
     pairs = ours.runs.index.intersection(theirs.runs.index).sort_values()
     if not len(pairs):
         raise UserError(f"{method} and {baseline} have no (prompt, seed) in common that is complete over {x}")
-    return Pair(
-        ours.x_X,
-        ours.prompts_PX(pairs),
-        theirs.x_X,
-        theirs.prompts_PX(pairs),
-        len(pairs),
-        len(rows.drop_duplicates(["prompt", "seed"])) - len(pairs),
-    )
+    method_PX, baseline_PX = ours.prompts_PX(pairs), theirs.prompts_PX(pairs)
+    n_dropped = len(rows.drop_duplicates(["prompt", "seed"])) - len(pairs)
+    return Pair(ours.x_X, method_PX, theirs.x_X, baseline_PX, len(pairs), n_dropped)
 
 
 def _between(x_X: np.ndarray, y_BX: np.ndarray, level_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
