@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.patches import Rectangle
 
 from eval.figures.style import COLUMN, FAINT, FINE, GREY, PAGE, SMALL, TEXT, Sheet, at_foot
 from eval.runs import Runs
-from eval.sources.load import RunRecord
 from harness.config import UserError
 from harness.records.stamp import RANDOM
 
@@ -23,7 +21,7 @@ LARGEST, TALLEST = 1.0, 8.0  # inches: side of a picture, all rows together
 LABELS = (0.85, 1.3, 1.8)  # inches for the names of rows: the first in which none is taller than its row
 GAP = 0.03
 
-Cell = np.ndarray | str  # pictures side by side, [H, W, 3] uint8, or why there are none
+Cell = np.ndarray | str  # pictures to stand side by side, [n, H, W, 3] uint8, or why there are none
 
 
 def steps_grid(runs: Runs) -> Sheet:
@@ -39,20 +37,20 @@ def steps_grid(runs: Runs) -> Sheet:
     }
     if not found:
         raise UserError(f"no run of '{prompt}' with seed {seed} has ended")
-    longest = max(runs.totals)
     columns = runs.totals if own_n else sorted({step for run in found.values() for step in run.view_steps})
     if not columns:
         raise UserError(f"no run of '{prompt}' with seed {seed} has stored views")
     columns = columns[:: -math.ceil(len(columns) / STEPS)][::-1]
-    used: list[str] = []
-
-    def cell(method: str, column: int) -> Cell:
-        run = found.get((method, column if own_n else longest))
-        return _picture(run, column, [0], used)
-
+    found = {place: run for place, run in found.items() if not own_n or run.total in columns}
+    cells = {
+        (method, str(step)): run.shown(step, [0])
+        for (method, total), run in found.items()
+        for step in ([total] if own_n else columns)
+    }
     title = f"“{prompt}”, seed {seed}{_front(runs)}" + ", last step of separate runs" * own_n
-    heads = {str(column): column for column in columns}
-    return _grid(runs, title, runs.methods, heads, cell, "N" if own_n else "step", choice).shows(used)
+    heads, corner = [str(column) for column in columns], "N" if own_n else "step"
+    sheet = _grid(runs, title, runs.methods, heads, cells, corner, choice)
+    return sheet.shows(run.run_id for run in found.values())
 
 
 def seeds_grid(runs: Runs) -> Sheet:
@@ -68,14 +66,12 @@ def seeds_grid(runs: Runs) -> Sheet:
         raise UserError(
             f"a grid of seeds needs two seeds or more of '{prompt}', these runs have {len(seeds)}"
         )
-    used: list[str] = []
-
-    def cell(method: str, seed: int) -> Cell:
-        return _picture(found.get((method, seed)), None, [0], used)
-
+    seeds = seeds[:SEEDS]
+    found = {place: run for place, run in found.items() if run.seed in seeds}
+    cells = {(method, str(seed)): run.shown(total, [0]) for (method, seed), run in found.items()}
     title = f"“{prompt}”{_front(runs)}, step {total}"
-    columns = {str(seed): seed for seed in seeds[:SEEDS]}
-    return _grid(runs, title, runs.methods, columns, cell, "seed", choice).shows(used)
+    sheet = _grid(runs, title, runs.methods, [str(seed) for seed in seeds], cells, "seed", choice)
+    return sheet.shows(run.run_id for run in found.values())
 
 
 def methods_grid(runs: Runs) -> Sheet:
@@ -93,27 +89,21 @@ def methods_grid(runs: Runs) -> Sheet:
         raise UserError(f"no run of {total} steps with seed {seed} has ended")
     prompts = [prompt for prompt in runs.prompts if any(key[0] == prompt for key in found)]
     prompts = [prompts[i] for i in np.unique(np.linspace(0, len(prompts) - 1, PROMPTS).round().astype(int))]
-    columns = {"ground truth": None} if runs.truth else {}
-    columns |= {method: method for method in runs.methods}
+    found = {place: run for place, run in found.items() if run.prompt in prompts}
+    columns = [*["ground truth"] * bool(runs.truth), *runs.methods]
     azimuths = runs[0].config.views.azimuths
     views = [0, round(azimuths / 4)] if azimuths >= 4 and len(columns) <= 5 else [0]
-    used: list[str] = []
-
-    def cell(prompt: str, method: str | None) -> Cell:
-        if method is None:
-            return np.concatenate([runs.truth[prompt][view] for view in views], axis=1)
-        return _picture(found.get((prompt, method)), None, views, used)
-
+    cells = {place: run.shown(total, views) for place, run in found.items()}
+    if runs.truth:
+        cells |= {(prompt, "ground truth"): runs.truth[prompt][views] for prompt in prompts}
     angles = " and ".join(f"{360 * view / azimuths:g}°" for view in views)
     title = f"step {total}, seed {seed}" + f", azimuth {angles}" * (azimuths > 1)
+    rows = prompts
     if len(columns) > BESIDE + 1:
-
-        def turned(name: str, prompt: str) -> Cell:
-            return cell(prompt, columns[name])
-
-        shown = {prompt: prompt for prompt in prompts}
-        return _grid(runs, title, list(columns), shown, turned, "", choice).shows(used)
-    return _grid(runs, title, prompts, columns, cell, "", choice, tiles=len(views)).shows(used)
+        rows, columns = columns, prompts
+        cells = {(method, prompt): cell for (prompt, method), cell in cells.items()}
+    sheet = _grid(runs, title, rows, columns, cells, "", choice, tiles=len(views))
+    return sheet.shows(run.run_id for run in found.values())
 
 
 def wrapped(text: str, letters: float) -> list[str]:
@@ -150,26 +140,18 @@ def _common_total(runs: Runs) -> int:
     return max(runs.totals, key=lambda total: (sum(n == total for _, n in rows), total))
 
 
-def _picture(run: RunRecord | None, step: int | None, views: Sequence[int], used: list[str]) -> Cell:
-    """Views of a step (None: the run's last), side by side; the run's id is noted in `used`."""
-    if run is None:
-        return "no run"
-    used.append(run.run_id)
-    found = run.shown(run.total if step is None else step, views)
-    return found if isinstance(found, str) else np.concatenate(list(found), axis=1)
-
-
 def _grid(
     runs: Runs,
     title: str,
     rows: Sequence[str],
-    columns: Mapping[str, Any],
-    cell: Callable[[str, Any], Cell],
+    columns: Sequence[str],
+    cells: Mapping[tuple[str, str], Cell],
     corner: str,
     choice: str,
     tiles: int = 1,
 ) -> Sheet:
-    """Pictures in rows and columns; `corner` says what the columns are, a cell holds `tiles` pictures."""
+    """Pictures in rows and columns; `cells` by the names of both, `corner` says what the columns are, a cell
+    holds `tiles` pictures."""
     for label in LABELS:
         room = (PAGE - label) / len(columns) - 2 * GAP
         side = min(LARGEST, room / tiles, TALLEST / len(rows) - GAP)
@@ -196,7 +178,7 @@ def _grid(
         sheet.text(
             0.04 / width, 1 - (top + side / 2) / height, text, fontsize=SMALL, va="center", linespacing=1.1
         )
-        for x, ((_, column), heading) in enumerate(zip(columns.items(), headings, strict=True)):
+        for x, (column, heading) in enumerate(zip(columns, headings, strict=True)):
             left = label + x * (side * tiles + 2 * GAP)
             if y == 0:
                 middle = (left + side * tiles / 2) / width
@@ -207,11 +189,11 @@ def _grid(
             box = (left / width, 1 - (top + side) / height, side * tiles / width, side / height)
             axes = sheet.add_axes(box)
             axes.set_axis_off()
-            content = cell(row, column)
+            content = cells.get((row, column), "no run")
             if isinstance(content, str):
                 axes.add_patch(Rectangle((0, 0), 1, 1, facecolor=FAINT, linewidth=0))
                 reason = "\n".join(wrapped(content, side * tiles / 0.052))
                 axes.text(0.5, 0.5, reason, fontsize=FINE, color=GREY, ha="center", va="center")
             else:
-                axes.imshow(content, aspect="auto")
+                axes.imshow(np.concatenate(list(content), axis=1), aspect="auto")
     return sheet
