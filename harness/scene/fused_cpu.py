@@ -522,8 +522,5 @@ def query(grid: Grid, blob: tuple[float, float, float], x_RN3: Tensor, *params: 
 def composite(
     field_RPSO: Tensor, depth_RPS: Tensor, delta_RP: Tensor, background_RC: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Volume rendering: x_RCP, weights_RPS, the light left behind the last sample rest_RP, and depth_RP.
-
-    Differentiable once in the field and in the background.
-    """
+    """`harness.scene.renderer.composite`, differentiable once in the field and in the background."""
     return _Composite.apply(field_RPSO, depth_RPS, delta_RP, background_RC)  # type: ignore[no-any-return]

@@ -11,7 +11,8 @@ from torch import Tensor
 from harness import rng
 from harness.scene.contract import Params
 
-Shapes = Mapping[str, tuple[tuple[int, ...], float]]  # of a run's tensor by name: shape, and half width
+Drawn = tuple[tuple[int, ...], float]  # of a run's tensor: shape, and half width
+Shapes = Mapping[str, Drawn]  # by name
 
 
 def drawn(keys: Sequence[rng.Key], shapes: Shapes) -> Params:
@@ -36,9 +37,10 @@ def layers(widths: Sequence[int]) -> Shapes:
     }
 
 
-def biases(runs: int, widths: Sequence[int]) -> Params:
-    """Zeros "b1", "b2", …, one for each unit that `layers` has weights for."""
-    return {f"b{n}": torch.zeros(runs, width) for n, width in enumerate(widths) if n}
+def network(keys: Sequence[rng.Key], widths: Sequence[int], **before: Drawn) -> Params:
+    """Tensors that are `drawn` before it, the weights of `layers`, and biases "b1", "b2", … of zeros."""
+    biases = {f"b{n}": torch.zeros(len(keys), width) for n, width in enumerate(widths) if n}
+    return {**drawn(keys, {**before, **layers(widths)}), **biases}
 
 
 def perceptron(params: Params, x_RNF: Tensor) -> Tensor:

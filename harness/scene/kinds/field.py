@@ -11,7 +11,7 @@ from torch import Tensor
 from harness import rng
 from harness.scene import hashgrid, tcnn
 from harness.scene.contract import Params
-from harness.scene.network import biases, drawn, layers, perceptron
+from harness.scene.network import network, perceptron
 from harness.scene.volume import VolumeScene
 
 if TYPE_CHECKING:
@@ -48,12 +48,8 @@ class HashField(VolumeScene):
         (He), biases zero. background_RC: where a learned background starts.
         """
         widths = (self.cfg.levels * self.cfg.features, self.cfg.hidden, 1 + self.channels)
-        table = {"table": ((self.grid.entries, self.cfg.features), 1e-4)}
-        return {
-            **drawn(keys, {**table, **layers(widths)}),
-            **biases(len(keys), widths),
-            **self.learned_background(background_RC),
-        }
+        params = network(keys, widths, table=((self.grid.entries, self.cfg.features), 1e-4))
+        return params | self.learned_background(background_RC)
 
     def density_latent(self, params: Params, x_RN3: Tensor) -> Tensor:
         """`field`, zero outside the cube, by the encoder's kernels where it has any."""

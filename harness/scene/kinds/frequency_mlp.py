@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness import rng
 from harness.scene.contract import Params, SceneSettings
-from harness.scene.network import biases, drawn, layers, perceptron
+from harness.scene.network import network, perceptron
 from harness.scene.volume import VolumeScene
 
 
@@ -48,12 +48,7 @@ class FrequencyMLP(VolumeScene):
 
     def init(self, keys: Sequence[rng.Key], background_RC: Tensor) -> Params:
         """As in `harness.scene.network.layers`."""
-        widths = self._widths()
-        return {
-            **drawn(keys, layers(widths)),
-            **biases(len(keys), widths),
-            **self.learned_background(background_RC),
-        }
+        return network(keys, self._widths()) | self.learned_background(background_RC)
 
     def field(self, params: Params, x_RN3: Tensor) -> Tensor:
         """The network's outputs."""

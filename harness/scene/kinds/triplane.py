@@ -11,7 +11,7 @@ from torch.nn.functional import grid_sample
 
 from harness import rng
 from harness.scene.contract import Params, SceneSettings
-from harness.scene.network import biases, drawn, layers, perceptron
+from harness.scene.network import network, perceptron
 from harness.scene.regularisers import variation
 from harness.scene.renderer import Render
 from harness.scene.volume import VolumeScene
@@ -49,12 +49,8 @@ class Triplane(VolumeScene):
     def init(self, keys: Sequence[rng.Key], background_RC: Tensor) -> Params:
         """Planes uniform in ±0.1, the network as in `harness.scene.network.layers`."""
         widths = (self.own.channels, self.cfg.hidden, 1 + self.channels)
-        planes = {"planes": ((3, self.own.channels, *[self.own.cells + 1] * 2), 0.1)}
-        return {
-            **drawn(keys, {**planes, **layers(widths)}),
-            **biases(len(keys), widths),
-            **self.learned_background(background_RC),
-        }
+        params = network(keys, widths, planes=((3, self.own.channels, *[self.own.cells + 1] * 2), 0.1))
+        return params | self.learned_background(background_RC)
 
     def field(self, params: Params, x_RN3: Tensor) -> Tensor:
         """The network's outputs at the sum of what the planes hold."""
