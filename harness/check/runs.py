@@ -59,26 +59,20 @@ def unbroken(
 
     `made` creates the same runs, of some steps more than three, in a folder.
     """
+    seen = {how: folder / how for how in ("packed", "solo", "resumed")}
+    told: list[Any] = []
     gc.freeze()  # a pack's end looks for garbage: not again and again among all that is imported
     try:
-        return _unbroken(made, folder, execution)
+        [ids, *_] = [[each.id for each in made(root)] for root in seen.values()]
+        advance(seen["packed"], ids, execution)
+        for run in ids:
+            advance(seen["solo"], [run], execution)
+        advance(seen["resumed"], ids, execution, told.append, lambda: len(told) >= 6)
+        stopped = {RunFolder(seen["resumed"] / run).status() for run in ids}
+        demand(stopped == {"resume"}, f"stopped runs are {', '.join(stopped)}")
+        advance(seen["resumed"], ids[::-1], execution)
     finally:
         gc.unfreeze()
-
-
-def _unbroken(
-    made: Callable[[Path], Sequence[RunFolder]], folder: Path, execution: Execution
-) -> list[dict[str, Any]]:
-    seen = {how: folder / how for how in ("packed", "solo", "resumed")}
-    [ids, *_] = [[each.id for each in made(root)] for root in seen.values()]
-    advance(seen["packed"], ids, execution)
-    for run in ids:
-        advance(seen["solo"], [run], execution)
-    told: list[Any] = []
-    advance(seen["resumed"], ids, execution, told.append, lambda: len(told) >= 6)
-    stopped = {RunFolder(seen["resumed"] / run).status() for run in ids}
-    demand(stopped == {"resume"}, f"stopped runs are {', '.join(stopped)}")
-    advance(seen["resumed"], ids[::-1], execution)
     expected = [finished(seen["packed"] / run) for run in ids]
     for how in ("solo", "resumed"):
         for run, own in zip(ids, expected, strict=True):

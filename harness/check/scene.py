@@ -124,9 +124,7 @@ def check_views(trial: Trial) -> None:
             demand(len(value) == 2, f"{told}'s {name} has no leading run dimension")
             demand(torch.isfinite(value).all(), f"{told}'s {name} is not finite")
             for r in (0, 1):
-                alone = view(
-                    scene, {key: each[r : r + 1].clone() for key, each in params.items()}, [r], training
-                )
+                alone = view(scene, _row(params, r), [r], training)
                 own = {"x": alone.x_RCHW, **alone.maps_R, **alone.penalties_R}[name]
                 demand(
                     torch.equal(own[0], value[r]), f"{told}'s {name} depends on the other runs of the pack"

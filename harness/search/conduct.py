@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from eval.command import write_tables
@@ -42,6 +43,7 @@ from harness.sweep.local import sweep
 from harness.sweep.request import Request, execution_of
 
 Advance = Callable[[Path, Suite, Sequence[RunSpec], Execution], int]
+HERE: Advance = partial(sweep, others="keep")  # on this machine
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Conduct:
     encoder: str = "auto"
     wandb: str | None = None
     hours: float | None = None
-    advance: Advance | None = None  # by default a sweep on this machine
+    advance: Advance = HERE
 
     @property
     def sized(self) -> Size:
@@ -197,7 +199,7 @@ class Conduct:
                 every[run_id(spec)] = spec
                 ids.setdefault(key or spec.label, []).append(run_id(spec))
         assert suite is not None
-        code = (self.advance or _here)(root, suite, list(every.values()), self._execution(root))
+        code = self.advance(root, suite, list(every.values()), self._execution(root))
         left = sum(RunFolder(root / run).status() not in ("done", "failed") for run in every)
         if left:
             print(f"{left} runs have not ended; the same command goes on once they have", flush=True)
@@ -316,7 +318,3 @@ class Conduct:
 
 def _resolved(request: Request) -> tuple[Suite, list[RunSpec]]:
     return request.resolve(say=lambda line: None)
-
-
-def _here(root: Path, suite: Suite, specs: Sequence[RunSpec], execution: Execution) -> int:
-    return sweep(root, suite, specs, execution, others="keep")

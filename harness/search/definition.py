@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -137,19 +138,10 @@ class Size(Strict):
         others = [name for name in test.names if FOUND not in name.split(COMPOSED)]
 
         def request(methods: str, changes: tuple[str, ...]) -> Request:
-            return Request(
-                prompts=PARTS / self.suite,
-                methods=methods,
-                seeds=test.part.seeds,
-                steps=() if test.nfe else test.steps or (self.steps,),
-                split=test.part.split,
-                spread=test.part.prompts,
-                preset=self.preset,
-                settings=(*self.set, *test.set, *changes),
-                recommended=test.recommended,
-                nfe=test.nfe,
-                per_step=test.per_step,
-            )
+            usual = self._request(methods, test.part, (*test.set, *changes))
+            steps = () if test.nfe else test.steps or usual.steps
+            changed = {"recommended": test.recommended, "nfe": test.nfe, "per_step": test.per_step}
+            return replace(usual, steps=steps, **changed)
 
         wanted = []
         for name in test.names:
