@@ -117,20 +117,17 @@ def _options(
     pass
 
 
-prompts_app = Typer(no_args_is_help=True, rich_markup_mode=None, help="Prompt suites.")
-toyworld_app = Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="The embedded toy world and its weights."
-)
-slurm_app = Typer(no_args_is_help=True, rich_markup_mode=None, help="Slurm sites.")
-profile_app = Typer(no_args_is_help=True, rich_markup_mode=None, help="Profiles of Slurm sites.")
-study_app = Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="A blind preference study over paired runs."
-)
-app.add_typer(slurm_app, name="slurm")
-slurm_app.add_typer(profile_app, name="profile")
-app.add_typer(study_app, name="study")
-app.add_typer(prompts_app, name="prompts")
-app.add_typer(toyworld_app, name="toyworld")
+def _group(name: str, text: str, parent: Typer = app) -> Typer:
+    group = Typer(no_args_is_help=True, rich_markup_mode=None, help=text)
+    parent.add_typer(group, name=name)
+    return group
+
+
+slurm_app = _group("slurm", "Slurm sites.")
+profile_app = _group("profile", "Profiles of Slurm sites.", slurm_app)
+study_app = _group("study", "A blind preference study over paired runs.")
+prompts_app = _group("prompts", "Prompt suites.")
+toyworld_app = _group("toyworld", "The embedded toy world and its weights.")
 
 
 def _paths(incomplete: str, kind: str) -> list[str]:
@@ -251,6 +248,11 @@ def _out(param: CallbackParam, value: Path | None, check: Callable[[Path], None]
         except (UserError, OSError) as error:
             raise UserError(f"{param.opts[0]} {value}: {error}") from None
     return path
+
+
+def into(text: str, *names: str) -> Any:
+    """An option for a folder that is written to: see `folder_out`."""
+    return Option(*names, help=text, callback=folder_out)
 
 
 def _more(what: str, callback: Callable[[Any], Any] = expanded, name: str = "") -> Any:

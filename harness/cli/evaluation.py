@@ -33,7 +33,7 @@ from harness.cli.app import (
     complete_tables,
     expanded,
     file_out,
-    folder_out,
+    into,
 )
 from harness.config import UserError
 from harness.console import busy, say, say_some
@@ -103,8 +103,7 @@ def evaluate(
     words: Filter = [],  # noqa: B006
     clip: ClipName = "toy-clip",
     out: Annotated[
-        Path | None,
-        Option(help="Where tables and sheets go; RUNS/eval or wandb-GROUP by default.", callback=folder_out),
+        Path | None, into("Where tables and sheets go; RUNS/eval or wandb-GROUP by default.")
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
@@ -126,8 +125,7 @@ def tables(
     names: Annotated[list[str], Argument(help=WHICH, autocompletion=complete_tables)] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
     out: Annotated[
-        Path | None,
-        Option(help="Where they go; RUNS/eval/tables or wandb-GROUP/tables by default.", callback=folder_out),
+        Path | None, into("Where they go; RUNS/eval/tables or wandb-GROUP/tables by default.")
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
@@ -195,9 +193,7 @@ def power(
         float | None, Option(help="A half width of the interval, points: how many seeds it takes.")
     ] = None,
     clip: ClipName = "toy-clip",
-    out: Annotated[
-        Path | None, Option(help="Write the tables there, too, as md, csv and tex.", callback=folder_out)
-    ] = None,
+    out: Annotated[Path | None, into("Write the tables there, too, as md, csv and tex.")] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
 ) -> None:
@@ -262,10 +258,7 @@ def figures(
     names: Annotated[list[str], Argument(help=WHICH, autocompletion=complete_figures)] = [],  # noqa: B006
     clip: ClipName = "toy-clip",
     out: Annotated[
-        Path | None,
-        Option(
-            help="Where they go; RUNS/eval/figures or wandb-GROUP/figures by default.", callback=folder_out
-        ),
+        Path | None, into("Where they go; RUNS/eval/figures or wandb-GROUP/figures by default.")
     ] = None,
     device: Device = "auto",
     allow_mixed: AllowMixed = False,
@@ -337,12 +330,8 @@ def reproduce(
     size: Annotated[
         Literal["toy", "paper"], Option(help="Toy: two CPU cores, 30 minutes, or two hours with a plan.")
     ] = "toy",
-    runs: Annotated[
-        Path, Option(help="Folders of runs, one per experiment, are in here.", callback=folder_out)
-    ] = Path("runs"),
-    out: Annotated[
-        Path, Option(help="Tables and figures go here, a folder per experiment.", callback=folder_out)
-    ] = Path("results"),
+    runs: Annotated[Path, into("Folders of runs, one per experiment, are in here.")] = Path("runs"),
+    out: Annotated[Path, into("Tables and figures go here, a folder per experiment.")] = Path("results"),
     device: Device = "auto",
     encoder: Encoder = "auto",
     wandb: Wandb = None,
@@ -365,7 +354,7 @@ def import_(
         Path, Argument(help="<method>/<prompt-id>/<seed>/rgb_*.png, as GPTEval3D's.", callback=expanded)
     ],
     suite: Annotated[Path, Option(help="The prompts they were made from.", callback=expanded)],
-    out: Annotated[Path, Option(help="The folder of runs to write.", callback=folder_out)] = Path("imported"),
+    out: Annotated[Path, into("The folder of runs to write.")] = Path("imported"),
     azimuths: Annotated[int, Option(min=1, help="Views of the full turn to keep.")] = 8,
     elevation: Annotated[float, Option(help="Degrees that their camera stood at.")] = 15.0,
     steps: Annotated[int, Option(min=1, help="How many steps their runs took.")] = 1,
@@ -447,7 +436,7 @@ def publish(
     words: Filter = [],  # noqa: B006
     to: Annotated[
         Path,
-        Option(help="The folder to be made, or hf:OWNER/NAME: a dataset of the Hub.", callback=folder_out),
+        into("The folder to be made, or hf:OWNER/NAME: a dataset of the Hub."),
     ] = Path("published"),
     name: Annotated[str, Option(help="What the dataset is called; the folder's name by default.")] = "",
     licence: Annotated[str, Option(help="Of the data, an SPDX identifier.")] = "CC-BY-4.0",
@@ -480,7 +469,7 @@ def leaderboard(
     submissions: Annotated[Path, Argument(help="A folder of published folders.", callback=expanded)] = Path(
         "submissions"
     ),
-    out: Annotated[Path, Option(help="Where the page goes.", callback=folder_out)] = Path("leaderboard"),
+    out: Annotated[Path, into("Where the page goes.")] = Path("leaderboard"),
     title: Annotated[str, Option(help="Its heading.")] = "Leaderboard",
     clip: ClipName = "toy-clip",
     device: Device = "auto",

@@ -16,7 +16,7 @@ from harness.cli.app import (
     Settings,
     app,
     expanded,
-    folder_out,
+    into,
 )
 from harness.config import UserError
 from harness.console import busy
@@ -153,7 +153,7 @@ def doctor(
 )
 def make_prior(
     like: Annotated[str, Option(help="Whose architecture, as `harness families` lists them.")],
-    out: Annotated[Path, Option(help="The pipeline folder to write.", callback=folder_out)],
+    out: Annotated[Path, into("The pipeline folder to write.")],
     random: Annotated[
         bool, Option("--random", help="Random weights, which this command makes and no others.")
     ] = False,

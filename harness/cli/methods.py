@@ -10,7 +10,7 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option
 
-from harness.cli.app import MethodsDir, app, complete_methods, folder_out
+from harness.cli.app import MethodsDir, app, complete_methods, into
 from harness.console import busy
 from harness.presets import DEFAULT
 
@@ -131,8 +131,7 @@ def settings(
 def new_method(
     name: Annotated[str, Argument(help="The method's name: lower-case letters, digits and _.")],
     directory: Annotated[
-        Path | None,
-        Option("--dir", help="Where to; in a checkout its methods, else ./methods.", callback=folder_out),
+        Path | None, into("Where to; in a checkout its methods, else ./methods.", "--dir")
     ] = None,
     schedule: Annotated[
         bool, Option("--schedule", help="SDS with timesteps of its own: one function.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Exit, Option
 
-from harness.cli.app import Device, Filter, RunsOption, ScenesDir, app, folder_out
+from harness.cli.app import Device, Filter, RunsOption, ScenesDir, app, into
 from harness.config import UserError
 from harness.console import busy
 
@@ -52,7 +52,7 @@ def export_to(
     benchmark: Annotated[Literal["gpteval3d", "t3bench"], Argument(help="Whose folders.")],
     words: Filter = [],  # noqa: B006
     runs: RunsOption = Path("runs"),
-    out: Annotated[Path, Option(help="The folder to write.", callback=folder_out)] = Path("exported"),
+    out: Annotated[Path, into("The folder to write.")] = Path("exported"),
     azimuths: Annotated[int, Option(min=1, max=3600, help="gpteval3d: frames of the full turn.")] = 120,
     size: Annotated[int, Option(min=16, max=4096, help="gpteval3d: pixels a side.")] = 512,
     group: Annotated[str, Option(help="t3bench: its prompts' group: single, surr or multi.")] = "single",

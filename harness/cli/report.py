@@ -21,7 +21,7 @@ from harness.cli.app import (
     ScenesDir,
     Source,
     app,
-    folder_out,
+    into,
 )
 from harness.cli.evaluation import runs_and_results
 from harness.config import UserError
@@ -37,8 +37,7 @@ def report(
     runs: Source = "runs",
     words: Filter = [],  # noqa: B006
     out: Annotated[
-        Path | None,
-        Option(help="Where it goes; RUNS/eval/report or wandb-GROUP/report by default.", callback=folder_out),
+        Path | None, into("Where it goes; RUNS/eval/report or wandb-GROUP/report by default.")
     ] = None,
     open_: Open = False,
     clip: ClipName = "toy-clip",

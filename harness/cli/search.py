@@ -19,7 +19,7 @@ from harness.cli.app import (
     app,
     complete_profiles,
     complete_searches,
-    folder_out,
+    into,
 )
 from harness.config import UserError
 from harness.console import busy
@@ -41,12 +41,8 @@ def search(
     hours: Annotated[
         float | None, Option(min=0, help="Begin no generation once those before it took so long.")
     ] = None,
-    runs: Annotated[
-        Path, Option(help="Folders of runs, one per search and test, are in here.", callback=folder_out)
-    ] = Path("runs"),
-    out: Annotated[
-        Path, Option(help="Tables and figures go here, a folder per search.", callback=folder_out)
-    ] = Path("results"),
+    runs: Annotated[Path, into("Folders of runs, one per search and test, are in here.")] = Path("runs"),
+    out: Annotated[Path, into("Tables and figures go here, a folder per search.")] = Path("results"),
     device: Device = "auto",
     encoder: Encoder = "auto",
     wandb: Wandb = None,

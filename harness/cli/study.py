@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typer import Option
 
-from harness.cli.app import Filter, Runs, Study, expanded, folder_out, study_app
+from harness.cli.app import Filter, Runs, Study, expanded, into, study_app
 from harness.config import UserError
 from harness.console import busy
 
@@ -40,9 +40,7 @@ def new(
         Path | None, Option(help="A text file that raters agree to first.", callback=expanded)
     ] = None,
     title: Annotated[str, Option(help="What raters read above it.")] = "Comparing objects made from text",
-    out: Annotated[
-        Path | None, Option(help="The folder to write; RUNS/studies/TITLE by default.", callback=folder_out)
-    ] = None,
+    out: Annotated[Path | None, into("The folder to write; RUNS/studies/TITLE by default.")] = None,
 ) -> None:
     """Pair done runs by prompt and seed, and make the folder of a study."""
     with busy("loading libraries"):

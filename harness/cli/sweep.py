@@ -24,7 +24,7 @@ from harness.cli.app import (
     complete_prompts,
     complete_settings,
     expanded,
-    folder_out,
+    into,
 )
 from harness.config import UserError
 from harness.presets import DEFAULT
@@ -85,7 +85,7 @@ def sweep(
     jobs: Annotated[
         int | None, Option(min=1, help="Worker processes; one per GPU, or one, by default.")
     ] = None,
-    out: Annotated[Path, Option(help="Where the run folders are.", callback=folder_out)] = Path("runs"),
+    out: Annotated[Path, into("Where the run folders are.")] = Path("runs"),
     device: Device = "auto",
     wandb: Wandb = None,
     study: Annotated[

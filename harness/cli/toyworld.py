@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Exit, Option
 
-from harness.cli.app import Device, expanded, file_out, folder_out, prompts_app, toyworld_app
+from harness.cli.app import Device, expanded, file_out, into, prompts_app, toyworld_app
 from harness.config import UserError
 from harness.console import busy
 
@@ -71,12 +71,8 @@ def toyworld_language() -> None:
 )
 def toyworld_train(
     stage: Annotated[str, Argument(help="clip, vae, denoiser or all.")] = "all",
-    work: Annotated[
-        Path, Option(help="Where the state of the training is kept.", callback=folder_out)
-    ] = Path("build/toyworld"),
-    out: Annotated[
-        Path | None, Option(help="Where the weights go; by default the package's own.", callback=folder_out)
-    ] = None,
+    work: Annotated[Path, into("Where the state of the training is kept.")] = Path("build/toyworld"),
+    out: Annotated[Path | None, into("Where the weights go; by default the package's own.")] = None,
     start: Annotated[
         Path | None,
         Option("--from", help="A folder of toy-sd and toy-clip to train on from.", callback=expanded),

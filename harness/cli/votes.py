@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from typer import Option
 
-from harness.cli.app import ClipName, Device, Study, expanded, file_out, folder_out, study_app
+from harness.cli.app import ClipName, Device, Study, expanded, file_out, into, study_app
 from harness.console import busy
 
 Judge = Annotated[
@@ -20,10 +20,7 @@ def results(
     study: Study,
     judge: Judge = "",
     out: Annotated[
-        Path | None,
-        Option(
-            help="Where tables go; STUDY/results or STUDY/results-judge-NAME by default.", callback=folder_out
-        ),
+        Path | None, into("Where tables go; STUDY/results or STUDY/results-judge-NAME by default.")
     ] = None,
 ) -> None:
     """Win rates with intervals, ranking, agreement and excluded raters, as md, csv, tex and json."""
