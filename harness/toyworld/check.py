@@ -145,7 +145,7 @@ def check_clip(judge: Judge, retrieval: Retrieval, guidance: Guidance) -> list[F
         Finding("toy-clip", "through the VAE, majority", coded_majority, majority - 0.04),
         Finding("toy-clip", "through the VAE, per view", coded_view, per_view - 0.04),
         Finding("toy-clip", "told from colours exchanged", told_apart(judge, _exchanged), 0.85),
-        Finding("toy-clip", "told from a part misplaced", told_apart(judge, _misplaced), 0.85),
+        Finding("toy-clip", "told from a part misplaced", told_apart(judge, misplaced), 0.85),
         Finding("toy-clip", "noun of a shape without colours", nouns_of_shapes(judge), 0.90),
     ]
 
@@ -156,10 +156,6 @@ Spoilt = Callable[[Scene, random.Random], np.ndarray | None]
 def _exchanged(scene: Scene, rng: random.Random) -> np.ndarray | None:
     twin = exchanged(scene)
     return None if twin is None else primitives(twin)
-
-
-def _misplaced(scene: Scene, rng: random.Random) -> np.ndarray | None:
-    return misplaced(scene, rng)
 
 
 def told_apart(judge: Judge, spoil: Spoilt) -> float:

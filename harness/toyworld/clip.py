@@ -154,9 +154,7 @@ def train_clip(
         to_text = F.cross_entropy(logits[:BATCH], target)
         return (to_text + F.cross_entropy(logits[:, :BATCH].T, target)) / 2
 
-    outcome = train("clip", work, model.train(), loss_of, schedule, budget, say)
-    model.eval()
-    return outcome
+    return train("clip", work, model, loss_of, schedule, budget, say)
 
 
 def _texts(ring: Ring, index: Sequence[int], rng: random.Random) -> tuple[list[str], list[str]]:

@@ -124,9 +124,7 @@ def train_denoiser(
         error = F.mse_loss(predicted.float(), eps, reduction="none").mean((1, 2, 3))
         return (weight[t] * error).mean()
 
-    outcome = train("denoiser", work, model.train(), loss_of, schedule, budget, say)
-    model.eval()
-    return outcome
+    return train("denoiser", work, model, loss_of, schedule, budget, say)
 
 
 def tokens(captions: Sequence[str], views: Sequence[str]) -> torch.Tensor:

@@ -8,6 +8,7 @@ A scene becomes one float32 array [K, 26], a row a primitive:
 import math
 import random
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 
@@ -402,12 +403,10 @@ def _surface(rows: np.ndarray) -> np.ndarray:
     for row in rows:
         rotation, sizes = row[4:13].reshape(3, 3), row[13:17]
         if row[0] == ELLIPSOID:
-            local = np.array(
-                [[i, j, k] for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1) if i or j or k]
-            )
+            local = np.array([place for place in product((-1, 0, 1), repeat=3) if any(place)])
             local = local / np.linalg.norm(local, axis=1, keepdims=True) * sizes[:3]
         elif row[0] == BOX:
-            local = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)]) * sizes[:3]
+            local = np.array(list(product((-1, 1), repeat=3))) * sizes[:3]
         else:
             turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
             circle = np.stack([np.cos(turn), np.sin(turn), np.zeros(12)], 1)

@@ -150,11 +150,13 @@ def train(
     save_every: int = 250,
     check: Callable[[int], str] | None = None,
 ) -> Outcome:
-    """Train `model` in place, on its device, to the end of the budget and leave the averaged weights in it.
+    """Train `model` in place, on its device, to the end of the budget; it is left with the averaged weights,
+    for evaluation.
 
     loss_of(step) computes a scalar loss. State goes to work/<name>.safetensors by rename, so that a killed
     training continues from its last save; the log to work/<name>.jsonl.
     """
+    model.train()
     work.mkdir(parents=True, exist_ok=True)
     state = work / f"{name}.safetensors"
     parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
@@ -205,6 +207,7 @@ def train(
     with torch.no_grad():
         for key, parameter in parameters.items():
             parameter.copy_(average[key])
+    model.eval()
     return Outcome(step, round(seconds(), 1), loss, _name(device))
 
 

@@ -80,7 +80,6 @@ def train_vae(
     outcome = train("vae", work, vae, loss_of, schedule, budget, say, check=check)
     if not decoder_only:
         standardise(vae, ring.images[:: max(1, len(ring) // 2048)])
-    vae.eval()
     return outcome
 
 
