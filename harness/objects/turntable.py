@@ -7,11 +7,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from PIL import Image
 
 from harness.objects.final import Final, latents, load_prior, pictures
 from harness.objects.video import mp4, webp
-from harness.records.files import disk_errors, write_bytes, write_json
+from harness.records.files import disk_errors, resized, write_bytes, write_json
 from harness.records.folder import RunFolder
 from harness.scene.cameras import Cameras, make
 
@@ -81,7 +80,7 @@ def films(final: Final, azimuths: int, elevation: float, size: int) -> dict[str,
     cameras = make(turn, elevation, views.distance, views.fov)
     colour_VHWC = pictures(prior, latents(final, prior, cameras)).numpy()
     depth_VHWC, normals_VHWC = _shape(final, cameras, size, *_depths(final))
-    return {"colour": _resized(colour_VHWC, size), "depth": depth_VHWC, "normals": normals_VHWC}
+    return {"colour": resized(colour_VHWC, size, "BICUBIC"), "depth": depth_VHWC, "normals": normals_VHWC}
 
 
 def _depths(final: Final) -> tuple[float, float]:
@@ -114,10 +113,3 @@ def in_camera(camera: Cameras, vectors_P3: torch.Tensor) -> torch.Tensor:
     zero = torch.zeros_like(ca)
     rows = ((-sa, ca, zero), (-se * ca, -se * sa, ce), (ce * ca, ce * sa, se))
     return vectors_P3 @ torch.stack([torch.stack(row) for row in rows]).to(vectors_P3).T
-
-
-def _resized(frames_VHWC: np.ndarray, side: int) -> np.ndarray:
-    if frames_VHWC.shape[1] == side:
-        return frames_VHWC
-    resized = [Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames_VHWC]
-    return np.stack([np.asarray(image) for image in resized])

@@ -210,14 +210,14 @@ def tiles(data: bytes) -> np.ndarray:
     return strip.reshape(height, -1, height, 3).swapaxes(0, 1)
 
 
-def resized(images_VHWC: np.ndarray, side: int) -> np.ndarray:
-    """Square uint8 pictures at another side, averaged over areas."""
+def resized(images_VHWC: np.ndarray, side: int, way: str = "BOX") -> np.ndarray:
+    """Square uint8 pictures at another side, by one of Pillow's ways; BOX averages over areas."""
     import numpy as np
     from PIL import Image
 
     if images_VHWC.shape[1] == side:
         return images_VHWC
-    pictures = (Image.fromarray(image).resize((side, side), Image.Resampling.BOX) for image in images_VHWC)
+    pictures = (Image.fromarray(image).resize((side, side), Image.Resampling[way]) for image in images_VHWC)
     return np.stack([np.asarray(picture) for picture in pictures])
 
 
