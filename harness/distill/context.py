@@ -458,13 +458,11 @@ class GradientContext:
 
     def log(self, name: str, value_R: Tensor) -> None:
         """A number of each run, [R], written to metrics.jsonl under this name when the step is logged."""
-        if name in self._taken():
+        taken = {*LOGGED, *self._view.maps_R, *(f"loss_{name}" for name in self._view.penalties_R)}
+        if name in taken:
             raise MethodError(f"log: the name {name} is taken; choose another")
         contract.expect(f"log's {name}", value_R, value_R.dtype, (len(self.keys),), self.device)
         self.logged_R[name] = value_R.detach().clone()
-
-    def _taken(self) -> set[str]:
-        return {*LOGGED, *self._view.maps_R, *(f"loss_{name}" for name in self._view.penalties_R)}
 
 
 def per_run(call: Callable[..., Tensor], *tensors: Tensor) -> Tensor:

@@ -104,10 +104,7 @@ class PriorFolder:
 
     def _hash(self, path: Path) -> str:
         if path not in self._hashes:
-            is_config = path.name == "config.json" or path.name in (
-                "model_index.json",
-                "scheduler_config.json",
-            )
+            is_config = path.name in ("config.json", "model_index.json", "scheduler_config.json")
             self._hashes[path] = _settings_hash(path) if is_config else hub.sha256_named(path)
         return self._hashes[path]
 

@@ -127,7 +127,7 @@ class RunFolder:
         moved = found.spec.config.guidance.prior != spec.config.guidance.prior  # one content
         axes = dict.fromkeys((*found.spec.axes, *spec.axes))
         if moved or len(axes) > len(found.spec.axes):
-            saved: Any = folder.spec_json()
+            saved: Any = folder.json(SPEC)  # as it was written
             saved["config"]["guidance"]["prior"] = spec.config.guidance.prior
             if axes:
                 saved = {"axes": None} | saved | {"axes": list(axes)}  # before what many specs have in common
@@ -256,10 +256,6 @@ class RunFolder:
                 return read_spec(reader.read_bytes(self.path, SPEC, RECORD_BYTES))
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{self.path} is no run folder: it has no readable {SPEC}") from None
-
-    def spec_json(self) -> Any | None:
-        """The spec as it was written, unchecked; None where it cannot be read."""
-        return self.json(SPEC)
 
     def deaths(self) -> list[dict[str, Any]]:
         """The attempts at this run that ended without a word (killed, out of memory, a lost node) since its

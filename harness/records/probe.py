@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +82,7 @@ def _locks(folder: Path) -> Seen:
             assert child.stdout
             if not child.stdout.readline():
                 return "", "flock fails"
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _lock(file.fileno()):
                 return "", "two processes hold one lock: runs may be written twice"
         finally:
             child.send_signal(signal.SIGKILL)

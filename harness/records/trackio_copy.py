@@ -7,9 +7,8 @@ config = the spec. A run is copied under another name and renamed once it is who
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from harness.config import UserError, first_line
@@ -48,7 +47,7 @@ def copy(
             outcome.whole.append(folder.id)
         else:
             try:
-                with _quiet():
+                with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
                     _copy(trackio, folder, place, there)
                 outcome.uploaded.append(folder.id)
             except Exception as error:  # of one run: the others are not touched
@@ -100,9 +99,3 @@ def _runs(trackio: Any, project: str) -> dict[str, Any]:
         return {run.name: run for run in trackio.Api().runs(project)}
     except ValueError:
         return {}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        yield
