@@ -19,7 +19,7 @@ from harness.objects.final import Final, latents
 from harness.objects.turntable import in_camera
 from harness.scene.cameras import Cameras, make, rays
 
-AZIMUTHS, RINGS = 12, 3
+AZIMUTHS = 12  # of a ring
 STEEPEST = 80.0  # degrees of elevation: above, azimuth means little
 GRAZING = 0.2  # cosine to the surface under which a picture does not count
 OPAQUE = 0.5  # a pixel that lets more light through shows the background

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +38,7 @@ class Final:
     @property
     def about(self) -> dict[str, Any]:
         """What every file made from the run says of it."""
-        prior = _prior_of(self.folder)
+        prior = self.folder.prior()
         asked = self.spec.config.guidance.prior
         return {
             "run": self.folder.id,
@@ -88,17 +87,13 @@ def load_prior(final: Final) -> Guidance:
     UserError where it is missing, or where its weights are not those of the run.
     """
     guidance = held(final.spec.config.guidance, final.device, local_files_only=True)
-    made_with = _prior_of(final.folder)
+    made_with = final.folder.prior()
     if not same_prior(made_with, guidance.record):
         raise UserError(
             f"{final.folder.id} was made with weights {prior_hash(made_with)[:12]} of {guidance.tag}, and "
             f"here are {prior_hash(guidance.record)[:12]}: its colours cannot be decoded"
         )
     return guidance
-
-
-def _prior_of(folder: RunFolder) -> Mapping[str, Any]:
-    return (folder.env() or {}).get("prior") or {}
 
 
 @torch.no_grad()

@@ -271,16 +271,12 @@ class RunFolder:
 
     def checkpoint_step(self) -> int:
         """The step that the checkpoint belongs to; 0 where there is none, or none that can be read."""
-        metadata = self._checkpoint_metadata()
-        return int(metadata["step"]) if re.fullmatch(r"\d{1,9}", str(metadata.get("step"))) else 0
-
-    def _checkpoint_metadata(self) -> dict[str, Any]:
-        """What a checkpoint says of itself, from the header that safetensors begin with."""
         try:
-            metadata = reader.tensors_header(self.path, CHECKPOINT).get("__metadata__")
+            said = reader.tensors_header(self.path, CHECKPOINT).get("__metadata__")
         except (RecordError, OSError):
-            return {}
-        return metadata if isinstance(metadata, dict) else {}
+            return 0
+        step = str(said.get("step")) if isinstance(said, dict) else ""
+        return int(step) if re.fullmatch(r"\d{1,9}", step) else 0
 
     def state(self) -> dict[str, Any]:
         """Progress: {step, total, rate [steps/s], time [s spent]}; {} before the first step."""
@@ -314,9 +310,13 @@ class RunFolder:
         """The note of `harness sync`, or None."""
         return self._record(NOTE)
 
+    def prior(self) -> dict[str, Any]:
+        """The prior that the run was made with, as env.json tells it; {} where it does not."""
+        return (self.env() or {}).get("prior") or {}
+
     def check_prior(self, now: Mapping[str, Any]) -> None:
         """UserError where the run was begun with another prior than `now`, as env.json tells it."""
-        begun = (self.env() or {}).get("prior") or {}
+        begun = self.prior()
         if not same_prior(begun, now):
             raise changed(self.path, str(now.get("tag")), prior_hash(begun), prior_hash(now))
 

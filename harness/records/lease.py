@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -220,8 +220,6 @@ class Lease:
 
     def _keep_beating(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
-            try:
+            with suppress(OSError):  # a file server that hiccups gets its next beat in time
                 if not self.beat():
                     return
-            except OSError:
-                continue  # a file server that hiccups gets its next beat in time

@@ -164,12 +164,6 @@ def last_metrics(folder: RunFolder) -> dict[str, Any]:
     return {name: value for name, value in rows[-1].items() if value is not None} if rows else {}
 
 
-def _tags(folder: RunFolder, spec: RunSpec) -> list[str] | None:
-    """What everything made with a run's prior is stamped."""
-    stamp = mark((folder.env() or {}).get("prior") or {}, spec.config.guidance.prior)
-    return [stamp] if stamp else None
-
-
 class Mirror:
     """A run's copy in W&B, open for writing; whoever owns it is the only one to call it.
 
@@ -190,6 +184,7 @@ class Mirror:
     ):
         wandb = client()
         self.folder, self.spec = folder, spec
+        stamp = mark(folder.prior(), spec.config.guidance.prior)
         # init changes the Settings it is given, so each run needs its own.
         settings = wandb.Settings(
             x_disable_stats=True,
@@ -211,7 +206,7 @@ class Mirror:
             name=folder.id,
             dir=str(scratch or folder.path.parent),
             config=spec.model_dump(mode="json") | {"label": spec.label},
-            tags=_tags(folder, spec),
+            tags=[stamp] if stamp else None,
             mode=mode,
             resume="allow" if mode == "online" else None,
             reinit="create_new",

@@ -70,11 +70,8 @@ def is_file(folder: Path, name: str) -> bool:
 def read_bytes(folder: Path, name: str, most: int) -> bytes:
     """The regular file `name`, relative to `folder`, of at most `most` bytes; raises RecordError, and
     FileNotFoundError where there is none."""
-    descriptor = _open(folder, name)
-    try:
-        return read_descriptor(descriptor, name, most)
-    finally:
-        os.close(descriptor)
+    with os.fdopen(_open(folder, name), "rb") as file:
+        return read_descriptor(file.fileno(), name, most)
 
 
 def tensors_header(folder: Path, name: str) -> dict[str, Any]:
