@@ -124,15 +124,13 @@ def evaluations(pack: Pack) -> float:
     return int(pack.nfe_R.sum()) / int(pack.step_R.sum())
 
 
-def run_where_missing(
-    root: Path, only: Collection[str] | None = None, methods_dirs: Sequence[Path] = ()
-) -> None:
+def run_where_missing(root: Path, only: Collection[str] | None = None) -> None:
     """`run`, unless all methods of these runs have been measured; one line where it cannot be done here."""
     try:
         runs = _runs(root, only)
         try:
             costs_of(runs, method_labels(runs), read_costs(root))
         except UserError:
-            run(root, methods_dirs, only=only)
+            run(root, only=only)
     except UserError as error:
         print(f"wall time is not measured: {error}", flush=True)

@@ -106,11 +106,9 @@ class WorkerProcess:
     def send(self, message: events.Setup | events.Command) -> None:
         """Send a line; a worker that is gone shows by its `Exited`."""
         assert self.process.stdin
-        try:
+        with suppress(BrokenPipeError, ValueError):
             self.process.stdin.write(message.model_dump_json() + "\n")
             self.process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            pass
 
     def advance(self, pack: list[str]) -> None:
         """Give it a pack."""
