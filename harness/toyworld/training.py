@@ -165,9 +165,10 @@ def train(
     optimizers = schedule.optimizers(model)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     average = {k: p.detach().clone() for k, p in parameters.items()}
+    kept = _State(parameters, buffers, average, optimizers)
     step, before, loss = 0, 0.0, math.nan
     if state.exists():
-        step, before, loss = _restore(state, parameters, buffers, average, optimizers)
+        step, before, loss = kept.restore(state)
         say(f"{name}: resumes at step {step}, {before:.0f} s")
     log = (work / f"{name}.jsonl").open("a")
     started, recent = time.monotonic(), []
@@ -199,7 +200,7 @@ def train(
             say(f"{name}: step {step}  loss {loss:.4f}  {seconds():.0f} s, {spent:.0%} of the budget")
         if step % save_every == 0 or ends:
             meta = {"step": step, "seconds": seconds(), "loss": loss}
-            _save(state, parameters, buffers, average, optimizers, meta)
+            kept.save(state, meta)
             if check is not None:
                 with _swapped(parameters, average):
                     say(f"{name}: {check(step)}")
@@ -230,51 +231,40 @@ def _swapped(parameters: dict[str, torch.nn.Parameter], average: dict[str, torch
         swap()
 
 
-def _moments(
-    parameters: dict[str, torch.nn.Parameter], optimizers: list[torch.optim.Optimizer]
-) -> dict[str, dict[str, torch.Tensor]]:
-    """What the optimizers remember of each parameter, by its name."""
-    states = {id(p): state for optimizer in optimizers for p, state in optimizer.state.items()}
-    return {key: states[id(parameter)] for key, parameter in parameters.items()}
+@dataclass(frozen=True)
+class _State:
+    """What a training goes on from: tensors by their names, and what the optimizers remember of them."""
 
+    parameters: dict[str, torch.nn.Parameter]
+    buffers: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor]
+    optimizers: list[torch.optim.Optimizer]
 
-def _save(
-    path: Path,
-    parameters: dict[str, torch.nn.Parameter],
-    buffers: dict[str, torch.Tensor],
-    average: dict[str, torch.Tensor],
-    optimizers: list[torch.optim.Optimizer],
-    meta: dict[str, float],
-) -> None:
-    tensors = {f"buffer/{k}": b for k, b in buffers.items()}
-    for key, moments in _moments(parameters, optimizers).items():
-        tensors |= {f"value/{key}": parameters[key].data, f"average/{key}": average[key]}
-        tensors |= {f"{name}/{key}": value for name, value in moments.items()}
-    partial = path.with_suffix(".partial")
-    save_file({k: t.contiguous() for k, t in tensors.items()}, partial, {k: repr(v) for k, v in meta.items()})
-    partial.rename(path)
+    def save(self, path: Path, meta: dict[str, float]) -> None:
+        moments = {id(p): state for optimizer in self.optimizers for p, state in optimizer.state.items()}
+        tensors = {f"buffer/{k}": b for k, b in self.buffers.items()}
+        for key, parameter in self.parameters.items():
+            tensors |= {f"value/{key}": parameter.data, f"average/{key}": self.average[key]}
+            tensors |= {f"{name}/{key}": value for name, value in moments[id(parameter)].items()}
+        partial, about = path.with_suffix(".partial"), {k: repr(v) for k, v in meta.items()}
+        save_file({k: t.contiguous() for k, t in tensors.items()}, partial, about)
+        partial.rename(path)
 
-
-def _restore(
-    path: Path,
-    parameters: dict[str, torch.nn.Parameter],
-    buffers: dict[str, torch.Tensor],
-    average: dict[str, torch.Tensor],
-    optimizers: list[torch.optim.Optimizer],
-) -> tuple[int, float, float]:
-    owner = {id(p): o for o in optimizers for group in o.param_groups for p in group["params"]}
-    with safe_open(path, "pt") as file, torch.no_grad():
-        meta = file.metadata()
-        for key, buffer in buffers.items():
-            buffer.copy_(file.get_tensor(f"buffer/{key}"))
-        for stored in file.keys():  # noqa: SIM118 - not a dict
-            name, _, key = stored.partition("/")
-            if name == "buffer":
-                continue
-            parameter, saved = parameters[key], file.get_tensor(stored)
-            if name in ("value", "average"):
-                (parameter if name == "value" else average[key]).copy_(saved)
-            else:
-                like = parameter if saved.shape == parameter.shape else saved
-                owner[id(parameter)].state[parameter][name] = torch.empty_like(like).copy_(saved)
-    return int(meta["step"]), float(meta["seconds"]), float(meta["loss"])
+    def restore(self, path: Path) -> tuple[int, float, float]:
+        """In place; the step, seconds and loss that it was saved with."""
+        owner = {id(p): o for o in self.optimizers for group in o.param_groups for p in group["params"]}
+        with safe_open(path, "pt") as file, torch.no_grad():
+            meta = file.metadata()
+            for key, buffer in self.buffers.items():
+                buffer.copy_(file.get_tensor(f"buffer/{key}"))
+            for stored in file.keys():  # noqa: SIM118 - not a dict
+                name, _, key = stored.partition("/")
+                if name == "buffer":
+                    continue
+                parameter, saved = self.parameters[key], file.get_tensor(stored)
+                if name in ("value", "average"):
+                    (parameter if name == "value" else self.average[key]).copy_(saved)
+                else:
+                    like = parameter if saved.shape == parameter.shape else saved
+                    owner[id(parameter)].state[parameter][name] = torch.empty_like(like).copy_(saved)
+        return int(meta["step"]), float(meta["seconds"]), float(meta["loss"])
