@@ -184,13 +184,11 @@ def _settle(root: Path) -> list[Task]:
     """
     found = launches(root)
     queued = in_queue(found)
-    waiting = {id(task.array): set[int]() for task in queued}
-    for task in queued:
-        waiting[id(task.array)].add(task.index)
+    waiting = {(id(task.array), task.index) for task in queued}
     for launch in found:
         changed = False
         for task in launch.tasks():
-            if task.index in task.array.over or task.index in waiting.get(id(task.array), ()):
+            if task.index in task.array.over or (id(task.array), task.index) in waiting:
                 continue
             changed = True
             task.array.over.append(task.index)
