@@ -391,10 +391,6 @@ class Fetched:
     weights: hub.Stored
     transferred: bool
 
-    def facts(self) -> dict[str, Any]:
-        """For --json."""
-        return _facts(self.weights) | {"transferred": self.transferred}
-
 
 def fetch(
     config: Config,
@@ -427,7 +423,8 @@ def fetch(
     done = []
     for repo, revision, patterns, find in wanted:
         got = _fetch(repo, revision, patterns, find, say)
-        say(_told(got) + ("" if done else _how_to_pin(config, got.weights)))
+        how = "fetched" if got.transferred else "already here"
+        say(f"{how}: {_describe(got.weights)}" + ("" if done else _how_to_pin(config, got.weights)))
         if lock and repo:
             locked.hold(repo, got.weights)
             write_json(lock, locked.model_dump())
@@ -451,15 +448,12 @@ def fetch_and_tell(
     got = fetch(config, clips, told, metrics, lock)
     variables = hub.job_environment()
     if as_json:
-        about = {"fetched": [each.facts() for each in got], "environment": variables}
+        fetched = [_facts(each.weights) | {"transferred": each.transferred} for each in got]
+        about = {"fetched": fetched, "environment": variables}
         print(json.dumps(about, indent=2, ensure_ascii=False))
     else:
         exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
         print(f"in jobs: export {exports}")
-
-
-def _told(got: Fetched) -> str:
-    return f"{'fetched' if got.transferred else 'already here'}: {_describe(got.weights)}"
 
 
 def _fetch(

@@ -190,19 +190,15 @@ def discover(dirs: Sequence[Path] = ()) -> dict[str, Extension]:
 def presets_of(found: Extension) -> list[str]:
     """The names of a method's presets, from its text: nothing is imported."""
     try:
-        nodes = list(ast.walk(ast.parse(found.source.read_bytes())))
+        tree = ast.parse(found.source.read_bytes())
     except (SyntaxError, ValueError, OSError):
         return []
-    set_here = [node for node in nodes if isinstance(node, ast.Assign | ast.AnnAssign)]
-    named = [
-        (node.targets if isinstance(node, ast.Assign) else [node.target], node.value) for node in set_here
-    ]
-    dicts = [
-        value
-        for targets, value in named
-        if isinstance(value, ast.Dict) and any(getattr(each, "id", "") == "presets" for each in targets)
-    ]
-    keys = [key.value for value in dicts for key in value.keys if isinstance(key, ast.Constant)]
+    keys: list[Any] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(getattr(each, "id", "") == "presets" for each in targets):
+                keys += [key.value for key in node.value.keys if isinstance(key, ast.Constant)]
     return [key for key in keys if isinstance(key, str)]
 
 
