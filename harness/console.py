@@ -12,19 +12,19 @@ from rich.text import Text
 
 from harness.text import plain
 
+_NEVER: dict[str, Any] = {"markup": False, "emoji": False}
+
 
 class Console(rich.console.Console):
     """Rich's console for texts of others, in tables too: brackets, colons and escapes mean nothing to it."""
 
     def __init__(self, **options: Any):
-        never = {"markup": False, "emoji": False}
-        chosen: dict[str, Any] = {"highlight": False, **options, **never}
-        super().__init__(**chosen)
+        options.setdefault("highlight", False)
+        super().__init__(**(options | _NEVER))
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Every string that is printed comes by here."""
-        never: dict[str, Any] = {"markup": False, "emoji": False}
-        return super().render_str(plain(text, lines=True), **(options | never))
+        return super().render_str(plain(text, lines=True), **(options | _NEVER))
 
 
 _shown: list[Any] = []  # the one status line of this process, while it is there

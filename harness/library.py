@@ -6,7 +6,7 @@ DeprecationWarning one minor version before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -134,9 +134,6 @@ class Runs(Sequence[Run]):
     def __getitem__(self, index: slice) -> Sequence[Run]: ...
     def __getitem__(self, index: int | slice) -> Run | Sequence[Run]:
         return self._runs[index]
-
-    def __iter__(self) -> Iterator[Run]:
-        return iter(self._runs)
 
     def __len__(self) -> int:
         return len(self._runs)
