@@ -108,10 +108,7 @@ class Schedule:
 def _scattered(step_R: NDArray[np.int64], total_R: NDArray[np.int64]) -> NDArray[np.int64]:
     """Steps 1…N in another order: step i has the rank of frac(i·φ) among all N, φ the golden section, whose
     multiples cover [0, 1) about evenly however many there are."""
-    pairs = np.broadcast_arrays(step_R, total_R)
-    return np.array(
-        [_ranks(int(total))[int(step) - 1] for step, total in zip(*map(np.ravel, pairs), strict=True)]
-    )
+    return np.array([_ranks(int(total))[int(step) - 1] for step, total in np.broadcast(step_R, total_R)])
 
 
 @cache

@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def attached(denoiser: nn.Module, names: Sequence[str]) -> Iterator[None]:
             layer = modules.get(name)
             if not isinstance(layer, nn.Linear) or not {f"{name}.down", f"{name}.up"} <= {*names}:
                 raise UserError(f"lora: no linear layer '{name}' with .down and .up{nearest(name, modules)}")
-            handles.append(layer.register_forward_hook(_update(name)))
+            handles.append(layer.register_forward_hook(partial(_add_to_layer, name)))
         if TIME in names:
             handles.append(_time(denoiser).register_forward_hook(_add_to_time))
         yield
@@ -99,16 +100,13 @@ def applied(updates: Mapping[str, Tensor]) -> Iterator[None]:
         del _now.updates
 
 
-def _update(name: str) -> Any:
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-        if not hasattr(_now, "updates"):
-            return None
-        x = inputs[0]
-        down, up = (_now.updates[f"{name}.{part}"].to(x.dtype) for part in ("down", "up"))
-        low = torch.bmm(x.reshape(len(x), -1, x.shape[-1]), down.mT)
-        return out + torch.bmm(low, up.mT).reshape(out.shape)
-
-    return hook
+def _add_to_layer(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+    if not hasattr(_now, "updates"):
+        return None
+    x = inputs[0]
+    down, up = (_now.updates[f"{name}.{part}"].to(x.dtype) for part in ("down", "up"))
+    low = torch.bmm(x.reshape(len(x), -1, x.shape[-1]), down.mT)
+    return out + torch.bmm(low, up.mT).reshape(out.shape)
 
 
 def _add_to_time(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor | None:

@@ -121,12 +121,9 @@ class Guidance:
         """Text embeddings [n, L, D], float32; each prompt is encoded once, by itself, and kept."""
         for prompt in prompts:
             if prompt not in self._embeddings:
-                self._embeddings[prompt] = self._encode_text(prompt)
+                with torch_threads(1 if self.device.type == "cpu" else None):
+                    self._embeddings[prompt] = self.family.embed(prompt)
         return torch.stack([self._embeddings[prompt] for prompt in prompts])
-
-    def _encode_text(self, prompt: str) -> Tensor:
-        with torch_threads(1 if self.device.type == "cpu" else None):
-            return self.family.embed(prompt)
 
     def predict_noise(self, x_t_RCHW: Tensor, t_R: Tensor, cond_RLD: Tensor) -> tuple[Tensor, Tensor]:
         """(ε(x_t, ∅, t), ε(x_t, y, t)): the two samples of classifier-free guidance; see `predict`."""
