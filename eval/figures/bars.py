@@ -1,21 +1,53 @@
-"""One value per method: diversity over seeds, and what a method costs."""
+"""One value per method: R-Precision beside the baseline's, diversity over seeds, and what a method costs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from eval.figures.curves import time_unit
+from eval.figures.curves import counted, time_unit
 from eval.figures.looks import Look, looks
 from eval.figures.style import FINE, GREY, PAGE, SMALL, Sheet, chart_of
 from eval.metrics.diversity import SpreadOverSeeds
+from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
+from eval.statistics.intervals import Interval, paired_difference
 from eval.tables.cost import costs
-from eval.tables.rows import longest, mean
+from eval.tables.differences import baseline_of, compared
+from eval.tables.rows import by_prompt, longest, mean, rng
+
+
+def differences(runs: Runs) -> Sheet:
+    """Majority R-Precision at the last step of each method's longest runs, and that less the baseline's, with
+    95 % intervals.
+
+    Raises UserError where there is no baseline, or nothing beside it.
+    """
+    baseline, final = baseline_of(runs), runs.of(RPrecision).frame
+    last = final.loc[final["total"] == final.groupby("method")["total"].transform("max")]
+    caption = (
+        f"{counted(last)}, {runs.stamp.clip}; vote over views at the last step; bars: 95 % over prompts, "
+        "each comparison by itself."
+    )
+    sheet, (level, gap) = _panels(runs, 2, caption)
+    places, look = {name: y for y, name in enumerate(runs.methods)}, looks(runs.methods)
+    for name, y in places.items():
+        own = last.loc[last["method"] == name]
+        _point(level, y, mean(own, "majority", share=True), look[name], 100)
+    for name, _, part, theirs in compared(runs, last):
+        ours, base = by_prompt(part, "majority"), by_prompt(theirs, "majority")
+        found = paired_difference(ours, base, rng(), shares=True)
+        _point(gap, places[name], found, look[name], 100)
+    for label, share in runs.of(RPrecision).levels(last):
+        level.axvline(100 * share, color=GREY, linestyle=":" if label == "chance" else "--", linewidth=1.2)
+    gap.axvline(0, color=GREY, linewidth=1.2)
+    level.set(title="dashed: ground truth; dotted: chance", xlabel="R-Precision, %", xlim=(0, 104))
+    own_base = any(runs.base(name) not in (None, baseline) for name in runs.methods)
+    gap.set(title=f"less {'its own baseline' if own_base else baseline}", xlabel="points")
+    return sheet.shows(last["run"])
 
 
 def diversity(runs: Runs) -> Sheet:
@@ -40,7 +72,8 @@ def diversity(runs: Runs) -> Sheet:
     for axes, column in ((distance, "distance"), (vendi, "vendi")):
         for y, name in enumerate(runs.methods):
             own = frame.loc[frame["method"] == name]
-            _point(axes, y, own, column, look[name])
+            if len(own):
+                _point(axes, y, mean(own, column), look[name])
             if axes is vendi and not len(own):
                 _beside(axes, y, "no two seeds")
             elif axes is vendi and known:
@@ -103,13 +136,17 @@ def _spread(low: float, value: float, high: float) -> np.ndarray:
     return np.nan_to_num(np.array([[value - low], [high - value]])).clip(min=0)
 
 
-def _point(axes: Axes, y: int, own: pd.DataFrame, column: str, look: Look) -> None:
-    if len(own):
-        interval = mean(own, column)
-        spread = _spread(interval.low, interval.value, interval.high)
-        axes.errorbar(
-            interval.value, y, xerr=spread, color=look.colour, marker=look.marker, markersize=5, clip_on=False
-        )
+def _point(axes: Axes, y: int, found: Interval, look: Look, scale: float = 1) -> None:
+    spread = scale * _spread(found.low, found.value, found.high)
+    axes.errorbar(
+        scale * found.value,
+        y,
+        xerr=spread,
+        color=look.colour,
+        marker=look.marker,
+        markersize=5,
+        clip_on=False,
+    )
 
 
 def _beside(axes: Axes, y: int, text: str) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from eval.figures.looks import Look, looks
-from eval.figures.style import COLUMN, GREY, PAGE, SMALL, Sheet, chart_of, few_ticks, handle, legend
+from eval.figures.style import COLUMN, FINE, GREY, PAGE, SMALL, Sheet, chart_of, few_ticks, handle, legend
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.statistics.convergence import Axis, curve
@@ -21,6 +21,8 @@ from eval.tables.rows import longest
 BANDS = 4  # that many shaded bands can be told apart
 MARKS = 12  # on a line, at most
 PANELS = 4  # in a row, at most
+CURVES = 12  # in a panel, at most: more look alike
+BESIDE = 5  # panels of one method each in a row
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class _Panel:
 
 def r_precision(runs: Runs) -> Sheet:
     """Majority R-Precision against the step, with 95 % bands; runs with their own N in a second panel, and
-    of one N methods at several settings in a panel for each."""
+    of one N methods at several settings, or very many methods, in a panel for each."""
     settings = _by_setting(runs) if len(runs.totals) == 1 else {}
     apart = 1 < len(settings) <= PANELS
     methods = list(dict.fromkeys(runs.rows[name].method for name in runs.methods)) if apart else runs.methods
@@ -49,6 +51,8 @@ def r_precision(runs: Runs) -> Sheet:
         ]
     else:
         panels = _over_steps_and_n(runs, scores)
+    if len(panels) == 1 and len(methods) > CURVES:
+        return _each(runs, panels[0])
     wide = len(panels) > 1 or _crowded(runs)
     sheet = _sheet(runs, PAGE if wide else COLUMN, methods)
     look = looks(methods)
@@ -57,6 +61,37 @@ def r_precision(runs: Runs) -> Sheet:
         axes.set(title=panel.title, xlabel=panel.xlabel)
     sheet.axes[0].set_ylabel("R-Precision, %")
     return sheet.shows(pd.concat([panel.scores["run"] for panel in panels]))
+
+
+def _each(runs: Runs, panel: _Panel) -> Sheet:
+    """A panel for every method, with the baseline's curve behind it."""
+    rows = math.ceil(len(runs.methods) / BESIDE)
+    base = f"; grey: {runs.baseline}" if runs.baseline else ""
+    sheet = chart_of(
+        runs,
+        PAGE,
+        0.6 + 0.85 * rows,
+        f"{counted(panel.scores)}, {runs.stamp.clip}; bands: 95 % over prompts{base}.",
+    )
+    curves, look = curve(panel.scores, panel.x), looks(runs.methods)
+    places = sheet.subplots(rows, BESIDE, sharex=True, sharey=True, squeeze=False).flat
+    for name, axes in zip(runs.methods, places, strict=False):
+        for method, colour in ((runs.base(name), GREY), (name, look[name].colour)):
+            own = curves.loc[curves["method"] == method]
+            x, mean, low, high = (own[column].to_numpy() for column in ("x", "mean", "low", "high"))
+            axes.plot(x, 100 * mean, color=colour)
+            if method == name:
+                axes.fill_between(x, 100 * low, 100 * high, color=colour, alpha=0.13, linewidth=0)
+        axes.set_title(name, fontsize=FINE)
+        axes.set(ylim=(0, 104), xlim=(0, None))
+        few_ticks(axes)
+    for axes in places:
+        axes.set_axis_off()
+    for axes in sheet.axes[: len(runs.methods)][-BESIDE:]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel(panel.xlabel)
+    sheet.supylabel("R-Precision, %", fontsize=SMALL)
+    return sheet.shows(panel.scores["run"])
 
 
 def _over_steps_and_n(runs: Runs, scores: pd.DataFrame) -> list[_Panel]:

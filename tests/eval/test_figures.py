@@ -18,6 +18,7 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
 
+from eval.figures.curves import CURVES
 from eval.figures.grids import wrapped
 from eval.figures.kinds.schedules import SCHEDULES, T_MAX, T_MIN, logged
 from eval.figures.looks import KNOWN, OTHERS, looks
@@ -28,6 +29,7 @@ from eval.metrics.gradients import Gradients
 from eval.preference.duels import wilson
 from eval.runs import Runs
 from eval.tables.made import make_tables
+from eval.tables.table import Number
 from harness.config import UserError, ViewsConfig, apply_overrides
 from harness.distill.method import NoiseSchedule, load_method
 from harness.distill.schedules import sd_alphas_cumprod
@@ -189,6 +191,34 @@ def test_the_curve_shows_the_scores_the_ceiling_and_chance(study: Runs) -> None:
     assert 100 * 5 / 6 < bands[KNOWN["uniform_sds"].colour].max() <= 100
     assert bands[KNOWN["uniform_sds"].colour].min() == 0
     assert "3 prompts × 2 seeds, 1 failed, pool 6" in sheet.caption
+
+
+def test_differences_stand_beside_the_levels_as_in_the_table(study: Runs) -> None:
+    sheet = FIGURES["differences"].draw(study)
+    x, _ = line(sheet, "tp_sds", 0)
+    assert list(x) == [100]
+    [table], _ = make_tables(study, ["differences"])
+    [row] = [row for row in table.rows if row[0] == "tp_sds"]
+    assert isinstance(row[2], Number)
+    x, y = line(sheet, "tp_sds", 1)
+    assert list(x) == pytest.approx([100 * row[2].value]) and list(y) == [study.methods.index("tp_sds")]
+    assert sheet.axes[1].get_title(loc="left") == "less uniform_sds"
+    assert sheet.run_ids == [run.run_id for run in study]
+
+
+def test_very_many_methods_get_a_panel_each_with_the_baseline(tmp_path: Path, clip_folder: Path) -> None:
+    runs = Sweep(tmp_path / "runs")
+    config = TOY.model_copy(update={"steps": 20})
+    runs.add("uniform_sds", PROMPTS[0], 0, config=config)
+    for t in range(100, 900, 50):
+        fixed = {"params": {"t": t}, "params_set": ("t",), "variant": f"t={t}"}
+        runs.add("uniform_sds", PROMPTS[0], 0, config=config, **fixed)
+    found = open_runs(runs.root, clip_folder, truth=False)
+    assert len(found.methods) > CURVES
+    sheet = FIGURES["r_precision"].draw(found)
+    shown = [axes for axes in sheet.axes if axes.axison]
+    assert [axes.get_title(loc="left") for axes in shown] == found.methods
+    assert all(len(axes.lines) == 2 for axes in shown)
 
 
 def test_curves_that_coincide_are_each_seen(tmp_path: Path, clip_folder: Path) -> None:
