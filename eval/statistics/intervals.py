@@ -27,6 +27,8 @@ VERSION = 2  # of the intervals; raise it when any end below can change
 RESAMPLES = 10_000
 LEVEL = 0.95
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+UNITS = 60  # whole parts of a share: of up to six seeds, and of what is left where some are missing
+MOST = 100_000  # of such parts in all
 EXACT_UP_TO = 16  # prompts whose 2^n sign patterns are enumerated; above, they are sampled
 ROUNDING = 1e-9  # of a share that was added up, such as an area
 SHAPED = 6  # values below which resamples say nothing of a distribution's shape
@@ -283,19 +285,42 @@ def paired_difference(
 def sign_flip_test(differences_P: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES) -> float:
     """Two-sided p-value of a zero mean of n prompts' differences, by flipping their signs.
 
-    Exchanging the two methods within a prompt flips its sign. Exact for n ≤ `EXACT_UP_TO`; else (b + 1) /
-    (m + 1), with b of m random patterns at least as extreme as the data: never zero, and valid for every m.
+    Exchanging the two methods within a prompt flips its sign, if it has one. Exact for multiples of a common
+    unit, as shares of a few seeds are, and where n ≤ `EXACT_UP_TO` are not 0; else (b + 1) / (m + 1), with b
+    of m random patterns at least as extreme as the data: never zero, and valid for every m.
     Source: Phipson & Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9(1), eq. 2.
     """
-    n = len(differences_P)
+    signed_P = differences_P[differences_P != 0]
+    n = len(signed_P)
+    if (whole_P := _whole(signed_P)) is not None:
+        return _flipped(whole_P)
     if exact := n <= EXACT_UP_TO:
         bits_BP = np.arange(2**n)[:, None] >> np.arange(n) & 1
     else:
         bits_BP = rng.integers(0, 2, size=(resamples, n))
-    sums_B = (1.0 - 2.0 * bits_BP) @ differences_P
-    slack = 1e-12 * np.abs(differences_P).sum()  # equal sums added up in another order
-    extreme_B = np.abs(sums_B) >= abs(differences_P.sum()) - slack
+    sums_B = (1.0 - 2.0 * bits_BP) @ signed_P
+    slack = 1e-12 * np.abs(signed_P).sum()  # equal sums added up in another order
+    extreme_B = np.abs(sums_B) >= abs(signed_P.sum()) - slack
     return float(extreme_B.mean() if exact else (extreme_B.sum() + 1) / (resamples + 1))
+
+
+def _whole(values_P: np.ndarray) -> np.ndarray | None:
+    """The values in the largest unit 1/k that all are multiples of; None where none with k ≤ `UNITS` is one,
+    or the values are no shares but far larger."""
+    for k in range(1, UNITS + 1):
+        whole_P = np.rint(k * values_P)
+        if np.abs(whole_P).sum() <= MOST and np.allclose(k * values_P, whole_P, rtol=0, atol=1e-9):
+            return whole_P.astype(int)
+    return None
+
+
+def _flipped(whole_P: np.ndarray) -> float:
+    """The chance that whole numbers of random signs add up to a sum as far from 0 as theirs."""
+    chance_S = np.ones(1)  # of the sums −Σ|a|, …, Σ|a|
+    for a in np.abs(whole_P):
+        chance_S = (np.pad(chance_S, (0, 2 * a)) + np.pad(chance_S, (2 * a, 0))) / 2
+    sums_S = np.arange(len(chance_S)) - len(chance_S) // 2
+    return min(1.0, float(chance_S[np.abs(sums_S) >= abs(whole_P.sum())].sum()))
 
 
 def holm(p_values: Mapping[K, float]) -> dict[K, float]:

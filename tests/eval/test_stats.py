@@ -281,8 +281,21 @@ def test_equal_sums_are_equal_in_any_order() -> None:
     )
 
 
+@given(st.lists(st.integers(-6, 6), max_size=9), st.integers(1, 6), st.integers(0, 30))
+def test_shares_are_flipped_exactly_however_many_are_tied(counts: list[int], seeds: int, ties: int) -> None:
+    gaps_P = np.array([*counts, *[0] * ties]) / seeds
+    enumerated = sign_flip_test(np.pi * np.array(counts, dtype=float), np.random.default_rng(0))
+    assert sign_flip_test(gaps_P, np.random.default_rng(0)) == pytest.approx(enumerated, abs=1e-12)
+
+
+def test_ten_prompts_won_and_none_lost_of_24_are_told_by_their_ten_signs() -> None:
+    gaps_P = np.array([*[1.0] * 4, *[0.5] * 6, *[0.0] * 14])
+    assert sign_flip_test(gaps_P, np.random.default_rng(0)) == pytest.approx(2 / 1024)
+    assert sign_flip_test(np.ones(153), np.random.default_rng(0)) == pytest.approx(2.0**-152)
+
+
 def test_sampled_p_values_are_never_zero() -> None:
-    gaps_P = np.ones(60)
+    gaps_P = np.linspace(1, 2, 61)[1:] * np.pi
     assert sign_flip_test(gaps_P, np.random.default_rng(0), resamples=999) == pytest.approx(1 / 1000)
     assert sign_flip_test(np.zeros(60), np.random.default_rng(0), resamples=999) == 1
 
