@@ -9,6 +9,10 @@ from pathlib import Path
 from eval.metrics import SEAM
 from harness.config import UserError, nearest
 
+OWN = (
+    "controls", "ceilings", "r_precision_steps", "differences", "contrasts", "schedules", "changes",
+    "convergence", "own_n", "domains", "cost", "claims", "published",
+)  # fmt: skip
 FIRST = (
     "controls", "ceilings", "r_precision", "r_precision_steps", "differences", "contrasts", "schedules",
     "changes", "convergence", "own_n", "cost", "diversity", "shapes", "signatures", "spectrum",
@@ -18,9 +22,8 @@ BASES = {"Metric", "RunMetric", "PromptMetric", "Preference"}  # classes without
 
 
 def in_order(of_metrics: Iterable[str]) -> list[str]:
-    """Every table by name, in the order in which they are shown; `of_metrics`: those of metrics, among which
-    that of domains stands by its name."""
-    return [*FIRST, *sorted({"domains", *of_metrics} - {*FIRST, *LAST}), *LAST]
+    """Every table by name, in the order in which they are shown; `of_metrics`: those of metrics."""
+    return [*FIRST, *sorted({*OWN, *of_metrics} - {*FIRST, *LAST}), *LAST]
 
 
 def by_source(dirs: Sequence[Path] = ()) -> list[str]:
