@@ -10,7 +10,8 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option
 
-from harness.cli.app import MethodsDir, app, complete_methods, into
+from harness.cli.app import MethodsDir, app, complete_methods, expanded, into
+from harness.config import UserError
 from harness.console import busy
 from harness.presets import DEFAULT
 
@@ -26,15 +27,15 @@ def methods(
     page: Annotated[bool, Option("--page", help="All of them as docs/methods.md has them.")] = False,
     results: Annotated[
         Path | None,
-        Option(
-            help="With --page: the folder of `reproduce --out`, for figures of the toy world.", exists=True
-        ),
+        Option(help="--page: folders of `reproduce --out`, for figures of the toy world.", callback=expanded),
     ] = None,
     methods_dir: MethodsDir = [],  # noqa: B006
 ) -> None:
     """The methods there are, by the first line of their docstrings."""
     from harness.distill.method import discover, in_full
 
+    if results and not page:
+        raise UserError("--results goes with --page")
     if name is not None or page:
         from harness.distill import catalogue
 

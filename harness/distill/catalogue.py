@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.config import UserError
 from harness.distill.method import Method, discover, load_method
 from harness.records.identity import COMPOSED
 from harness.text import short
@@ -78,7 +79,10 @@ def nfe(method: type[Method]) -> str:
 
 
 def page(dirs: Sequence[Path] = (), results: Path | None = None) -> str:
-    """docs/methods.md: a row for each method, what runs of the toy world in `results` measured, each rule."""
+    """docs/methods.md: a row for each method, what runs of the toy world in `results` measured, each rule.
+
+    Raises UserError where `results` holds none of their tables.
+    """
     rows, rules = [], []
     for name, folder in sorted(discover(dirs).items()):
         method = load_method(name, dirs)
@@ -111,7 +115,7 @@ def _figures(results: Path) -> str:
         if (results / f"{name}-toy" / "differences.csv").is_file()
     }
     if not columns:
-        return ""
+        raise UserError(f"{results}: no tables of {', '.join(f'{name}-toy' for name in MEASURED)}")
     methods = sorted({method for column in columns.values() for method in column})
     rows = [
         " | ".join([f"`{method}`", *(column.get(method, "") for column in columns.values())])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import app
 from harness.config import UserError
 from harness.distill.catalogue import about, page
 from harness.distill.method import discover, load_method
@@ -28,6 +29,13 @@ def test_a_method_tells_its_settings_presets_and_cost() -> None:
     both = about("csd@tp_sds")
     assert "# csd" in both and "# tp_sds" in both
     assert all(f"{key}=" in both for key in load_method("csd").recommended)
+
+
+def test_results_that_hold_nothing_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no tables of schedules-toy, distillations-toy"):
+        page(results=tmp_path)
+    with pytest.raises(UserError, match="--results goes with --page"):
+        app(["methods", "--results", str(tmp_path)], standalone_mode=False)
 
 
 @pytest.mark.parametrize("name", ["tp_sd", "csd@", "@csd", "csd@nothing", "a@b@c"])
