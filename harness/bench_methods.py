@@ -85,7 +85,7 @@ def _time(
 ) -> SideBySide:
     """Seconds of steps of every kind of these runs, all in turn, with as many threads as torch has now."""
     longest = {run.cost_key: run for run in sorted(runs, key=lambda run: run.total)}
-    pack = max(4, *(run.config.guidance.microbatch // 2 for run in runs))
+    pack = max(4, *(run.config.guidance.microbatch for run in runs))  # one branch fills a call
     turns, alone = {}, {}
     for key, record in longest.items():
         guidance, name = load_guidance(record.config, here), record.folder.spec().method
