@@ -78,10 +78,11 @@ def _each(runs: Runs, panel: _Panel) -> Sheet:
     for name, axes in zip(runs.methods, places, strict=False):
         for method, colour in ((runs.base(name), GREY), (name, look[name].colour)):
             own = curves.loc[curves["method"] == method]
-            x, mean, low, high = (own[column].to_numpy() for column in ("x", "mean", "low", "high"))
-            axes.plot(x, 100 * mean, color=colour)
-            if method == name:
-                axes.fill_between(x, 100 * low, 100 * high, color=colour, alpha=0.13, linewidth=0)
+            axes.plot(own["x"], 100 * own["mean"], color=colour)
+        own, colour = curves.loc[curves["method"] == name], look[name].colour
+        axes.fill_between(
+            own["x"], 100 * own["low"], 100 * own["high"], color=colour, alpha=0.13, linewidth=0
+        )
         axes.set_title(name, fontsize=FINE)
         axes.set(ylim=(0, 104), xlim=(0, None))
         few_ticks(axes)

@@ -69,9 +69,11 @@ class Appearance(RunMetric):
         """Means over the ring."""
         ring = run.config.views.azimuths
         images_VHWC = run.views(run.total)[: ring if ring > 2 else None]
-        rows_VD = self.runs.features[run.run_id][0][run.total][:ring]
+        adjacent = math.nan
+        if ring > 2:
+            adjacent = adjacent_consistency(self.runs.features[run.run_id][0][run.total][:ring])
         return {
             "saturation": saturation(images_VHWC),
             "contrast": contrast(images_VHWC),
-            "adjacent": adjacent_consistency(rows_VD) if ring > 2 else math.nan,
+            "adjacent": adjacent,
         }

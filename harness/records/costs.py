@@ -42,11 +42,8 @@ class SideBySide(Strict):
 
     @model_validator(mode="after")
     def _every_round_has_all(self) -> SideBySide:
-        methods = self.methods.values()
-        if (
-            len({len(rounds) for each in methods for rounds in (each.seconds, each.evaluation) if rounds})
-            != 1
-        ):
+        timed = (times for each in self.methods.values() for times in (each.seconds, each.evaluation))
+        if len({len(times) for times in timed if times}) != 1:
             raise ValueError("methods measured side by side have equally many rounds, and there is one")
         return self
 
