@@ -328,7 +328,7 @@ def reproduce(
         str, Argument(help="An experiment of experiments/, or all.", autocompletion=complete_experiments)
     ],
     size: Annotated[
-        Literal["toy", "paper"], Option(help="Toy: two CPU cores, 30 minutes, or two hours with a plan.")
+        Literal["toy", "paper"], Option(help="Toy: two CPU cores, minutes to two hours, as its plan says.")
     ] = "toy",
     runs: Annotated[Path, into("Folders of runs, one per experiment, are in here.")] = Path("runs"),
     out: Annotated[Path, into("Tables and figures go here, a folder per experiment.")] = Path("results"),
