@@ -54,13 +54,13 @@ def steps_grid(runs: Runs) -> Sheet:
 
 
 def seeds_grid(runs: Runs) -> Sheet:
-    """Front views at the last step of the N that most rows have: a row per method, a column per seed.
+    """Front views at the last step of one N (`_one_total`): a row per method, a column per seed.
 
     The prompt is the runs' first. Raises UserError for fewer than two seeds.
     """
-    choice, prompt, total = "The study's first prompt.", runs.prompts[0], _common_total(runs)
-    own = [run for run in runs if run.total == total and run.prompt == prompt]
-    found = {(runs.labels[run.run_id], run.seed): run for run in own}
+    choice, prompt, (names, step) = "The study's first prompt.", runs.prompts[0], _one_total(runs)
+    own = [run for run in runs if (runs.labels[run.run_id], run.total) in names and run.prompt == prompt]
+    found = {(names[runs.labels[run.run_id], run.total], run.seed): run for run in own}
     seeds = sorted({seed for _, seed in found})
     if len(seeds) < 2:
         raise UserError(
@@ -68,36 +68,39 @@ def seeds_grid(runs: Runs) -> Sheet:
         )
     seeds = seeds[:SEEDS]
     found = {place: run for place, run in found.items() if run.seed in seeds}
-    cells = {(method, str(seed)): run.shown(total, [0]) for (method, seed), run in found.items()}
-    title = f"“{prompt}”{_front(runs)}, step {total}"
-    sheet = _grid(runs, title, runs.methods, [str(seed) for seed in seeds], cells, "seed", choice)
+    cells = {(method, str(seed)): run.shown(run.total, [0]) for (method, seed), run in found.items()}
+    title = f"“{prompt}”{_front(runs)}, {step}"
+    sheet = _grid(runs, title, [*names.values()], [str(seed) for seed in seeds], cells, "seed", choice)
     return sheet.shows(run.run_id for run in found.values())
 
 
 def methods_grid(runs: Runs) -> Sheet:
-    """The last step, of the N that most rows have, from the front: a row per prompt, a column per method.
+    """The last step of one N (`_one_total`) from the front: a row per prompt, a column per method.
 
     Also from 90° where there are four azimuths and at most five columns; many methods are rows instead.
     Prompts are evenly spaced in the suite's order; ground truth comes first where it exists.
     """
     choice = "Prompts evenly spaced in the suite's order. The first seed."
-    seed, total = runs.seeds[0], _common_total(runs)
+    seed, (names, step) = runs.seeds[0], _one_total(runs)
+    own = {(runs.labels[run.run_id], run.total, run.prompt): run for run in runs if run.seed == seed}
     found = {
-        (run.prompt, runs.labels[run.run_id]): run for run in runs if run.total == total and run.seed == seed
+        (prompt, names[method, total]): run
+        for (method, total, prompt), run in own.items()
+        if (method, total) in names
     }
     if not found:
-        raise UserError(f"no run of {total} steps with seed {seed} has ended")
+        raise UserError(f"no run of {step} with seed {seed} has ended")
     prompts = [prompt for prompt in runs.prompts if any(key[0] == prompt for key in found)]
     prompts = [prompts[i] for i in np.unique(np.linspace(0, len(prompts) - 1, PROMPTS).round().astype(int))]
     found = {place: run for place, run in found.items() if run.prompt in prompts}
-    columns = [*["ground truth"] * bool(runs.truth), *runs.methods]
+    columns = [*["ground truth"] * bool(runs.truth), *names.values()]
     azimuths = runs[0].config.views.azimuths
     views = [0, round(azimuths / 4)] if azimuths >= 4 and len(columns) <= 5 else [0]
-    cells = {place: run.shown(total, views) for place, run in found.items()}
+    cells = {place: run.shown(run.total, views) for place, run in found.items()}
     if runs.truth:
         cells |= {(prompt, "ground truth"): runs.truth[prompt][views] for prompt in prompts}
     angles = " and ".join(f"{360 * view / azimuths:g}°" for view in views)
-    title = f"step {total}, seed {seed}" + f", azimuth {angles}" * (azimuths > 1)
+    title = f"{step}, seed {seed}" + f", azimuth {angles}" * (azimuths > 1)
     rows = prompts
     if len(columns) > BESIDE + 1:
         rows, columns = columns, prompts
@@ -134,10 +137,16 @@ def _front(runs: Runs) -> str:
     return ", front view" if runs[0].config.views.azimuths > 1 else ""
 
 
-def _common_total(runs: Runs) -> int:
-    """The N that most rows have, the largest of those."""
+def _one_total(runs: Runs) -> tuple[dict[tuple[str, int], str], str]:
+    """The names of rows by method and N, and the step that they show: of each method the N that most have,
+    the largest of those, or, as its name says, the largest of its own."""
     rows = {(runs.labels[run.run_id], run.total) for run in runs}
-    return max(runs.totals, key=lambda total: (sum(n == total for _, n in rows), total))
+    common = max(runs.totals, key=lambda total: (sum(n == total for _, n in rows), total))
+    names = {}
+    for method in runs.methods:
+        own = max((n for name, n in rows if name == method), key=lambda n: (n == common, n))
+        names[method, own] = method if own == common else f"{method}, step {own}"
+    return names, f"step {common}"
 
 
 def _grid(

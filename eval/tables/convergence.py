@@ -101,11 +101,12 @@ def table(runs: Runs) -> Table:
 def r_precision_steps(runs: Runs) -> Table:
     """R-Precision by majority vote at every evaluated step of the runs with the most steps."""
     frame = longest(runs.of(RPrecision).scores)
+    methods = [method for method in runs.methods if method in set(frame["method"])]
     rows: list[list[Cell]] = []
     for step in sorted(frame["step"].unique()):
         at = frame.loc[frame["step"] == step]
-        cells = [share_of(at.loc[at["method"] == method], "majority") for method in runs.methods]
+        cells = [share_of(at.loc[at["method"] == method], "majority") for method in methods]
         rows.append([int(step), *cells])
     title = "R-Precision by majority vote at every evaluated step, %"
     note = [f"Runs of {max(runs.totals)} steps."] if len(runs.totals) > 1 else []
-    return Table("r_precision_steps", ["r_precision"], title, ["step", *runs.methods], rows, note)
+    return Table("r_precision_steps", ["r_precision"], title, ["step", *methods], rows, note)

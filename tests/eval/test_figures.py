@@ -266,6 +266,20 @@ def test_runs_with_their_own_n_get_a_panel(several: Runs) -> None:
         assert {run.total for run in several if run.run_id in chosen} == {20}, name
 
 
+def test_methods_of_other_numbers_of_steps_show_their_own_last_one(tmp_path: Path, clip_folder: Path) -> None:
+    runs = Sweep(tmp_path / "runs")
+    for method, total in (("uniform_sds", 20), ("tp_sds", 20), ("vsd", 10)):
+        for seed in (0, 1):
+            runs.add(method, PROMPTS[0], seed, config=TOY.model_copy(update={"steps": total}))
+    found = open_runs(runs.root, clip_folder, truth=False)
+    for name in ("methods_grid", "seeds_grid"):
+        sheet = FIGURES[name].draw(found)
+        assert len(images(sheet)) == len(sheet.run_ids) == (3 if name == "methods_grid" else 6)
+        assert "vsd, step 10" in texts(sheet).replace("\n", " ") and "no run" not in texts(sheet)
+    table = make_tables(found, ["r_precision_steps"])[0][0]
+    assert table.columns == ["step", "uniform_sds", "tp_sds"], "vsd has none of 20 steps"
+
+
 def test_runs_evaluated_at_their_last_step_alone_have_no_curve_over_steps(
     tmp_path: Path, clip_folder: Path
 ) -> None:
