@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.config import UserError
 from harness.distill.method import Method, discover, load_method
+from harness.records.files import read_text
 from harness.records.identity import COMPOSED
 from harness.text import short
 
@@ -58,7 +59,7 @@ def about(name: str, dirs: Sequence[Path] = ()) -> str:
 def _about(name: str, dirs: Sequence[Path]) -> str:
     method, folder = load_method(name, dirs), discover(dirs)[name]
     readme = folder.path / "README.md"
-    told = readme.read_text(encoding="utf-8").strip() if readme.is_file() else f"# {name}\n\n{folder.summary}"
+    told = read_text(readme).strip() if readme.is_file() else f"# {name}\n\n{folder.summary}"
     return "\n".join([told, "", *_lines(name, method), ""])
 
 
@@ -95,7 +96,7 @@ def page(dirs: Sequence[Path] = (), results: Path | None = None) -> str:
 
 def _rule(name: str, folder: Path, method: type[Method]) -> Iterator[str]:
     readme = folder / "README.md"
-    told = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    told = read_text(readme) if readme.is_file() else ""
     for point in ("Timestep", "Gradient at x"):
         found = re.search(rf"^- \*\*{point}\*\*.*?(?=^- |^$|\Z)", told, re.MULTILINE | re.DOTALL)
         yield found[0].rstrip() if found else f"- **{point}**: see its README."

@@ -1,5 +1,6 @@
 """What is told of a method is what its folder says, and docs/methods.md is made of the folders."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,18 @@ def test_a_method_tells_its_settings_presets_and_cost() -> None:
     both = about("csd@tp_sds")
     assert "# csd" in both and "# tp_sds" in both
     assert all(f"{key}=" in both for key in load_method("csd").recommended)
+
+
+def test_a_readme_is_read_as_every_text_that_people_write(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "methods" / "sjc", tmp_path / "mine")
+    readme = tmp_path / "mine" / "README.md"
+    readme.write_text("\ufeff# mine\n\n- **Timestep**: one.\n", encoding="utf-8")
+    assert about("mine", [tmp_path]).startswith("# mine")
+    assert "- **Timestep**: one." in page([tmp_path])
+    readme.write_bytes("# weiß\n".encode("latin-1"))
+    for told in (lambda: about("mine", [tmp_path]), lambda: page([tmp_path])):
+        with pytest.raises(UserError, match=r"README.md is no UTF-8 text \(line 1\)"):
+            told()
 
 
 def test_results_that_hold_nothing_are_told(tmp_path: Path) -> None:
