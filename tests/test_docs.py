@@ -1,14 +1,17 @@
-"""What the pages name is there: files, tests and each other."""
+"""What the pages name is there: files, tests and each other; measured p-values are exact."""
 
+import csv
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
+from eval.statistics.intervals import holm, sign_flip_test
 from harness.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -77,3 +80,23 @@ def test_a_command_that_does_not_exist_is_noticed() -> None:
     )
     assert [wrong(words) for words in commands(text)] == ["--sed", "profil", "--runs"]
     assert [words[0] for words in commands((ROOT / "docs" / "slurm.md").read_text())].count("sweep") == 2
+
+
+MEASURED = sorted(
+    path
+    for name in ("differences", "contrasts", "schedules")
+    for path in (ROOT / "docs" / "results").glob(f"*-toy/{name}.csv")
+)
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_p_values_of_results_are_those_of_what_was_won_and_lost(path: Path) -> None:
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    adjusted = holm({k: float(row["p"]) for k, row in enumerate(rows)})
+    for k, row in enumerate(rows):
+        assert float(row["p (Holm)"]) == pytest.approx(adjusted[k], rel=1e-4), row["method"]
+        if row["pairs"] == row["prompts"]:  # of several seeds the pairs of a prompt are one sign
+            signs = np.repeat([1.0, -1.0], [int(row["won"]), int(row["lost"])])
+            exact = sign_flip_test(signs, np.random.default_rng(0)) if len(signs) else 1.0
+            assert float(row["p"]) == pytest.approx(exact, rel=1e-4), row["method"]
