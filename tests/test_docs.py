@@ -85,11 +85,11 @@ def test_a_command_that_does_not_exist_is_noticed() -> None:
 MEASURED = sorted(
     path
     for name in ("differences", "contrasts", "schedules")
-    for path in (ROOT / "docs" / "results").glob(f"*-toy/{name}.csv")
+    for path in (ROOT / "docs" / "results").glob(f"*-toy/**/{name}.csv")
 )
 
 
-@pytest.mark.parametrize("path", MEASURED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: "/".join(path.parts[-3:]))
 def test_p_values_of_results_are_those_of_what_was_won_and_lost(path: Path) -> None:
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
