@@ -10,7 +10,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from eval.figures.style import COLUMN, FAINT, FINE, GREY, PAGE, SMALL, TEXT, Sheet, at_foot
+from eval.figures.style import (
+    COLUMN,
+    FAINT,
+    FINE,
+    FOOT_LINE,
+    GREY,
+    PAGE,
+    SMALL,
+    TEXT,
+    Sheet,
+    at_foot,
+    footnote,
+)
 from eval.runs import Runs
 from harness.config import UserError
 from harness.records.stamp import RANDOM
@@ -173,10 +185,10 @@ def _grid(
         wrapped(title, (width - 0.1 * len(RANDOM)) / 0.068) if runs.stamp.mark == RANDOM else [title]
     )
     head = 0.24 + 0.13 * (len(title_lines) - 1) + 0.13 * max(map(len, headings))
-    caption = f"Prior {', '.join(runs.stamp.priors)}. {choice}"
-    foot = 0.1 + 0.1 * len(wrapped(caption, width / 0.048))
+    caption = at_foot(f"Prior {', '.join(runs.stamp.priors)}. {choice}", runs.stamp.settings)
+    foot = 0.1 + FOOT_LINE * len(footnote(caption, width))
     height = head + len(rows) * (side + GAP) + foot
-    sheet = Sheet(width, height, mark=runs.stamp.mark, caption=at_foot(caption, runs.stamp.settings))
+    sheet = Sheet(width, height, mark=runs.stamp.mark, caption=caption)
     sheet.text(
         0.04 / width, 1 - 0.03 / height, "\n".join(title_lines), fontsize=TEXT, va="top", linespacing=1.1
     )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 COLUMN, PAGE = 3.3, 6.8  # inches: a column and the full width of a paper's page
 TEXT, SMALL, FINE = 8.0, 7.0, 6.0  # points
+FOOT_LINE = 0.115  # inches
 INK, GREY, FAINT = "0.1", "0.45", "0.9"
 
 RC: Any = {
@@ -152,8 +153,8 @@ class Sheet(Figure):
         self.run_ids: list[str] = []
         self.caption = caption
         self.mark = mark
-        lines = textwrap.wrap(caption, int(width * 21)) if _asked().footnote else []
-        self.foot = (0.04 + 0.115 * len(lines)) / height
+        lines = footnote(caption, width)
+        self.foot = (0.04 + FOOT_LINE * len(lines)) / height
         if lines:
             left, bottom, text = 0.04 / width, 0.04 / height, "\n".join(lines)
             self.text(left, bottom, text, fontsize=FINE, color=GREY, va="bottom", linespacing=1.25)
@@ -180,6 +181,11 @@ class Sheet(Figure):
             engine.execute(self)
             self.set_layout_engine("none")
         return self
+
+
+def footnote(caption: str, width: float) -> list[str]:
+    """A caption's lines on a sheet so wide, `FOOT_LINE` inches each; none where no footnote is wanted."""
+    return textwrap.wrap(caption, int(width * 21)) if _asked().footnote else []
 
 
 def at_foot(caption: str, settings: str) -> str:

@@ -56,6 +56,19 @@ def test_they_share_a_table_whose_stamp_says_so(mixed: Sweep, clip_folder: Path)
     assert "Each method at its own settings (csd:own" in FIGURES["r_precision"].draw(study).caption
 
 
+@pytest.mark.parametrize("figure", ["methods_grid", "seeds_grid"])
+def test_what_stands_at_the_foot_of_a_grid_is_not_on_its_pictures(
+    figure: str, mixed: Sweep, clip_folder: Path
+) -> None:
+    long = {"guidance.negative": ", ".join(["ugly"] * 20), "optim.betas": [0.5, 0.9], "optim.lr": 0.03}
+    config = own(f"guidance.negative={long['guidance.negative']}", "optim.betas=[0.5,0.9]", "optim.lr=0.03")
+    for method in ("ism", "asd", "cfd", "nfsd", "sctd"):
+        add(mixed, method, config, variant="own", own=long)
+    sheet = FIGURES[figure].draw(opened(mixed, clip_folder))
+    lowest = min(axes.get_position().y0 for axes in sheet.axes)
+    assert "sctd:own" in sheet.caption and 0 < sheet.foot <= lowest
+
+
 def test_tables_of_equal_settings_say_nothing_of_it(runs: Sweep, clip_folder: Path) -> None:
     study = opened(runs, clip_folder)
     assert "settings" not in study.stamp.line() and "own settings" not in study.stamp.fields([])
