@@ -13,7 +13,7 @@ from typing import Any
 from harness.config import UserError
 from harness.distill.method import Method, discover, load_method
 from harness.records.files import read_text
-from harness.records.identity import COMPOSED
+from harness.records.identity import COMPOSED, OWN
 from harness.text import short
 
 PAGE = """# Methods
@@ -127,11 +127,14 @@ def _figures(results: Path) -> str:
 
 
 def _differences(table: Path) -> dict[str, str]:
+    """By method; whether it stands at its own settings is said by the column's head."""
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     ends = ("difference", "difference low", "difference high")
     return {
-        row["method"]: "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * float(row[end]) for end in ends))
+        row["method"].removesuffix(f":{OWN}"): "{:+.1f} [{:+.1f}, {:+.1f}]".format(
+            *(100 * float(row[end]) for end in ends)
+        )
         for row in rows
     }
 
