@@ -28,7 +28,7 @@ from eval.statistics.intervals import (
     RESAMPLES,
     Difference,
     Interval,
-    paired_difference,
+    difference_if_paired,
     percentile_interval,
     resample,
     share_interval,
@@ -100,7 +100,7 @@ class OwnN:
 class Area(Interval):
     """Area under a method's curve over [0, N], divided by N: 0…1."""
 
-    difference: Difference | None  # to the baseline, where one was named
+    difference: Difference | None  # to the baseline, where one was named and has runs in common
     n_dropped: int
 
 
@@ -269,7 +269,7 @@ def area_under_curve(
         difference = None
         base = bases.get(method)
         if base is not None and method != base:
-            difference = paired_difference(values, areas[base], np.random.default_rng(seed), resamples)
+            difference = difference_if_paired(values, areas[base], np.random.default_rng(seed), resamples)
         found[method] = Area(**vars(mean), difference=difference, n_dropped=curves[method].n_dropped)
     return found
 

@@ -8,7 +8,7 @@ from eval.metrics.r_precision import RPrecision
 from eval.metrics.shapes import Shapes
 from eval.runs import Runs
 from eval.statistics.intervals import holm
-from eval.tables.rows import difference, gap_of, groups, p_of
+from eval.tables.rows import difference, gap_of, groups, left_out, p_of
 from eval.tables.table import Cell, Table
 from harness.config import UserError
 
@@ -49,7 +49,10 @@ def table(runs: Runs) -> Table:
         "Change from the usual settings, points [95 % interval]",
         ["method", "step", "R-Precision by views", "p", "p (Holm)", "by majority", "aligned IoU", "prompts"],
         rows,
-        ["Paired by prompt and seed. p: sign flips over prompts, of R-Precision by views."],
+        [
+            "Paired by prompt and seed. p: sign flips over prompts, of R-Precision by views.",
+            *left_out({name: by_view.n_dropped for name, _, by_view, *_ in found if by_view}),
+        ],
     )
 
 

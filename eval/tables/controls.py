@@ -71,7 +71,8 @@ def _perturbed(row: Row) -> float:
 
 def _below(found: Difference, shown: Number) -> Outcome:
     verdict = SEEN if found.high < 0 else FAILED if found.low > 0 else NOT_SEEN
-    return Outcome(shown, "below 0", verdict, f"{found.n_pairs} pairs")
+    dropped = f", {found.n_dropped} left out" * bool(found.n_dropped)
+    return Outcome(shown, "below 0", verdict, f"{found.n_pairs} pairs{dropped}")
 
 
 def _worse(runs: Runs, row: str | None, than: str | None) -> Outcome | None:

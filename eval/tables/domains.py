@@ -7,7 +7,7 @@ import re
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.statistics.intervals import Difference, holm
-from eval.tables.rows import difference, distinct, gap_of, groups, p_of, share_of
+from eval.tables.rows import difference, distinct, gap_of, groups, left_out, p_of, share_of
 from eval.tables.table import Cell, Table
 from harness.config import UserError
 from harness.prompt import normalised
@@ -76,6 +76,7 @@ def table(runs: Runs) -> Table:
         cells,
         [
             "Domain: by the noun of the prompt; the pool is the whole suite in every row. Difference: of "
-            f"majority to the baseline in the same domain, points; Holm over all {len(found)} of them."
+            f"majority to the baseline in the same domain, points; Holm over all {len(found)} of them.",
+            *left_out({f"{method} ({name})": gap.n_dropped for (name, method, _), gap in found.items()}),
         ],
     )

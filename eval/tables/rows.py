@@ -69,6 +69,12 @@ def p_of(p_values: Mapping[K, float], key: K) -> Cell:
     return Number(p_values[key], digits=3) if key in p_values else "–"
 
 
+def left_out(dropped: Mapping[str, int]) -> list[str]:
+    """A note of the pairs that comparisons rest not on, by what is compared; none where there are none."""
+    told = "; ".join(f"{name}: {n}" for name, n in dropped.items() if n)
+    return [f"Pairs left out, since one of the two is missing or not complete: {told}."] if told else []
+
+
 def longest(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the most steps."""
     return frame.loc[frame["total"] == frame["total"].max()]
