@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import harmonic_mean
 
 import pandas as pd
 
@@ -122,7 +123,7 @@ def shown_from(gaps: Mapping[str, Mapping[int, float]], power: float = POWERS[0]
     prompt, and infinite where no share is so large."""
     if len(gaps) < 2:
         return Number(math.nan)
-    seeds = sum(map(len, gaps.values())) / len(gaps)
+    seeds = harmonic_mean(map(len, gaps.values()))  # the mean of prompts' means has the variance of so many
     found = smallest(spread_of(gaps, shares=True), len(gaps), seeds, power)
     return Number(found if found <= 1 else math.inf, scale=100.0)
 
