@@ -159,9 +159,9 @@ def ratio_to_baseline(
     methods together and computes c, both crossings and the ratio anew; `scatter_B` [resamples] multiplies
     the resampled ratios, for an x that is itself measured with an error. A level that the method never
     reaches makes the ratio +inf, and the interval's upper end with it once more than 2.5 % of the resamples
-    do so. A level of zero leaves the ratio undefined: such a resample counts as 0 for the lower end and +inf
-    for the upper. Raises UserError for an unknown method, a share outside (0, 1], no common pair, and for
-    x = "total", where `own_n` is the answer.
+    do so, less with few prompts (`percentile_interval`). A level of zero leaves the ratio undefined: such a
+    resample counts as 0 for the lower end and +inf for the upper. Raises UserError for an unknown method, a
+    share outside (0, 1], no common pair, and for x = "total", where `own_n` is the answer.
     """
     if x == "total":
         raise UserError("separate runs have no curve between their N; ask own_n for brackets")

@@ -97,10 +97,10 @@ def table(runs: Runs) -> Table:
          "area − baseline", "p", "p (Holm)", "prompts", "runs"],
         rows,
         [
-            "Below 1 is faster. ∞: the level is not reached (an upper end: in more than 2.5 % of resamples). "
-            f"The ratio at {100 * SHARES[0]:.0f} % is the headline: further up curves are flat "
-            "and the ratio can tell next to nothing (docs/protocol.md). step: checkpoints of the runs with "
-            f"the most steps; for runs with their own N see own_n. p: sign flips over "
+            "Below 1 is faster. ∞: the level is not reached (an upper end: in more than 2.5 % of resamples, "
+            f"less with few prompts). The ratio at {100 * SHARES[0]:.0f} % is the headline: further up "
+            "curves are flat and the ratio can tell next to nothing (docs/protocol.md). step: checkpoints of "
+            f"the runs with the most steps; for runs with their own N see own_n. p: sign flips over "
             f"prompts, of the area. {about}",
             *left_out(dropped),
             *(["Areas are of all runs of a method."] * any(dropped.values())),
