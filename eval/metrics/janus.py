@@ -50,7 +50,7 @@ TEXT_AZIMUTHS = (0.0, 90.0, 180.0)  # of "front", "side" and "back", the first o
 MOST = 0.5  # share of a half of the ring
 PROMINENCE = 0.5  # of the range of the front score around the ring
 RANDOM_RINGS = 64  # per prompt, for the floor
-OTHERS = 32  # most other objects per prompt, at even distances
+OTHERS = 32  # other objects per prompt, at even whole distances: so many to fewer than twice that
 MARGIN = 0.03  # cosine by which the front and the back of a reference must differ
 
 

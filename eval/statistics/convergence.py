@@ -28,7 +28,7 @@ from eval.statistics.intervals import (
     RESAMPLES,
     Difference,
     Interval,
-    paired_difference,
+    difference_if_paired,
     percentile_interval,
     resample,
     share_interval,
@@ -100,7 +100,7 @@ class OwnN:
 class Area(Interval):
     """Area under a method's curve over [0, N], divided by N: 0…1."""
 
-    difference: Difference | None  # to the baseline, where one was named
+    difference: Difference | None  # to the baseline, where one was named and has runs in common
     n_dropped: int
 
 
@@ -159,9 +159,9 @@ def ratio_to_baseline(
     methods together and computes c, both crossings and the ratio anew; `scatter_B` [resamples] multiplies
     the resampled ratios, for an x that is itself measured with an error. A level that the method never
     reaches makes the ratio +inf, and the interval's upper end with it once more than 2.5 % of the resamples
-    do so. A level of zero leaves the ratio undefined: such a resample counts as 0 for the lower end and +inf
-    for the upper. Raises UserError for an unknown method, a share outside (0, 1], no common pair, and for
-    x = "total", where `own_n` is the answer.
+    do so, less with few prompts (`percentile_interval`). A level of zero leaves the ratio undefined: such a
+    resample counts as 0 for the lower end and +inf for the upper. Raises UserError for an unknown method, a
+    share outside (0, 1], no common pair, and for x = "total", where `own_n` is the answer.
     """
     if x == "total":
         raise UserError("separate runs have no curve between their N; ask own_n for brackets")
@@ -269,7 +269,7 @@ def area_under_curve(
         difference = None
         base = bases.get(method)
         if base is not None and method != base:
-            difference = paired_difference(values, areas[base], np.random.default_rng(seed), resamples)
+            difference = difference_if_paired(values, areas[base], np.random.default_rng(seed), resamples)
         found[method] = Area(**vars(mean), difference=difference, n_dropped=curves[method].n_dropped)
     return found
 

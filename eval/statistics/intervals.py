@@ -282,6 +282,20 @@ def paired_difference(
     )
 
 
+def difference_if_paired(
+    method: Mapping[str, Seeds],
+    baseline: Mapping[str, Seeds],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    *,
+    shares: bool = False,
+) -> Difference | None:
+    """`paired_difference` for a row among others; None where the two have no pair in common."""
+    if not _by_pair(method).keys() & _by_pair(baseline).keys():
+        return None
+    return paired_difference(method, baseline, rng, resamples, shares=shares)
+
+
 def sign_flip_test(differences_P: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES) -> float:
     """Two-sided p-value of a zero mean of n prompts' differences, by flipping their signs.
 

@@ -34,7 +34,8 @@ class Spread:
     within: float
 
     def error(self, prompts: int, seeds: float) -> float:
-        """Standard error of the mean difference of so many prompts × seeds, or seeds in the mean."""
+        """Standard error of the mean difference of so many prompts × seeds; of unequally many seeds by
+        their harmonic mean."""
         return float(np.sqrt(self.between / prompts + self.within / (prompts * seeds)))
 
 

@@ -7,9 +7,9 @@ import pandas as pd
 from eval.metrics.r_precision import RPrecision
 from eval.metrics.shapes import Shapes
 from eval.runs import Runs
-from eval.statistics.intervals import holm, paired_difference
-from eval.tables.rows import by_prompt, groups, rng
-from eval.tables.table import Cell, Number, Table, percent
+from eval.statistics.intervals import holm
+from eval.tables.rows import difference, gap_of, groups, left_out, p_of
+from eval.tables.table import Cell, Table
 from harness.config import UserError
 
 
@@ -29,18 +29,17 @@ def table(runs: Runs) -> Table:
             continue
         theirs = _of(scores, *usual)
         by_view, majority = (
-            paired_difference(by_prompt(part, column), by_prompt(theirs, column), rng(), shares=True)
-            for column in ("per_view", "majority")
+            difference(part, theirs, column, shares=True) for column in ("per_view", "majority")
         )
         found.append((name, total, by_view, majority, _iou(shapes, (name, total), usual)))
     if not found:
         raise UserError("no row has every setting's usual value, so that there is nothing to compare with")
-    adjusted = holm({(name, total): by_view.p_value for name, total, by_view, *_ in found})
+    p_values = {(name, total): by_view.p_value for name, total, by_view, *_ in found if by_view}
+    adjusted = holm(p_values)
     rows: list[list[Cell]] = [
         [
-            name, total, percent(by_view, sign=True), Number(by_view.p_value, digits=3),
-            Number(adjusted[name, total], digits=3), percent(majority, sign=True), iou,
-            by_view.n_prompts,
+            name, total, gap_of(by_view), p_of(p_values, (name, total)), p_of(adjusted, (name, total)),
+            gap_of(majority), iou, by_view.n_prompts if by_view else 0,
         ]
         for name, total, by_view, majority, iou in found
     ]  # fmt: skip
@@ -50,7 +49,10 @@ def table(runs: Runs) -> Table:
         "Change from the usual settings, points [95 % interval]",
         ["method", "step", "R-Precision by views", "p", "p (Holm)", "by majority", "aligned IoU", "prompts"],
         rows,
-        ["Paired by prompt and seed. p: sign flips over prompts, of R-Precision by views."],
+        [
+            "Paired by prompt and seed. p: sign flips over prompts, of R-Precision by views.",
+            *left_out({name: by_view.n_dropped for name, _, by_view, *_ in found if by_view}),
+        ],
     )
 
 
@@ -77,5 +79,4 @@ def _iou(shapes: pd.DataFrame | None, ours: tuple[str, int], theirs: tuple[str, 
     """The difference of aligned IoU; "–" where one of the two has no solid."""
     if shapes is None:
         return "–"
-    one, other = (by_prompt(_of(shapes, *row), "aligned_iou") for row in (ours, theirs))
-    return percent(paired_difference(one, other, rng()), sign=True) if one and other else "–"
+    return gap_of(difference(_of(shapes, *ours), _of(shapes, *theirs), "aligned_iou"))

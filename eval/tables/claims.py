@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -23,13 +24,12 @@ from eval.preference.results import judge_label, people, preference
 from eval.preference.votes import judges, load_ballots
 from eval.runs import Runs
 from eval.statistics.convergence import SHARES, own_n, ratio_to_baseline
-from eval.statistics.intervals import Difference, paired, paired_difference
+from eval.statistics.intervals import paired
 from eval.statistics.power import POWERS
 from eval.tables import controls
-from eval.tables.convergence import convergence_frames
 from eval.tables.differences import shown_from
 from eval.tables.own_n import ratio_between
-from eval.tables.rows import by_prompt, longest, rng
+from eval.tables.rows import at_common_n, by_prompt, difference, left_out, rng
 from eval.tables.table import Cell, Number, Table, number, percent
 from harness.config import UserError
 
@@ -37,6 +37,14 @@ METHODS = ("tp_sds", "tp_sds:iclr")  # as v1 and as v2 of the paper define it
 LINEAR = "linear_decay"
 NOT_TESTED, SUPPORTED, CONTRADICTED, NOT_DECIDED = "not tested", "supported", "contradicted", "not decided"
 POWERED = 1 + NormalDist().inv_cdf(POWERS[0]) / NormalDist().inv_cdf(0.975)
+
+
+class Counts(NamedTuple):
+    """What an answer rests on: prompts, seeds of a prompt in the mean, and pairs that one of two lacks."""
+
+    prompts: int
+    seeds: float
+    dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,15 +60,24 @@ class Answer:
     low: float = math.nan
     high: float = math.nan
     visible: Cell = "–"
+    counts: Counts | None = None
 
     @classmethod
-    def of_ratio(cls, text: str, value: float, low: float, high: float, powered: bool = True) -> Answer:
+    def of_ratio(
+        cls,
+        text: str,
+        value: float,
+        low: float,
+        high: float,
+        powered: bool = True,
+        counts: Counts | None = None,
+    ) -> Answer:
         """Of a ratio of steps, where less is more, by its negative logarithm; `powered`: its interval is of a
         sum of many, so that its width says what would be visible."""
         value, low, high = (math.inf if x <= 0 else -math.log(x) for x in (value, low, high))
         half = (low - high) / 2
         visible = f"{math.exp(-POWERED * half):.2f}" if powered and math.isfinite(half) else "–"
-        return cls(text, value, high, low, visible)
+        return cls(text, value, high, low, visible, counts)
 
     @classmethod
     def untested(cls, why: str) -> Answer:
@@ -95,49 +112,65 @@ class Claim:
 
 
 def _checkpoints(runs: Runs, method: str, baseline: str) -> Answer:
-    frames = runs.of(convergence_frames)
-    if "step" not in frames:
+    scores = runs.of(RPrecision).scores.rename(columns={"majority": "value"})
+    frame = pd.concat(at_common_n(scores, method, baseline))
+    if frame.empty:
+        return Answer.untested(_lacking(scores, method, baseline))
+    if frame["step"].nunique() < 2:
         return Answer.untested("they were evaluated at their last step alone")
-    axis, frame = frames["step"]
-    found = ratio_to_baseline(frame, method, baseline, rng(), x=axis)
-    return Answer.of_ratio(str(number(found)), found.value, found.low, found.high)
+    try:
+        found = ratio_to_baseline(frame, method, baseline, rng())
+    except UserError as error:
+        return Answer.untested(str(error))
+    counts = Counts(found.n_prompts, found.n_runs / found.n_prompts, found.n_dropped)
+    text = f"{number(found)}{_at_n(runs, frame)}"
+    return Answer.of_ratio(text, found.value, found.low, found.high, counts=counts)
 
 
 def _own_n(runs: Runs, method: str, baseline: str) -> Answer:
-    frames = runs.of(convergence_frames)
-    if "own N" not in frames:
+    final = runs.of(RPrecision).frame.rename(columns={"majority": "value"})
+    frame = final.loc[final["method"].isin([method, baseline])]
+    if frame["total"].nunique() < 2:
         return Answer.untested("it needs several N (--steps 100,200,400)")
-    found = own_n(frames["own N"][1], method, baseline, rng()).ratio
-    # The estimate is at most `high`; the brackets' width is the grid's, and says nothing of power.
-    return Answer.of_ratio(ratio_between(found), found.high, found.outer_low, found.outer_high, powered=False)
-
-
-def _paired(
-    frame: pd.DataFrame, column: str, method: str, than: str, lacking: str, shares: bool = False
-) -> tuple[Difference, Mapping[str, Mapping[int, float]]] | Answer:
-    """The difference of two methods and what it is the mean of; an answer where the runs have none."""
-    ours, theirs = (by_prompt(frame.loc[frame["method"] == name], column) for name in (method, than))
-    if not ours or not theirs:
-        return Answer.untested(lacking)
     try:
-        return paired_difference(ours, theirs, rng(), shares=shares), paired(ours, theirs)[0]
+        found = own_n(frame, method, baseline, rng())
     except UserError as error:
         return Answer.untested(str(error))
+    counts = Counts(found.n_prompts, found.n_runs / found.n_prompts, found.n_dropped)
+    ratio = found.ratio
+    # The estimate is at most `high`; the brackets' width is the grid's, and says nothing of power.
+    return Answer.of_ratio(
+        ratio_between(ratio), ratio.high, ratio.outer_low, ratio.outer_high, powered=False, counts=counts
+    )
+
+
+def _lacking(frame: pd.DataFrame, method: str, than: str) -> str:
+    """Why two methods without an N in common are not compared."""
+    return f"it needs {than} beside {method} at N = {frame.loc[frame['method'] == method, 'total'].max()}"
+
+
+def _at_n(runs: Runs, frame: pd.DataFrame) -> str:
+    """The N of what is compared, where it is not the largest of the runs."""
+    n = frame["total"].max()
+    return f" at N = {n}" if n < max(runs.totals) else ""
 
 
 def _better_than(other: str | None) -> Reading:
     """R-Precision at the last step, less another method's, or the baseline's."""
 
     def answer(runs: Runs, method: str, baseline: str) -> Answer:
-        than = other or baseline
-        frame = longest(runs.of(RPrecision).frame)
-        lacking = f"it needs {than} beside {method} at N = {frame['total'].max()}"
-        found = _paired(frame, "majority", method, than, lacking, shares=True)
-        if isinstance(found, Answer):
-            return found
-        gap, gaps = found
+        than, frame = other or baseline, runs.of(RPrecision).frame
+        ours, theirs = at_common_n(frame, method, than)
+        if ours.empty:
+            return Answer.untested(_lacking(frame, method, than))
+        gap = difference(ours, theirs, "majority", shares=True)
+        if gap is None:
+            return Answer.untested(f"{method} and {than} have no prompt and seed in common")
+        gaps, dropped = paired(by_prompt(ours, "majority"), by_prompt(theirs, "majority"))
         value, low, high = (100 * x for x in (gap.value, gap.low, gap.high))
-        return Answer(str(percent(gap, sign=True)), value, low, high, shown_from(gaps))
+        text = f"{percent(gap, sign=True)}{_at_n(runs, ours)}"
+        counts = Counts(gap.n_prompts, gap.n_pairs / gap.n_prompts, dropped)
+        return Answer(text, value, low, high, shown_from(gaps), counts)
 
     return answer
 
@@ -155,7 +188,9 @@ def _preferred(runs: Runs, method: str, baseline: str) -> Answer:
         if (found := _votes(runs, folder, judge, method, baseline))
     ]
     if found := by_people or by_judges:
-        return Answer("; ".join(each.text for each in found))
+        return Answer(
+            "; ".join(each.text for each in found), counts=found[0].counts if len(found) == 1 else None
+        )
     return Answer.untested("nobody was asked (`harness study`)")
 
 
@@ -172,20 +207,28 @@ def _votes(runs: Runs, folder: Path, judge: str, method: str, baseline: str) -> 
     who = f"{judge_label(ballots)}, no people" if judge else people(found.n_raters)
     text = f"{percent(found.both)} % of votes ({who}; {found.n_pairs} pairs, “{question}”, {folder.name})"
     value, low, high = (100 * x - 50 for x in (found.both.value, found.both.low, found.both.high))
-    return Answer(text, value, low, high)
+    prompts = found.both.n_prompts
+    return Answer(text, value, low, high, counts=Counts(prompts, found.n_pairs / prompts))
 
 
 def _diversity(runs: Runs, method: str, baseline: str) -> Answer:
     frame = runs.frame_of(SpreadOverSeeds)
     if frame is None:
         return Answer.untested("it needs two seeds or more")
-    lacking = "it needs two finished seeds of both methods"
-    differences = _paired(longest(frame).assign(seed=0), "distance", method, baseline, lacking)
-    if isinstance(differences, Answer):
-        return differences
-    found, _ = differences
+    ours, theirs = at_common_n(frame.assign(seed=0), method, baseline)
+    found = difference(ours, theirs, "distance")
+    if found is None:
+        return Answer.untested("it needs two finished seeds of both methods")
+    seeds = pd.concat(
+        [
+            part.loc[part["prompt"].isin(other["prompt"])]["n_seeds"]
+            for part, other in ((ours, theirs), (theirs, ours))
+        ]
+    )
     visible = Number(POWERED * (found.high - found.low) / 2, digits=3)
-    return Answer(str(number(found, 3, sign=True)), found.value, found.low, found.high, visible)
+    text = f"{number(found, 3, sign=True)}{_at_n(runs, ours)}"
+    counts = Counts(found.n_prompts, float(seeds.mean()), found.n_dropped)
+    return Answer(text, found.value, found.low, found.high, visible, counts)
 
 
 STEPS = {"checkpoints of one run": _checkpoints, "runs with their own N": _own_n}
@@ -233,6 +276,7 @@ def table(runs: Runs) -> Table:
     scale = runs.stamp.mark or ", ".join(runs.stamp.priors)
     held = controls.held(runs)
     rows: list[list[Cell]] = []
+    dropped: dict[str, int] = {}
     made: dict[tuple[Reading, str], Answer] = {}  # two claims are read off the same numbers
     for claim in CLAIMS:
         for method in methods:
@@ -240,10 +284,15 @@ def table(runs: Runs) -> Table:
                 if (ours, method) not in made:
                     made[ours, method] = ours(runs, method, baseline)
                 found = made[ours, method]
+                verdict = found.verdict(claim.figure)
+                if found.counts:
+                    counts: list[Cell] = [found.counts.prompts, f"{found.counts.seeds:.3g}"]
+                    dropped[f"{claim.says} ({method}, {reading})"] = found.counts.dropped
+                else:
+                    counts = [len(runs.prompts), len(runs.seeds)] if verdict == NOT_TESTED else ["–", "–"]
                 rows.append([
-                    claim.says, claim.source, claim.measure, method, reading, found.text,
-                    found.verdict(claim.figure), found.visible, held, scale, len(runs.prompts),
-                    len(runs.seeds),
+                    claim.says, claim.source, claim.measure, method, reading, found.text, verdict,
+                    found.visible, held, scale, *counts,
                 ])  # fmt: skip
     return Table(
         "claims",
@@ -257,7 +306,7 @@ def table(runs: Runs) -> Table:
          "are two. Contradicted: the interval stays short of that figure. A judge's votes decide nothing of "
          f"people. Visible from: the effect that these runs would tell from none with {POWERS[0]:.0%} power. "
          "tp_sds has v1's schedule, tp_sds:iclr v2's. A toy result neither confirms nor refutes a claim made "
-         "for Stable Diffusion."],
+         "for Stable Diffusion.", *left_out(dropped)],
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, get_args
 
+import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 from scipy.stats import binomtest
 from typing_extensions import TypedDict
@@ -22,8 +23,8 @@ from typing_extensions import TypedDict
 from eval.metrics.r_precision import RPrecision
 from eval.metrics.spectrum import Spectrum, log_power
 from eval.runs import Runs
-from eval.statistics.intervals import Difference, paired_difference, share_mean
-from eval.tables.rows import by_prompt, longest, mean, rng
+from eval.statistics.intervals import Difference, share_mean
+from eval.tables.rows import at_common_n, difference, longest, mean
 from eval.tables.table import Cell, Number, Table, number, percent
 from harness.config import UserError
 from harness.records.files import read_json, write_cache
@@ -70,21 +71,20 @@ def _perturbed(row: Row) -> float:
 
 def _below(found: Difference, shown: Number) -> Outcome:
     verdict = SEEN if found.high < 0 else FAILED if found.low > 0 else NOT_SEEN
-    return Outcome(shown, "below 0", verdict, f"{found.n_pairs} pairs")
+    dropped = f", {found.n_dropped} left out" * bool(found.n_dropped)
+    return Outcome(shown, "below 0", verdict, f"{found.n_pairs} pairs{dropped}")
 
 
-def _worse(runs: Runs, row: str | None, than: str | None, total: int | None = None) -> Outcome | None:
-    """R-Precision of one row, of its largest N or of `total`, less another's of its largest."""
-    frame = runs.of(RPrecision).frame
-    if row not in runs.rows or than not in runs.rows:
+def _worse(runs: Runs, row: str | None, than: str | None) -> Outcome | None:
+    """R-Precision of one row less another's, of the largest N that both have."""
+    if row is None or than is None or row == than:
         return None
-    theirs = longest(frame.loc[frame["method"] == than])
-    ours = frame.loc[frame["method"] == row]
-    ours = longest(ours) if total is None else ours.loc[ours["total"] == total]
-    if ours.empty or (row == than and set(ours["total"]) == set(theirs["total"])):
-        return None
-    found = paired_difference(by_prompt(ours, "majority"), by_prompt(theirs, "majority"), rng(), shares=True)
-    return _below(found, percent(found, sign=True))
+    return _lower(*at_common_n(runs.of(RPrecision).frame, row, than))
+
+
+def _lower(ours: pd.DataFrame, theirs: pd.DataFrame) -> Outcome | None:
+    found = difference(ours, theirs, "majority", shares=True)
+    return None if found is None else _below(found, percent(found, sign=True))
 
 
 def _of_baseline(variant: str) -> Callable[[Runs, str], Outcome | None]:
@@ -103,8 +103,10 @@ def _unguided(runs: Runs, base: str) -> Outcome | None:
 
 
 def _short(runs: Runs, base: str) -> Outcome | None:
-    few = [total for total in runs.totals if total * 4 <= max(runs.totals)]
-    return _worse(runs, base, base, max(few)) if few else None
+    frame = runs.of(RPrecision).frame
+    own = frame.loc[frame["method"] == base]
+    few = own.loc[own["total"] * 4 <= own["total"].max()]
+    return _lower(longest(few), longest(own))
 
 
 def _disturbed(runs: Runs, base: str) -> Outcome | None:
@@ -120,7 +122,10 @@ def _disturbed(runs: Runs, base: str) -> Outcome | None:
     if found is None or not _perturbed(rows[-1]):
         return None
     frame = runs.of(RPrecision).frame
-    levels = [mean(longest(frame.loc[frame["method"] == row.name]), "majority").value for row in rows]
+    most, _ = at_common_n(frame, rows[-1].name, base)
+    frame = frame.loc[frame["total"] == most["total"].iloc[0]]
+    parts = [frame.loc[frame["method"] == row.name] for row in rows]
+    levels = [mean(part, "majority").value for part in parts if len(part)]
     if found.verdict == SEEN and levels != sorted(levels, reverse=True):
         return replace(found, expected="below 0, in order", verdict=NOT_SEEN)
     return replace(found, expected="below 0, in order")
@@ -132,15 +137,11 @@ def _less_detail(runs: Runs, base: str) -> Outcome | None:
     if row is None:
         return None
     frame = runs.of(Spectrum).frame
-    frame = longest(frame.loc[frame["step"] == frame["total"]])
+    frame = frame.loc[frame["step"] == frame["total"]]
     detail = [float(log_power(power_K[2 * len(power_K) // 3 :].mean())) for power_K in frame["power"]]
-    ours, theirs = (
-        by_prompt(frame.assign(detail=detail).loc[frame["method"] == name], "detail") for name in (row, base)
-    )
-    if not ours or not theirs:
-        return None
-    found = paired_difference(ours, theirs, rng())
-    return _below(found, number(found, 2, sign=True))
+    ours, theirs = at_common_n(frame.assign(detail=detail), row, base)
+    found = difference(ours, theirs, "detail")
+    return None if found is None else _below(found, number(found, 2, sign=True))
 
 
 def _alike(runs: Runs, base: str) -> Outcome | None:
@@ -150,11 +151,9 @@ def _alike(runs: Runs, base: str) -> Outcome | None:
     for _, part in frame.groupby(["method", "total"]):
         of_seed = {seed: own for seed, own in part.groupby("seed")}
         for one, other in combinations(of_seed, 2):
-            ours, theirs = (by_prompt(of_seed[seed].assign(seed=0), "majority") for seed in (one, other))
-            try:
-                p_values.append(paired_difference(ours, theirs, rng(), shares=True).p_value)
-            except UserError:  # no prompt has both seeds
-                continue
+            ours, theirs = (of_seed[seed].assign(seed=0) for seed in (one, other))
+            if found := difference(ours, theirs, "majority", shares=True):
+                p_values.append(found.p_value)
     if not p_values:
         return None
     called = sum(p <= ALPHA for p in p_values)

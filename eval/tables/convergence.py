@@ -10,10 +10,11 @@ import pandas as pd
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.statistics import convergence
+from eval.statistics.convergence import SHARES
 from eval.statistics.intervals import holm
 from eval.tables.cost import costs, measured_costs
 from eval.tables.differences import baseline_of
-from eval.tables.rows import longest, rng, share_of
+from eval.tables.rows import left_out, longest, rng, share_of
 from eval.tables.table import Cell, Number, Table, number, percent
 from harness.config import UserError
 
@@ -44,39 +45,46 @@ def table(runs: Runs) -> Table:
     """Steps, and seconds, to the baseline's level, and the area under the curve."""
     baseline = baseline_of(runs)
     timed = measured_costs(runs)
+    readings = {name: each for name, each in convergence_frames(runs).items() if each[0] != "total"}
+    last = longest(runs.of(RPrecision).scores)
+    methods = [method for method in runs.methods if method in set(last["method"])]
+    bases = {method: base if (base := runs.base(method)) in methods else None for method in methods}
+    areas = {
+        reading: convergence.area_under_curve(frame, rng(), axis, bases)
+        for reading, (axis, frame) in readings.items()
+    }
+    p_values = {
+        (method, reading): area.difference.p_value
+        for reading, by_method in areas.items()
+        for method, area in by_method.items()
+        if area.difference and reading != "wall time"
+    }
+    adjusted = holm(p_values)
     rows: list[list[Cell]] = []
-    for reading, (axis, frame) in convergence_frames(runs).items():
-        if axis == "total":
-            continue
-        bases = {method: runs.base(method) for method in runs.methods}
-        areas = convergence.area_under_curve(frame, rng(), axis, bases)
-        p_values = {
-            method: area.difference.p_value
-            for method, area in areas.items()
-            if area.difference and method != bases[method] and reading != "wall time"
-        }
-        adjusted = holm(p_values)
+    dropped: dict[str, int] = {}
+    for reading, (axis, frame) in readings.items():
         for method, base in bases.items():
-            if method not in areas:
-                continue
-            cells: list[Cell] = []
-            scatter = timed.scatter(method, base) if timed and base and reading == "wall time" else None
-            for share in convergence.SHARES:
-                if method == base or base is None:
-                    cells.append(Number(1.0 if base else math.nan, digits=2))
-                    continue
-                ratio = convergence.ratio_to_baseline(
-                    frame, method, base, rng(), share, axis, scatter_B=scatter
-                )
-                cells.append(number(ratio))
-            area = areas[method]
+            area = areas[reading][method]
+            cells = [Number(1.0 if method == base else math.nan, digits=2)] * len(SHARES)
+            rests_on = area
+            if base is not None and area.difference:
+                scatter = timed.scatter(method, base) if timed and reading == "wall time" else None
+                ratios = [
+                    convergence.ratio_to_baseline(frame, method, base, rng(), share, axis, scatter_B=scatter)
+                    for share in SHARES
+                ]
+                cells, rests_on = [number(ratio) for ratio in ratios], ratios[0]
             gap = percent(area.difference, sign=True) if area.difference else Number(math.nan)
             if reading == "wall time":  # an interval over prompts alone would leave out the cost's own error
                 gap = Number(math.nan)
-            p = [Number(each.get(method, math.nan), digits=3) for each in (p_values, adjusted)]
-            rows.append([method, reading, *cells, percent(area), gap, *p, area.n_prompts, area.n_runs])
+            p = [Number(each.get((method, reading), math.nan), digits=3) for each in (p_values, adjusted)]
+            dropped[method] = rests_on.n_dropped
+            rows.append([
+                method, reading, *cells, percent(area), gap, *p, rests_on.n_prompts, rests_on.n_runs
+            ])  # fmt: skip
     if not rows:
         raise UserError("runs were evaluated at their last step alone (views.count), which is no curve")
+    absent = [method for method in runs.methods if method not in methods]
     try:
         about = f"Wall time: steps × the method's {runs.of(costs).line}."
     except UserError as error:
@@ -85,15 +93,18 @@ def table(runs: Runs) -> Table:
         "convergence",
         ["convergence", "r_precision"],
         f"Convergence: x to reach a share of the final R-Precision of {baseline}, as a ratio [95 % interval]",
-        ["method", "x", *(f"ratio at {100 * share:.0f} %" for share in convergence.SHARES), "area, %",
+        ["method", "x", *(f"ratio at {100 * share:.0f} %" for share in SHARES), "area, %",
          "area − baseline", "p", "p (Holm)", "prompts", "runs"],
         rows,
         [
-            "Below 1 is faster. ∞: the level is not reached (an upper end: in more than 2.5 % of resamples). "
-            f"The ratio at {100 * convergence.SHARES[0]:.0f} % is the headline: further up curves are flat "
-            "and the ratio can tell next to nothing (docs/protocol.md). step: checkpoints of the runs with "
-            f"the most steps; for runs with their own N see own_n. p: sign flips over "
-            f"prompts, of the area. {about}"
+            "Below 1 is faster. ∞: the level is not reached (an upper end: in more than 2.5 % of resamples, "
+            f"less with few prompts). The ratio at {100 * SHARES[0]:.0f} % is the headline: further up "
+            "curves are flat and the ratio can tell next to nothing (docs/protocol.md). step: checkpoints of "
+            f"the runs with the most steps; for runs with their own N see own_n. p: sign flips over "
+            f"prompts, of the area. {about}",
+            *left_out(dropped),
+            *(["Areas are of all runs of a method."] * any(dropped.values())),
+            *([f"Without rows, since without runs of so many steps: {', '.join(absent)}."] * bool(absent)),
         ],
     )  # fmt: skip
 

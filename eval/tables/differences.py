@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import harmonic_mean
 
 import pandas as pd
 
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.sources.load import BASELINE
-from eval.statistics.intervals import holm, paired, paired_difference, prompts_to_decide
+from eval.statistics.intervals import holm, paired, prompts_to_decide
 from eval.statistics.power import POWERS, smallest, spread_of
 from eval.tables.cost import counted
-from eval.tables.rows import by_prompt, distinct, groups, rng
-from eval.tables.table import Cell, Number, Table, percent
+from eval.tables.rows import at_common_n, by_prompt, difference, gap_of, groups, p_of, places
+from eval.tables.table import Cell, Number, Table
 from harness.config import UserError, nearest
 from harness.records.identity import COMPOSED
 
@@ -67,12 +68,10 @@ def contrasts(runs: Runs) -> Table:
                 raise UserError(
                     f"contrast {one} vs {other}: no runs of '{name}'{nearest(name, runs.methods)}"
                 )
-        parts = [final.loc[final["method"] == name] for name in (one, other)]
-        common = set(parts[0]["total"]) & set(parts[1]["total"])
-        if not common:
+        ours, theirs = at_common_n(final, one, other)
+        if ours.empty:
             raise UserError(f"contrast {one} vs {other}: the two have no number of steps in common")
-        ours, theirs = (part.loc[part["total"] == max(common)] for part in parts)
-        found.append((f"{one} − {other}", int(max(common)), ours, theirs))
+        found.append((f"{one} − {other}", int(ours["total"].iloc[0]), ours, theirs))
     title = "Contrasts at the final step: R-Precision by majority, points [95 % interval]"
     return _table("contrasts", title, found, [])
 
@@ -82,21 +81,27 @@ Compared = tuple[str, int, pd.DataFrame, pd.DataFrame]
 
 
 def _table(name: str, title: str, asked: Sequence[Compared], notes: Sequence[str]) -> Table:
-    found = {}
+    found = {
+        (method, total): difference(part, theirs, "majority", shares=True)
+        for method, total, part, theirs in asked
+    }
+    p_values = {key: gap.p_value for key, gap in found.items() if gap}
+    if not p_values:
+        raise UserError("no row has a prompt and seed in common with what it is held against")
+    adjusted = holm(p_values)
+    rows: list[list[Cell]] = []
     for method, total, part, theirs in asked:
-        ours, base = by_prompt(part, "majority"), by_prompt(theirs, "majority")
-        gaps, _ = paired(ours, base)
-        found[method, total] = paired_difference(ours, base, rng(), shares=True), gaps
-    adjusted = holm({key: difference.p_value for key, (difference, _) in found.items()})
-    rows: list[list[Cell]] = [
-        [
-            method, total, percent(difference, sign=True), shown_from(gaps), difference.wins,
-            difference.ties, difference.losses, Number(difference.p_value, digits=3),
-            Number(adjusted[method, total], digits=3), difference.n_prompts, difference.n_pairs,
-            difference.n_dropped,
-        ]
-        for (method, total), (difference, gaps) in found.items()
-    ]  # fmt: skip
+        key = method, total
+        gap = found[key]
+        if gap is None:
+            either = len(places(part) | places(theirs))
+            rows.append([method, total, *["–"] * 7, 0, 0, either])
+            continue
+        gaps, _ = paired(by_prompt(part, "majority"), by_prompt(theirs, "majority"))
+        rows.append([
+            method, total, gap_of(gap), shown_from(gaps), gap.wins, gap.ties, gap.losses,
+            p_of(p_values, key), p_of(adjusted, key), gap.n_prompts, gap.n_pairs, gap.n_dropped,
+        ])  # fmt: skip
     return Table(
         name,
         ["r_precision"],
@@ -118,7 +123,7 @@ def shown_from(gaps: Mapping[str, Mapping[int, float]], power: float = POWERS[0]
     prompt, and infinite where no share is so large."""
     if len(gaps) < 2:
         return Number(math.nan)
-    seeds = sum(map(len, gaps.values())) / len(gaps)
+    seeds = harmonic_mean(map(len, gaps.values()))  # the mean of prompts' means has the variance of so many
     found = smallest(spread_of(gaps, shares=True), len(gaps), seeds, power)
     return Number(found if found <= 1 else math.inf, scale=100.0)
 
@@ -137,12 +142,8 @@ def compared(runs: Runs, final: pd.DataFrame) -> Iterator[tuple[str, int, pd.Dat
             off = (base["total"] * per_step.get(name, math.nan) / wanted - 1).abs()
             near = base.loc[off <= BUDGET]
             theirs = near.loc[near["total"] == near["total"].loc[off.idxmin()]] if len(near) else near
-        if len(theirs) and _places(part) & _places(theirs):
+        if places(part) & places(theirs):
             yield method, total, part, theirs
-
-
-def _places(frame: pd.DataFrame) -> set[tuple[str, int]]:
-    return set(zip(frame["prompt"], frame["seed"], strict=True))
 
 
 def _evaluations(runs: Runs) -> dict[str, float]:
@@ -155,10 +156,10 @@ def decidable(runs: Runs) -> list[str]:
     final = runs.of(RPrecision).frame
     if runs.baseline is None or len(runs.methods) < 2:
         return []
-    own = [part for _, _, part, _ in compared(runs, final)]
+    own = [places(part) & places(theirs) for _, _, part, theirs in compared(runs, final)]
     if not own:
         return []
-    prompts, seeds = (max(distinct(part, name) for part in own) for name in ("prompt", "seed"))
+    prompts, seeds = (max(len({place[at] for place in pairs}) for pairs in own) for at in (0, 1))
     needed = prompts_to_decide(len(own))
     said = f"{prompts} prompt{'s' * (prompts > 1)}"
     among = f"among {len(own)} row{'s' * (len(own) > 1)} compared with {runs.baseline}"

@@ -6,9 +6,9 @@ import re
 
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
-from eval.statistics.intervals import Difference, holm, paired_difference
-from eval.tables.rows import by_prompt, distinct, groups, rng, share_of
-from eval.tables.table import Cell, Number, Table, percent
+from eval.statistics.intervals import Difference, holm
+from eval.tables.rows import difference, distinct, gap_of, groups, left_out, p_of, share_of
+from eval.tables.table import Cell, Table
 from harness.config import UserError
 from harness.prompt import normalised
 
@@ -59,18 +59,15 @@ def table(runs: Runs) -> Table:
         for method, total, own in groups(runs, part):
             base = part.loc[(part["method"] == runs.base(method)) & (part["total"] == total)]
             key = (name, method, total)
-            if method != runs.base(method) and len(base):
-                ours, theirs = by_prompt(own, "majority"), by_prompt(base, "majority")
-                found[key] = paired_difference(ours, theirs, rng(), shares=True)
+            if method != runs.base(method) and (gap := difference(own, base, "majority", shares=True)):
+                found[key] = gap
             rows.append((key, own))
-    adjusted = holm({key: difference.p_value for key, difference in found.items()})
+    adjusted = holm({key: gap.p_value for key, gap in found.items()})
     cells: list[list[Cell]] = []
     for key, own in rows:
-        difference: list[Cell] = ["–", "–"]
-        if key in found:
-            difference = [percent(found[key], sign=True), Number(adjusted[key], digits=3)]
         shares = [share_of(own, column) for column in ("majority", "per_view")]
-        cells.append([*key, *shares, *difference, distinct(own, "prompt"), distinct(own, "seed")])
+        gap = [gap_of(found.get(key)), p_of(adjusted, key)]
+        cells.append([*key, *shares, *gap, distinct(own, "prompt"), distinct(own, "seed")])
     return Table(
         "domains",
         ["r_precision"],
@@ -79,6 +76,7 @@ def table(runs: Runs) -> Table:
         cells,
         [
             "Domain: by the noun of the prompt; the pool is the whole suite in every row. Difference: of "
-            f"majority to the baseline in the same domain, points; Holm over all {len(found)} of them."
+            f"majority to the baseline in the same domain, points; Holm over all {len(found)} of them.",
+            *left_out({f"{method} ({name})": gap.n_dropped for (name, method, _), gap in found.items()}),
         ],
     )

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from eval.metrics.r_precision import RPrecision
 from eval.runs import Runs
 from eval.statistics import convergence
+from eval.statistics.convergence import SHARES
 from eval.tables.differences import baseline_of
-from eval.tables.rows import rng, share_of
+from eval.tables.rows import left_out, rng, share_of, span
 from eval.tables.table import Cell, Table
 from harness.config import UserError
 
@@ -22,18 +23,31 @@ def table(runs: Runs) -> Table:
         raise UserError("runs with their own N need several N: sweep with --steps 100,200,400 or the like")
     final = runs.of(RPrecision).frame.rename(columns={"majority": "value"})
     rows: list[list[Cell]] = []
+    notes: list[str] = []
+    dropped: dict[str, int] = {}
     for method in runs.methods:
         own = final.loc[final["method"] == method]
         cells = [share_of(own.loc[own["total"] == total], "value") for total in totals]
-        base = runs.base(method)
-        if base is None:
-            rows.append([method, *cells, *["–"] * (len(convergence.SHARES) + 3)])
+        base, reached = runs.base(method), []
+        try:
+            if base is not None:
+                reached = [convergence.own_n(final, method, base, rng(), share) for share in SHARES]
+        except UserError as error:  # none of its runs is there at every N
+            notes.append(f"{method}: {error}.")
+        if not reached:
+            rows.append([method, *cells, *["–"] * (len(SHARES) + 3)])
             continue
-        reached = [convergence.own_n(final, method, base, rng(), share) for share in convergence.SHARES]
+        dropped[method] = reached[0].n_dropped
         cells += [steps_between(each.method) for each in reached]
         cells.append("1" if method == base else ratio_between(reached[0].ratio))
         rows.append([method, *cells, reached[0].n_prompts, reached[0].n_runs])
-    shares = [f"{100 * share:.0f} %" for share in convergence.SHARES]
+    shares = [f"{100 * share:.0f} %" for share in SHARES]
+    bases = {base for method in runs.methods if (base := runs.base(method))}
+    ends = {int(final.loc[final["method"] == base, "total"].max()) for base in bases}
+    if any(dropped.values()):
+        notes.append(
+            "R-Precision is of all runs of its N, all else of those that both methods have at every N."
+        )
     return Table(
         "own_n",
         ["convergence", "r_precision"],
@@ -43,9 +57,11 @@ def table(runs: Runs) -> Table:
         rows,
         [
             f"N to {shares[0]}: between which N of {', '.join(map(str, totals))} the method reaches "
-            f"{shares[0]} of {baseline}'s level at N = {totals[-1]}; nothing was run in between. [In "
+            f"{shares[0]} of {baseline}'s level at N = {span(ends)}; nothing was run in between. [In "
             "brackets: what 95 % of the resamples of prompts lie within.] The ratio lies between the least "
-            "and the most both allow."
+            "and the most both allow.",
+            *notes,
+            *left_out(dropped),
         ],
     )  # fmt: skip
 

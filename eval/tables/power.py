@@ -28,7 +28,7 @@ from eval.statistics.power import (
 from eval.tables.controls import reference
 from eval.tables.cost import costs
 from eval.tables.differences import compared, shown_from
-from eval.tables.rows import by_prompt, rng
+from eval.tables.rows import by_prompt, left_out, rng
 from eval.tables.table import Cell, Number, Table, percent
 from harness.config import UserError
 from harness.text import short
@@ -63,11 +63,12 @@ class Plan:
 def seen(runs: Runs) -> tuple[Table, Spread]:
     """What these runs could have shown, a row for each comparison; and the comparison that varies most."""
     rows: list[list[Cell]] = []
-    spreads = []
+    spreads, dropped = [], dict[str, int]()
     for method, total, part, theirs in compared(runs, runs.of(RPrecision).frame):
         ours, base = by_prompt(part, "majority"), by_prompt(theirs, "majority")
         gaps, _ = paired(ours, base)
         difference = paired_difference(ours, base, rng(), shares=True)
+        dropped[method] = difference.n_dropped
         if len(gaps) > 1:
             spreads.append(spread_of(gaps, shares=True))
         visible = [shown_from(gaps, power) for power in POWERS]
@@ -77,7 +78,8 @@ def seen(runs: Runs) -> tuple[Table, Spread]:
     heads = [f"visible at {power:.0%} power" for power in POWERS]
     title = f"What these runs could show: difference to {runs.baseline}, R-Precision by majority, points"
     notes = [
-        "A true difference of that size has its 95 % interval clear of 0 in so many of repeated studies."
+        "A true difference of that size has its 95 % interval clear of 0 in so many of repeated studies.",
+        *left_out(dropped),
     ]
     columns = ["method", "step", "difference", *heads, "prompts", "pairs"]
     return Table("power", METRIC, title, columns, rows, notes), widest(spreads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -110,6 +111,8 @@ def test_a_dearer_step_is_told_in_seconds_and_evaluations(runs: Sweep, clip_fold
     }
     assert ratios["wall time"] == pytest.approx(3 * ratios["step"]) == pytest.approx(ratios["NFE"])
     rows = {row[1]: row for row in convergence.table(study).rows if row[0] == "tp_sds"}
+    adjusted = [[cast(Number, rows[name][at]).value for at in (7, 8)] for name in ("step", "NFE")]
+    assert adjusted == [[0.25, 0.5]] * 2, "Holm over the rows of all readings"
     by_step, by_time = (rows[name][2] for name in ("step", "wall time"))
     assert isinstance(by_step, Number) and isinstance(by_time, Number)
     assert by_time.low < 3 * by_step.low + 1e-9 and by_time.high > 3 * by_step.high, "its own error is in it"

@@ -124,6 +124,16 @@ def test_the_power_of_a_ratio_is_that_of_studies_of_such_methods() -> None:
     assert of.ratio_power(CHECKPOINTS, pilot, 12, 1, 0.9, 0.8, rng, studies=60) < 0.3 < said
 
 
+def test_prompts_of_few_seeds_weigh_as_much_as_those_of_many() -> None:
+    rng = np.random.default_rng(0)
+    sizes = [1, 1, 1, 9, 9, 9]
+    gaps = {f"p{k}": dict(enumerate(rng.choice([-1.0, 0.0, 1.0], n))) for k, n in enumerate(sizes)}
+    spread = of.spread_of(gaps, shares=True)
+    error = np.sqrt(spread.between / 6 + spread.within * sum(1 / n for n in sizes) / 36)
+    known = of.smallest(Spread(1.0, 0.0), 6, 1) * np.sqrt(6)  # in standard errors
+    assert differences.shown_from(gaps).value == pytest.approx(known * error)
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     sweep = Sweep(tmp_path / "runs")
