@@ -49,6 +49,10 @@ def test_an_experiment_resolves(name: str) -> None:
     assert "tp_sds" not in labels or "tp_sds:iclr" in labels, "schedules are compared as v1 and v2 have them"
     assert {name for pair in asked.contrasts for name in pair} <= labels
     assert bool(asked.contrasts) == ("contrasts" in asked.tables)
+    composed = {
+        left for left, at, right in (label.partition("@") for label in labels) if right == "uniform_sds"
+    }
+    assert "schedules" not in asked.tables or composed, "a@b is held against a@uniform_sds there"
     if asked.study:
         assert set(asked.study.methods) <= {spec.label for spec in specs}
         assert set(ANSWERS) & {question.id for question in parse_questions(asked.study.questions)}
