@@ -71,8 +71,11 @@ def seeds_grid(runs: Runs) -> Sheet:
     The prompt is the runs' first. Raises UserError for fewer than two seeds.
     """
     choice, prompt, (names, step) = "The study's first prompt.", runs.prompts[0], _one_total(runs)
-    own = [run for run in runs if (runs.labels[run.run_id], run.total) in names and run.prompt == prompt]
-    found = {(names[runs.labels[run.run_id], run.total], run.seed): run for run in own}
+    found = {
+        (name, run.seed): run
+        for run in runs
+        if run.prompt == prompt and (name := names.get((runs.labels[run.run_id], run.total)))
+    }
     seeds = sorted({seed for _, seed in found})
     if len(seeds) < 2:
         raise UserError(
@@ -94,11 +97,10 @@ def methods_grid(runs: Runs) -> Sheet:
     """
     choice = "Prompts evenly spaced in the suite's order. The first seed."
     seed, (names, step) = runs.seeds[0], _one_total(runs)
-    own = {(runs.labels[run.run_id], run.total, run.prompt): run for run in runs if run.seed == seed}
     found = {
-        (prompt, names[method, total]): run
-        for (method, total, prompt), run in own.items()
-        if (method, total) in names
+        (run.prompt, name): run
+        for run in runs
+        if run.seed == seed and (name := names.get((runs.labels[run.run_id], run.total)))
     }
     if not found:
         raise UserError(f"no run of {step} with seed {seed} has ended")
